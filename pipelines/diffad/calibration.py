@@ -1,0 +1,127 @@
+"""How scores are formed and judged: the recipe, its statistics on held-out normal images, and thresholds from them."""
+
+import math
+import warnings
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+
+from .fitted_state import Float32ModelMixin
+
+TIMESTEP_TERMS = ("kl", "rgb", "feature")
+TERMS = (*TIMESTEP_TERMS, "mahalanobis")
+DEFAULT_TIMESTEPS = (20, 201, 401)
+# One vote each for the two halves of Eq. 11 at the paper's alpha = 0.5, and one for the distance to normal features.
+DEFAULT_WEIGHTS = {"kl": 0.25, "feature": 0.25, "mahalanobis": 0.5}
+
+
+class Calibration(Float32ModelMixin, ConfigMixin):
+    """Scoring recipe with the statistics of held-out normal images under it.
+
+    Args:
+        timesteps: noise levels of the multi-scale score in original units; the default is the paper's {5, 50, 100} of a
+            chain respaced to 250 steps.
+        num_inference_steps: length of the respaced chain whose reverse steps the KL term compares; None is the full one.
+        weights: share of each score term (`kl`, `rgb`, `feature`, `mahalanobis`) in the anomaly map.
+        standardized_terms: terms brought to mean 0 and standard deviation 1 by the statistics; the paper does so for
+            `kl` only.
+        per_image: standardise with each map's own statistics instead, like the paper's released code.
+        smoothing_sigma: Gaussian smoothing of every partial map, in pixels of the model's resolution.
+        top_k: the image score is the mean of this many highest pixels.
+        seed: of the noise.
+        num_normals: held-out normal images behind the statistics; 0 before fitting.
+    """
+
+    config_name = "config.json"
+    _keep_in_fp32_modules = ["partial_mean", "partial_std", "normal_scores", "normal_maxima"]
+
+    @register_to_config
+    def __init__(
+        self,
+        timesteps: tuple[int, ...] = DEFAULT_TIMESTEPS,
+        num_inference_steps: int | None = 250,
+        weights: dict[str, float] = DEFAULT_WEIGHTS,
+        standardized_terms: tuple[str, ...] = TERMS,
+        per_image: bool = False,
+        smoothing_sigma: float = 4.0,
+        top_k: int = 1,
+        seed: int = 0,
+        num_normals: int = 0,
+    ):
+        super().__init__()
+        unknown = (set(weights) | set(standardized_terms)) - set(TERMS)
+        if unknown:
+            raise ValueError(f"unknown score terms {sorted(unknown)}; there are {', '.join(TERMS)}")
+        if not timesteps or not weights:
+            raise ValueError("a recipe needs at least one timestep and one weighted term")
+        self.register_buffer("partial_mean", torch.zeros(len(self.partial_names)))
+        self.register_buffer("partial_std", torch.ones(len(self.partial_names)))
+        self.register_buffer("normal_scores", torch.zeros(num_normals))  # ascending
+        self.register_buffer("normal_maxima", torch.zeros(num_normals))  # ascending
+
+    @property
+    def partial_names(self) -> list[str]:
+        """`kl@20`, `rgb@20`, ... and `mahalanobis`, in the order of the statistics."""
+        return [f"{term}@{t}" for t in self.config.timesteps for term in TIMESTEP_TERMS] + ["mahalanobis"]
+
+    @property
+    def is_fitted(self) -> bool:
+        return self.config.num_normals > 0
+
+    def statistics(self, partial_name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation that standardise a partial map; (0, 1) for terms that stay as they are."""
+        index = self.partial_names.index(partial_name)
+        return self.partial_mean[index], self.partial_std[index]
+
+    def set_statistics(self, means: dict[str, float], stds: dict[str, float]) -> None:
+        """Stores pixel statistics of the normal images' partial maps, by partial name."""
+        for index, name in enumerate(self.partial_names):
+            if name.partition("@")[0] in self.config.standardized_terms:
+                self.partial_mean[index] = means[name]
+                self.partial_std[index] = max(stds[name], 1e-12)
+
+    def set_normal_scores(self, scores: np.ndarray, maxima: np.ndarray) -> None:
+        """Stores image scores and map maxima `(n,)` of the held-out normal images."""
+        self.register_to_config(num_normals=len(scores))
+        self.normal_scores = torch.as_tensor(np.sort(scores), dtype=torch.float32, device=self.partial_mean.device)
+        self.normal_maxima = torch.as_tensor(np.sort(maxima), dtype=torch.float32, device=self.partial_mean.device)
+
+    def p_values(self, scores: np.ndarray) -> np.ndarray:
+        """Conformal p-values (1 + #{normal >= score}) / (n + 1): P(p <= a) <= a for a normal part, any a."""
+        normal = self.normal_scores.cpu().numpy()
+        at_least = len(normal) - np.searchsorted(normal, scores, side="left")
+        return (1 + at_least) / (len(normal) + 1)
+
+    def image_threshold(self, false_alarm_rate: float) -> float:
+        """Scores above it are called defective; a normal part exceeds it with at most the given probability."""
+        return conformal_threshold(self.normal_scores.cpu().numpy(), false_alarm_rate)
+
+    def pixel_threshold(self, false_alarm_rate: float) -> float:
+        """Pixels above it are called defective; a normal part has any such pixel with at most the given probability."""
+        return conformal_threshold(self.normal_maxima.cpu().numpy(), false_alarm_rate)
+
+
+def conformal_threshold(normal_scores: np.ndarray, false_alarm_rate: float) -> float:
+    """Smallest threshold that a new exchangeable normal score exceeds with probability at most `false_alarm_rate`.
+
+    With n sorted scores it is the k-th, k = ceil((n + 1) (1 - rate)). Too few scores for the rate (k > n) leave only the
+    highest, whose guarantee is 1 / (n + 1): a warning says so.
+
+    Raises:
+        ValueError: if there are no scores, or the rate is not in (0, 1).
+    """
+    n = len(normal_scores)
+    if not 0 < false_alarm_rate < 1:
+        raise ValueError(f"false_alarm_rate must lie between 0 and 1, got {false_alarm_rate}")
+    if n == 0:
+        raise ValueError("no normal scores: calibrate the pipeline on held-out normal images first")
+    rank = math.ceil((n + 1) * (1 - false_alarm_rate) - 1e-9)
+    if rank > n:
+        needed = math.ceil(1 / false_alarm_rate - 1e-9) - 1
+        warnings.warn(
+            f"{n} held-out normal images guarantee a false-alarm rate of {1 / (n + 1):.3f} at best, not "
+            f"{false_alarm_rate}: that needs {needed}",
+            stacklevel=2,
+        )
+    return float(np.sort(normal_scores)[min(rank, n) - 1])

@@ -1,0 +1,14 @@
+"""Base of the components whose numbers keep float32 when a pipeline is cast to half precision."""
+
+from diffusers import ModelMixin
+
+
+class Float32ModelMixin(ModelMixin):
+    """ModelMixin that follows the device of its pipeline but not the dtype.
+
+    Precision matrices overflow in half precision, and reference features must not depend on the UNet's type. A subclass
+    lists its top-level parameters and buffers in `_keep_in_fp32_modules`, which `from_pretrained(torch_dtype=...)` obeys.
+    """
+
+    def _apply(self, fn, recurse: bool = True):
+        return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)

@@ -1,0 +1,44 @@
+"""Streaming mean and covariance: one pass, float64, memory independent of the number of samples."""
+
+import torch
+
+
+class StreamingMoments:
+    """Running mean and scatter matrix of vectors at each of several positions (Chan et al. 1979, batched Welford).
+
+    Accumulates deviations from the running mean instead of raw second moments, which would cancel for features whose mean
+    is large against their spread.
+    """
+
+    def __init__(self, positions: int, dims: int, device: torch.device | str = "cpu"):
+        self.count = 0
+        self.mean = torch.zeros(positions, dims, dtype=torch.float64, device=device)
+        self.scatter = torch.zeros(positions, dims, dims, dtype=torch.float64, device=device)
+
+    def update(self, samples: torch.Tensor) -> None:
+        """Adds a batch of shape `(n, positions, dims)` of any float type."""
+        samples = samples.to(self.mean)  # (n, P, D)
+        batch_mean = samples.mean(dim=0)  # (P, D)
+        centered = (samples - batch_mean).transpose(0, 1)  # (P, n, D)
+        self._merge(len(samples), batch_mean, centered.transpose(1, 2) @ centered)
+
+    def merge(self, other: "StreamingMoments") -> None:
+        """Adds all samples that another accumulator has seen."""
+        self._merge(other.count, other.mean.to(self.mean), other.scatter.to(self.scatter))
+
+    @property
+    def covariance(self) -> torch.Tensor:
+        """Unbiased covariance, `(positions, dims, dims)`."""
+        if self.count < 2:
+            raise ValueError(f"a covariance needs at least 2 samples, got {self.count}")
+        return self.scatter / (self.count - 1)
+
+    def _merge(self, count: int, mean: torch.Tensor, scatter: torch.Tensor) -> None:
+        total = self.count + count
+        if total == 0:
+            return
+        delta = mean - self.mean  # (P, D)
+        self.scatter += scatter
+        self.scatter += delta[:, :, None] * delta[:, None, :] * (self.count * count / total)
+        self.mean += delta * (count / total)
+        self.count = total

@@ -1,0 +1,13 @@
+"""Seeded noise that an image's neighbours cannot change."""
+
+import torch
+
+
+def timestep_noise(shape: tuple[int, int, int], timestep: int, seed: int) -> torch.Tensor:
+    """Standard normal noise `(channels, height, width)` for one timestep, float32 on the CPU.
+
+    The draw depends on seed, timestep and shape only, and every image of a run gets the same one: scores then depend on
+    nothing but the image, on every device, and held-out normal images and new parts are exchangeable under it.
+    """
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + timestep) % 2**63)
+    return torch.randn(shape, generator=generator)

@@ -1,0 +1,266 @@
+"""DiffADPipeline: images in; scores, anomaly maps, masks and verdicts out (paper Sec. 3.2)."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, DiffusionPipeline
+
+from . import scoring
+from .calibration import TERMS, TIMESTEP_TERMS, Calibration
+from .diffusion import add_noise, chain_step, predict_x0
+from .feature_extractor import FeatureExtractor
+from .gaussian import PadimGaussian
+from .image_processor import ImageInput, as_image_list, load_rgb, resize_rgb, to_model_range
+from .noise import timestep_noise
+from .pipeline_output import DiffADOutput
+from .unet_joint import JointUNet2DModel
+
+
+class DiffADPipeline(DiffusionPipeline):
+    """Anomaly detection and localization by a joint diffusion model of pixels and features.
+
+    Args:
+        unet: rebuilds noise, variance and features from a noisy image.
+        scheduler: DDPMScheduler with `variance_type="learned_range"`; `timestep_spacing="linspace"` makes the paper's
+            timesteps part of its respaced chain.
+        feature_extractor: frozen backbone that the UNet learned to predict.
+        gaussian: normal features at every position.
+        calibration: how scores are formed, and what normal images score.
+    """
+
+    model_cpu_offload_seq = "feature_extractor->gaussian->unet"
+
+    def __init__(
+        self,
+        unet: JointUNet2DModel,
+        scheduler: DDPMScheduler,
+        feature_extractor: FeatureExtractor,
+        gaussian: PadimGaussian,
+        calibration: Calibration,
+    ):
+        super().__init__()
+        self.register_modules(
+            unet=unet,
+            scheduler=scheduler,
+            feature_extractor=feature_extractor,
+            gaussian=gaussian,
+            calibration=calibration,
+        )
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """`(height, width)` at which images are scored."""
+        size = self.unet.config.sample_size
+        return (size, size) if isinstance(size, int) else tuple(size)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        batch_size: int = 8,
+        class_labels: Sequence[int] | None = None,
+        false_alarm_rate: float = 0.05,
+        map_size: tuple[int, int] | None = None,
+        return_partial_maps: bool = False,
+        return_dict: bool = True,
+    ) -> DiffADOutput | tuple:
+        """Scores images.
+
+        Args:
+            images: one or many of: path, PIL image, numpy `(H, W[, C])`, tensor `(C, H, W)`; uint8 or float in [0, 1].
+            batch_size: images per forward pass; memory grows with it, scores do not depend on it.
+            class_labels: one category index per image, for a model trained on several categories.
+            false_alarm_rate: share of normal parts that may be called defective; sets the thresholds.
+            map_size: `(height, width)` of all returned maps; None returns each at its image's own size.
+            return_partial_maps: also return the map of every score term.
+            return_dict: whether to return a [`DiffADOutput`] instead of a tuple of its fields.
+
+        Raises:
+            ImageError: if an image can't be used.
+            ValueError: if the pipeline is not calibrated or the class labels do not match.
+        """
+        images = as_image_list(images)
+        self.check_inputs(images, class_labels, batch_size)
+        image_threshold = self.calibration.image_threshold(false_alarm_rate)
+        pixel_threshold = self.calibration.pixel_threshold(false_alarm_rate)
+        weights = self.calibration.config.weights
+        terms = TERMS if return_partial_maps else tuple(weights)
+
+        scores, maps, partial_maps = [], [], []
+        with self.progress_bar(total=len(images)) as progress:
+            for batch, labels, sizes in self._batches(images, class_labels, batch_size):
+                term_maps = self.term_maps(batch, labels, terms)
+                anomaly_map = scoring.weighted_sum(term_maps, weights)  # (B, H, W)
+                scores.append(scoring.image_score(anomaly_map, self.calibration.config.top_k).cpu().numpy())
+                for i, size in enumerate(sizes):
+                    size = map_size or size
+                    maps.append(_numpy_map(anomaly_map[i], size))
+                    if return_partial_maps:
+                        partial_maps.append({name: _numpy_map(term_maps[name][i], size) for name in terms})
+                progress.update(len(batch))
+        self.maybe_free_model_hooks()
+
+        image_scores = np.concatenate(scores)
+        output = DiffADOutput(
+            image_scores=image_scores,
+            p_values=self.calibration.p_values(image_scores),
+            labels=image_scores > image_threshold,
+            anomaly_maps=maps,
+            masks=[anomaly_map > pixel_threshold for anomaly_map in maps],
+            partial_maps=partial_maps if return_partial_maps else None,
+        )
+        return output if return_dict else output.to_tuple()
+
+    @torch.no_grad()
+    def calibrate(
+        self,
+        normal_images: Sequence[ImageInput],
+        batch_size: int = 8,
+        class_labels: Sequence[int] | None = None,
+        **recipe,
+    ) -> Calibration:
+        """Measures held-out normal images and sets `calibration`; needed once after training, or for new conditions.
+
+        Args:
+            normal_images: images of good parts that neither the UNet nor the Gaussian was fitted on.
+            batch_size, class_labels: as for scoring.
+            recipe: arguments of [`Calibration`] that differ from the present one.
+        """
+        normal_images = list(normal_images)
+        settings = {name: value for name, value in self.calibration.config.items() if not name.startswith("_")}
+        calibration = Calibration(**{**settings, **recipe, "num_normals": 0}).to(self.unet.device)
+        previous, self.calibration = self.calibration, calibration
+        try:
+            self._fit_statistics(calibration, normal_images, class_labels, batch_size)
+            self._fit_normal_scores(calibration, normal_images, class_labels, batch_size)
+        except BaseException:
+            self.calibration = previous
+            raise
+        return calibration
+
+    def term_maps(
+        self, images: torch.Tensor, class_labels: torch.Tensor | None, terms: Sequence[str] = TERMS
+    ) -> dict[str, torch.Tensor]:
+        """Standardised map of each score term, averaged over timesteps (Eq. 11 before weighting).
+
+        Args:
+            images: `(batch, 3, height, width)` in [-1, 1] at the model's resolution.
+            class_labels: `(batch,)` or None.
+            terms: which of `kl`, `rgb`, `feature`, `mahalanobis` are wanted.
+
+        Returns:
+            For each term `(batch, height, width)` at the model's resolution.
+        """
+        sums: dict[str, torch.Tensor] = {}
+        for name, partial in self.partial_maps(images, class_labels, terms):
+            term = name.partition("@")[0]
+            if self.calibration.config.per_image and term in self.calibration.config.standardized_terms:
+                partial = scoring.standardize_per_image(partial)
+            else:
+                partial = scoring.standardize(partial, *self.calibration.statistics(name))
+            share = 1 if term == "mahalanobis" else 1 / len(self.calibration.config.timesteps)
+            sums[term] = sums.get(term, 0) + share * partial
+        return sums
+
+    def partial_maps(
+        self, images: torch.Tensor, class_labels: torch.Tensor | None, terms: Sequence[str] = TERMS
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every term at every timestep, smoothed, not standardised: one UNet pass per timestep for all terms.
+
+        Yields:
+            `(name, map)` with names like `kl@20` and maps `(batch, height, width)`.
+        """
+        size = tuple(images.shape[-2:])
+        recipe = self.calibration.config
+        features = None
+        if "feature" in terms or "mahalanobis" in terms:
+            features = self.feature_extractor(images)  # (B, D, h, w)
+        if "mahalanobis" in terms:
+            # The distance, not its square, whose heavy tail would drown the other terms.
+            yield "mahalanobis", self._finish(self.gaussian(features).sqrt(), size)
+        if not set(terms) & set(TIMESTEP_TERMS):
+            return
+
+        if recipe.num_inference_steps is None:
+            self.scheduler.set_timesteps(self.scheduler.config.num_train_timesteps)
+        else:
+            self.scheduler.set_timesteps(recipe.num_inference_steps)
+        for t in recipe.timesteps:
+            noise = timestep_noise(images.shape[1:], t, recipe.seed).to(images)
+            step = chain_step(self.scheduler, torch.tensor([t])).to(images)
+            noisy = add_noise(images, noise, step)
+            output = self.unet(noisy.to(self.unet.dtype), t, class_labels)
+            epsilon, v = output.sample.float().chunk(2, dim=1)  # (B, 3, H, W) each
+            x0_predicted = predict_x0(noisy, epsilon, step)
+            if "kl" in terms:
+                yield f"kl@{t}", self._finish(scoring.kl_map(images, x0_predicted, v, step), size)
+            if "rgb" in terms:
+                yield f"rgb@{t}", self._finish(scoring.rgb_error_map(images, x0_predicted), size)
+            if "feature" in terms:
+                yield f"feature@{t}", self._finish(scoring.feature_map(features, output.features.float()), size)
+
+    def check_inputs(self, images: list, class_labels: Sequence[int] | None, batch_size: int) -> None:
+        """Refuses wrong arguments before work starts."""
+        if not images:
+            raise ValueError("no images given")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if not self.calibration.is_fitted:
+            raise ValueError("the pipeline is not calibrated: call pipe.calibrate(normal_images) first")
+        self._check_class_labels(images, class_labels)
+
+    def _check_class_labels(self, images: list, class_labels: Sequence[int] | None) -> None:
+        classes = self.unet.config.num_class_embeds
+        if classes is None and class_labels is not None:
+            raise ValueError("class_labels given, but this model was trained without classes")
+        if classes is not None:
+            if class_labels is None or len(class_labels) != len(images):
+                raise ValueError(f"this model was trained on {classes} categories: give one class label per image")
+            if not all(0 <= label < classes for label in class_labels):
+                raise ValueError(f"class labels must lie in 0..{classes - 1}")
+
+    def _batches(
+        self, images: list[ImageInput], class_labels: Sequence[int] | None, batch_size: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, list[tuple[int, int]]]]:
+        """Preprocessed batches on the device, their labels and the images' original (height, width)."""
+        device = self._execution_device
+        for start in range(0, len(images), batch_size):
+            stop = min(start + batch_size, len(images))
+            loaded = [load_rgb(images[i], f"image {i}") for i in range(start, stop)]
+            pixels = np.stack([resize_rgb(image, self.image_size) for image in loaded])
+            labels = None if class_labels is None else torch.tensor(class_labels[start:stop], device=device)
+            sizes = [(image.height, image.width) for image in loaded]
+            yield to_model_range(torch.from_numpy(pixels).to(device)), labels, sizes
+
+    def _finish(self, partial: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """A partial map at the model's resolution, smoothed."""
+        return scoring.smooth_map(scoring.resize_map(partial, size), self.calibration.config.smoothing_sigma)
+
+    def _fit_statistics(self, calibration: Calibration, images: list, class_labels, batch_size: int) -> None:
+        self._check_class_labels(images, class_labels)
+        count = 0
+        total = dict.fromkeys(calibration.partial_names, 0.0)
+        total_square = dict.fromkeys(calibration.partial_names, 0.0)
+        for batch, labels, _ in self._batches(images, class_labels, batch_size):
+            for name, partial in self.partial_maps(batch, labels):
+                partial = partial.double()
+                total[name] += partial.sum().item()
+                total_square[name] += partial.square().sum().item()
+            count += batch[:, 0].numel()
+        means = {name: total[name] / count for name in total}
+        stds = {name: max(total_square[name] / count - means[name] ** 2, 0.0) ** 0.5 for name in total}
+        calibration.set_statistics(means, stds)
+
+    def _fit_normal_scores(self, calibration: Calibration, images: list, class_labels, batch_size: int) -> None:
+        scores, maxima = [], []
+        weights = calibration.config.weights
+        for batch, labels, _ in self._batches(images, class_labels, batch_size):
+            anomaly_map = scoring.weighted_sum(self.term_maps(batch, labels, tuple(weights)), weights)
+            scores.append(scoring.image_score(anomaly_map, calibration.config.top_k).cpu().numpy())
+            maxima.append(scoring.image_score(anomaly_map).cpu().numpy())
+        calibration.set_normal_scores(np.concatenate(scores), np.concatenate(maxima))
+
+
+def _numpy_map(score_map: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+    return scoring.resize_map(score_map[None], size)[0].cpu().numpy()

@@ -1,0 +1,27 @@
+"""What the pipeline returns."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from diffusers.utils import BaseOutput
+
+
+@dataclass
+class DiffADOutput(BaseOutput):
+    """Verdict on N images.
+
+    Args:
+        image_scores: `(N,)` float32, higher is more anomalous, unbounded.
+        p_values: `(N,)`, share of normal parts expected to score at least as high, from the held-out normals.
+        labels: `(N,)` bool, True where the image is called defective.
+        anomaly_maps: N arrays `(height, width)` float32 at each image's own size, unbounded.
+        masks: N bool arrays of the same sizes, True on pixels called defective.
+        partial_maps: per image the standardised map of each score term by name, if asked for.
+    """
+
+    image_scores: np.ndarray
+    p_values: np.ndarray
+    labels: np.ndarray
+    anomaly_maps: list[np.ndarray]
+    masks: list[np.ndarray]
+    partial_maps: list[dict[str, np.ndarray]] | None = None

@@ -1,0 +1,67 @@
+"""Anomaly scores as pure functions of tensors (paper Sec. 3.2): one small function per formula.
+
+Partial maps are `(batch, height, width)`, higher is more anomalous, never clipped.
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from .diffusion import ChainStep, kl_divergence
+
+
+def kl_map(x0: torch.Tensor, x0_predicted: torch.Tensor, v: torch.Tensor, step: ChainStep) -> torch.Tensor:
+    """Pixel score s_t: KL between true and predicted reverse step in bits, mean over channels."""
+    return kl_divergence(x0, x0_predicted, v, step).mean(dim=1)  # (B, H, W)
+
+
+def rgb_error_map(x0: torch.Tensor, x0_predicted: torch.Tensor) -> torch.Tensor:
+    """Squared reconstruction error in pixel space, mean over channels: the baseline the paper compares KL with."""
+    return (x0 - x0_predicted).square().mean(dim=1)  # (B, H, W)
+
+
+def feature_map(features: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
+    """Feature score s^f_t (Eq. 10): squared difference of the features, mean over channels."""
+    return (features - predicted).square().mean(dim=1)  # (B, h, w)
+
+
+def standardize(score_map: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """shat = (s - mean) / std with statistics of normal images, broadcast over the map (Eq. 11)."""
+    return (score_map - mean) / std
+
+
+def standardize_per_image(score_map: torch.Tensor) -> torch.Tensor:
+    """shat with the map's own mean and standard deviation, as the paper's released code does (parity only).
+
+    Every image then has the same spread, so a normal image's maximum is as high as a defective one's.
+    """
+    std, mean = torch.std_mean(score_map, dim=(1, 2), keepdim=True)
+    return (score_map - mean) / std
+
+
+def weighted_sum(maps: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> torch.Tensor:
+    """Ensemble over score terms; with weights `{"kl": alpha, "feature": 1 - alpha}` the paper's Eq. 11."""
+    return sum(weights[name] * maps[name] for name in weights)
+
+
+def resize_map(score_map: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Brings a `(B, h, w)` map to `size`: bilinear, with antialiasing where it shrinks."""
+    if score_map.shape[-2:] == tuple(size):
+        return score_map
+    return F.interpolate(score_map[:, None], size=size, mode="bilinear", align_corners=False, antialias=True)[:, 0]
+
+
+def smooth_map(score_map: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Gaussian smoothing of a `(B, H, W)` map, `sigma` in pixels of the map; 0 leaves it unchanged."""
+    if sigma == 0:
+        return score_map
+    # Reflection needs a border smaller than the map; 3 sigma hold all of the kernel that matters.
+    radius = min(round(3 * sigma), min(score_map.shape[-2:]) - 1)
+    return gaussian_blur(score_map[:, None], kernel_size=2 * radius + 1, sigma=sigma)[:, 0]
+
+
+def image_score(score_map: torch.Tensor, top_k: int = 1) -> torch.Tensor:
+    """Mean of the map's `top_k` highest pixels, `(B,)`: 1 is the maximum, 64 the choice of the paper's released code."""
+    return score_map.flatten(1).topk(top_k, dim=1).values.mean(dim=1)

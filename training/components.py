@@ -1,0 +1,59 @@
+"""Builds the pipeline's components from the settings of a run."""
+
+import torch
+from config import TrainingConfig
+from diffad import Calibration, FeatureExtractor, JointUNet2DModel, PadimGaussian
+from diffusers import DDPMScheduler, UNet2DModel
+
+
+def build_extractor(config: TrainingConfig) -> FeatureExtractor:
+    """The frozen backbone with pretrained weights; only names other than `lite0` may download."""
+    levels = tuple(config.levels)
+    if config.extractor == "lite0":
+        return FeatureExtractor.from_lite0_package(levels, config.feature_stride)
+    library, _, name = config.extractor.rpartition(":")
+    if library == "transformers":
+        return FeatureExtractor.from_transformers(name, levels, config.feature_stride)
+    return FeatureExtractor.from_timm(config.extractor, levels, config.feature_stride)
+
+
+def build_unet(config: TrainingConfig, feature_channels: int) -> JointUNet2DModel:
+    """A new joint UNet, or a trained UNet2DModel wrapped into one."""
+    head = {"feature_channels": feature_channels, "feature_stride": config.feature_stride}
+    if config.pretrained_unet is None:
+        return JointUNet2DModel(sample_size=config.resolution, **head, **config.unet)
+    unet = UNet2DModel.from_pretrained(config.pretrained_unet)
+    joint = JointUNet2DModel.from_unet(unet, **head)
+    joint.register_to_config(sample_size=config.resolution)
+    return joint
+
+
+def build_scheduler() -> DDPMScheduler:
+    """The paper's chain: 1000 linear steps, learned variance range; linspace makes its 250-step respacing exact."""
+    return DDPMScheduler(variance_type="learned_range", timestep_spacing="linspace")
+
+
+def build_gaussian(config: TrainingConfig, feature_channels: int) -> PadimGaussian:
+    side = config.resolution // config.feature_stride
+    return PadimGaussian(
+        feature_channels,
+        grid=None if config.position_free else (side, side),
+        num_dims=config.gaussian_dims,
+        regularization=config.regularization,
+        seed=config.seed,
+    )
+
+
+def build_calibration(config: TrainingConfig) -> Calibration:
+    return Calibration(seed=config.seed, **config.recipe)
+
+
+def choose_precision(config: TrainingConfig) -> str:
+    """`auto` is bf16 where the hardware computes it, fp16 on older GPUs, else none."""
+    if config.mixed_precision != "auto":
+        return config.mixed_precision
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    # oneDNN runs bf16 convolutions about twice as fast where the CPU has the instructions, and far slower where not.
+    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if has_bf16 else "no"

@@ -1,0 +1,125 @@
+"""Settings of a training run: a YAML preset, overridden by command-line options of the same names."""
+
+import argparse
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+PRESETS = Path(__file__).parent / "configs"
+
+
+@dataclass
+class TrainingConfig:
+    """Every setting of train.py. The presets in configs/ say which values belong together."""
+
+    # data
+    data: str = ""  # MVTec-layout folder, folder of good images, or `datasets` name or folder
+    output_dir: str = "runs/model"
+    cache_dir: str | None = None  # of decoded images and features; None is <output_dir>/cache, removed at the end
+    resolution: int = 256  # pixels per side at which images are trained on and scored
+    held_out_fraction: float = 0.15  # of the good images: validation, statistics and thresholds come from these
+    augmentations: list[str] = field(default_factory=list)  # of hflip, vflip, rot90: only what leaves a part good
+    num_workers: int = 0  # data loading processes; the cache makes 0 the fastest for most
+
+    # feature extractor
+    extractor: str = "lite0"  # lite0 (offline), a timm name, or transformers:<name>
+    levels: list[int] = field(default_factory=lambda: [2, 3])
+    feature_stride: int = 8  # image pixels per feature position
+
+    # joint UNet
+    unet: dict = field(default_factory=dict)  # arguments of JointUNet2DModel
+    pretrained_unet: str | None = None  # folder or Hub name of a diffusers UNet2DModel to start from, instead of `unet`
+
+    # Gaussian of normal features
+    gaussian_dims: int | None = None  # channels used; None is all
+    position_free: bool = False  # one Gaussian for all positions: textures, parts that lie anyhow
+    regularization: float = 0.01
+
+    # optimization
+    max_train_steps: int = 1000
+    train_batch_size: int = 8  # per process
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = 1e-4
+    lr_warmup_steps: int = 100
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.997
+    feature_weight: float = 1.0
+    max_timestep: int = 1000  # training draws t below it; scoring looks at 20, 201 and 401
+    mixed_precision: str = "auto"  # auto, no, bf16, fp16
+    compile: bool = False  # torch.compile the UNet
+    seed: int = 0
+
+    # scoring recipe stored with the pipeline: arguments of Calibration
+    recipe: dict = field(default_factory=dict)
+
+    # running
+    checkpointing_steps: int = 500
+    checkpoints_total_limit: int = 2
+    resume_from_checkpoint: str | None = None  # a checkpoint folder, or "latest"
+    validation_steps: int = 250
+    report_to: str | None = "tensorboard"  # tracker of accelerate, or none
+
+    def __post_init__(self):
+        unknown = set(self.augmentations) - {"hflip", "vflip", "rot90"}
+        if unknown:
+            raise ValueError(f"unknown augmentations {sorted(unknown)}; there are hflip, vflip, rot90")
+        if not 0 < self.held_out_fraction < 1:
+            raise ValueError(f"held_out_fraction must lie between 0 and 1, got {self.held_out_fraction}")
+        if self.report_to == "none":
+            self.report_to = None
+
+
+def parse_config(arguments: list[str] | None = None) -> TrainingConfig:
+    """Reads `--config <preset name or YAML file>` and the overriding options.
+
+    Exits with a message naming the option when a value is missing or wrong.
+    """
+    fields = {f.name: f for f in dataclasses.fields(TrainingConfig)}
+    parser = argparse.ArgumentParser(description="Train diffad on images of good parts.", allow_abbrev=False)
+    parser.add_argument("--config", default="cpu-small", help="preset in training/configs, or a YAML file")
+    for name in fields:
+        parser.add_argument(f"--{name}", help="see training/config.py")
+    options = vars(parser.parse_args(arguments))
+    try:
+        settings = _read_preset(options.pop("config"))
+        unknown = sorted(set(settings) - set(fields))
+        if unknown:
+            raise ValueError(f"unknown settings {', '.join(unknown)} in the YAML file")
+        for name, text in options.items():
+            if text is not None:
+                # YAML's scalar rules turn text into numbers, lists, booleans and null.
+                settings[name] = text if fields[name].type is str else yaml.safe_load(text)
+        if not settings.get("data"):
+            raise ValueError("--data is missing: a folder of good images")
+        return TrainingConfig(**{name: _convert(fields[name].type, value, name) for name, value in settings.items()})
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def save_config(config: TrainingConfig, path: Path) -> None:
+    """Writes all settings of a run as JSON, which YAML readers (and `--config`) accept."""
+    path.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+
+
+def _read_preset(name: str) -> dict:
+    path = Path(name) if Path(name).is_file() else PRESETS / f"{name}.yaml"
+    if not path.is_file():
+        presets = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.yaml")))
+        raise ValueError(f"--config {name}: no such file, and no preset of that name ({presets})")
+    return yaml.safe_load(path.read_text()) or {}
+
+
+def _convert(kind, value, name: str):
+    """Numbers that YAML reads as another type (1e-4 as text, 1 for 1.0), everything else unchanged."""
+    if kind in (int, float) and not isinstance(value, bool):
+        try:
+            return kind(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name}: expected {kind.__name__}, got {value!r}") from None
+    if kind in (bool, dict) and not isinstance(value, kind):
+        raise ValueError(f"{name}: expected {kind.__name__}, got {value!r}")
+    return value

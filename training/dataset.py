@@ -1,0 +1,117 @@
+"""Decoded images and extracted features on disk, so that no training step repeats that work."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffad.data import Sample
+from diffad.feature_extractor import FeatureExtractor
+from diffad.image_processor import resize_rgb, to_model_range
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+
+class CachedDataset(Dataset):
+    """Images `(3, S, S)` uint8 and raw features `(D, h, w)` float16 of good samples, as memory-mapped arrays.
+
+    Nothing but the pages in use occupies memory, however many images there are.
+    """
+
+    def __init__(self, folder: Path):
+        self.images = np.load(folder / "images.npy", mmap_mode="r")
+        self.features = np.load(folder / "features.npy", mmap_mode="r")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {
+            "images": torch.from_numpy(self.images[index].copy()),
+            "features": torch.from_numpy(self.features[index].copy()),
+        }
+
+
+def build_cache(
+    samples: Sequence[Sample], extractor: FeatureExtractor, resolution: int, folder: Path, batch_size: int = 16
+) -> None:
+    """Fills `folder` for [`CachedDataset`], or keeps it when it already holds just these samples and features.
+
+    Decoding every image here also means that a damaged one stops the run before training starts.
+    """
+    fingerprint = _fingerprint(samples, extractor, resolution)
+    marker = folder / "cache.json"
+    if marker.is_file() and json.loads(marker.read_text()) == fingerprint:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    marker.unlink(missing_ok=True)
+
+    images = _new_array(folder / "images.npy", (len(samples), 3, resolution, resolution), np.uint8)
+    for i, sample in enumerate(tqdm(samples, desc="reading images")):
+        images[i] = resize_rgb(sample.read(), (resolution, resolution))
+
+    grid = resolution // extractor.config.stride
+    features = _new_array(folder / "features.npy", (len(samples), extractor.config.channels, grid, grid), np.float16)
+    for start in tqdm(range(0, len(samples), batch_size), desc="extracting features"):
+        batch = torch.from_numpy(images[start : start + batch_size]).to(extractor.device)
+        with torch.inference_mode():
+            features[start : start + batch_size] = extractor.raw_features(to_model_range(batch)).cpu().numpy()
+    images.flush()
+    features.flush()
+    marker.write_text(json.dumps(fingerprint))
+
+
+def channel_statistics(features: np.ndarray, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation `(D,)` per channel over the chosen images of a `(N, D, h, w)` array, in float64."""
+    channels = features.shape[1]
+    total, total_square = np.zeros(channels), np.zeros(channels)
+    for index in indices:
+        values = features[index].reshape(channels, -1).astype(np.float64)
+        total += values.mean(axis=1)
+        total_square += np.square(values).mean(axis=1)
+    mean = total / len(indices)
+    variance = np.maximum(total_square / len(indices) - mean**2, 0)
+    return torch.from_numpy(mean), torch.from_numpy(variance).sqrt()
+
+
+def augment(images: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
+    """Random flips and quarter turns of a `(B, C, S, S)` batch, drawn for each image."""
+
+    def half(batch: torch.Tensor, changed: torch.Tensor) -> torch.Tensor:
+        chosen = torch.rand(len(batch), device=batch.device) < 0.5
+        return torch.where(chosen.view(-1, 1, 1, 1), changed, batch)
+
+    if "hflip" in names:
+        images = half(images, images.flip(3))
+    if "vflip" in names:
+        images = half(images, images.flip(2))
+    if "rot90" in names:
+        # A quarter and a half turn, each by chance, give all four.
+        images = half(images, images.rot90(1, (2, 3)))
+        images = half(images, images.rot90(2, (2, 3)))
+    return images
+
+
+def _new_array(path: Path, shape: tuple[int, ...], dtype) -> np.ndarray:
+    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+
+
+def _fingerprint(samples: Sequence[Sample], extractor: FeatureExtractor, resolution: int) -> dict:
+    """Changes whenever a cached number could: files, their contents, the extractor's weights or the resolution."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        path = getattr(sample.read, "args", [None])[0]
+        stat = f"{path.stat().st_size}:{path.stat().st_mtime_ns}" if isinstance(path, Path) else ""
+        digest.update(f"{sample.name}:{stat}\n".encode())
+    weights = hashlib.sha256()
+    for tensor in extractor.network.state_dict().values():
+        weights.update(tensor.cpu().contiguous().numpy().tobytes())
+    return {
+        "samples": digest.hexdigest(),
+        "extractor": weights.hexdigest(),
+        "levels": list(extractor.config.levels),
+        "stride": extractor.config.stride,
+        "resolution": resolution,
+    }

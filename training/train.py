@@ -1,0 +1,298 @@
+"""Trains diffad on images of good parts and saves a complete pipeline.
+
+One process:       accelerate launch training/train.py --config cpu-small --data DATA --output_dir runs/model
+Several GPUs:      accelerate launch --multi_gpu training/train.py --config paper --data DATA --pretrained_unet CHECKPOINT
+Two CPU processes: accelerate launch --cpu --num_processes 2 training/train.py --config cpu-small --data DATA
+Continue:          add --resume_from_checkpoint latest
+
+DATA is a MVTec-layout folder, a folder of good images, or a `datasets` name or folder. Every setting of config.py can be
+given as an option. All choices are made on held-out good images; no defective image is ever read.
+"""
+
+import math
+import os
+import shutil
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.logging import get_logger
+from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
+from components import (
+    build_calibration,
+    build_extractor,
+    build_gaussian,
+    build_scheduler,
+    build_unet,
+    choose_precision,
+)
+from config import TrainingConfig, parse_config, save_config
+from dataset import CachedDataset, augment, build_cache, channel_statistics
+from diffad import DiffADPipeline, FeatureExtractor, JointUNet2DModel
+from diffad.allocator import keep_freed_memory
+from diffad.data import DataError, split_held_out, training_samples
+from diffad.diffusion import add_noise, chain_step
+from diffad.image_io import ImageError
+from diffad.image_processor import to_model_range
+from diffad.losses import JointLoss, joint_loss
+from diffusers import DDPMScheduler
+from diffusers.optimization import get_cosine_schedule_with_warmup
+from diffusers.training_utils import EMAModel
+from torch.utils.data import DataLoader, Subset
+from tqdm.auto import tqdm
+
+logger = get_logger("diffad.train")
+
+VALIDATION_TIMESTEPS = (20, 201, 401)
+
+
+def main(config: TrainingConfig) -> None:
+    started = time.perf_counter()
+    keep_freed_memory()
+    accelerator = Accelerator(
+        mixed_precision=choose_precision(config),
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        log_with=config.report_to,
+        project_config=ProjectConfiguration(
+            project_dir=config.output_dir, logging_dir=str(Path(config.output_dir) / "logs")
+        ),
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+        # The main process fills the cache and fits the statistics alone; the others wait for it.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
+    )
+    if accelerator.device.type == "cpu":
+        # `accelerate launch` limits every process to one thread unless it is told otherwise.
+        torch.set_num_threads(max(1, os.cpu_count() // accelerator.num_processes))
+    set_seed(config.seed)
+    output_dir = Path(config.output_dir)
+    cache_dir = Path(config.cache_dir) if config.cache_dir else output_dir / "cache"
+
+    # 1. Data: split, decode, extract. Bad input ends the run here.
+    samples = training_samples(config.data)
+    train_samples, held_out_samples = split_held_out(samples, config.held_out_fraction, config.seed)
+    position = {sample.name: i for i, sample in enumerate(samples)}
+    train_indices = [position[sample.name] for sample in train_samples]
+    held_out_indices = [position[sample.name] for sample in held_out_samples]
+    extractor = build_extractor(config).to(accelerator.device)
+    scheduler = build_scheduler()
+    unet = build_unet(config, extractor.config.channels)
+    if accelerator.is_main_process:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        save_config(config, output_dir / "training_config.json")
+        build_cache(samples, extractor, config.resolution, cache_dir)
+    accelerator.wait_for_everyone()
+    cached = CachedDataset(cache_dir)
+    extractor.set_statistics(*channel_statistics(cached.features, train_indices))
+
+    # 2. Optimization
+    ema = EMAModel(unet.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
+    ema.to(accelerator.device)
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    lr_scheduler = get_cosine_schedule_with_warmup(
+        # accelerate steps the schedule once per process and update
+        optimizer,
+        config.lr_warmup_steps * accelerator.num_processes,
+        config.max_train_steps * accelerator.num_processes,
+    )
+    train_loader = DataLoader(
+        Subset(cached, train_indices),
+        batch_size=config.train_batch_size,
+        shuffle=True,
+        num_workers=config.num_workers,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    held_out_loader = DataLoader(Subset(cached, held_out_indices), batch_size=config.train_batch_size)
+    unet, optimizer, lr_scheduler, train_loader, held_out_loader = accelerator.prepare(
+        unet, optimizer, lr_scheduler, train_loader, held_out_loader
+    )
+    model = torch.compile(unet) if config.compile else unet
+    accelerator.register_for_checkpointing(ema)
+    if config.report_to:
+        accelerator.init_trackers("diffad", config={"data": str(config.data), "seed": config.seed})
+
+    steps_per_epoch = math.ceil(len(train_loader) / config.gradient_accumulation_steps)
+    global_step = _resume(accelerator, config, output_dir)
+    if accelerator.is_main_process:
+        print(
+            f"{len(train_samples)} images to train on, {len(held_out_samples)} held out; "
+            f"{sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M parameters; {accelerator.num_processes} process(es) on "
+            f"{accelerator.device.type}, {accelerator.mixed_precision} precision",
+            flush=True,
+        )
+
+    # 3. The loop
+    progress = tqdm(
+        total=config.max_train_steps,
+        initial=global_step,
+        desc="training",
+        disable=not accelerator.is_main_process,
+        mininterval=2,
+    )
+    epoch = global_step // steps_per_epoch
+    loader = train_loader
+    if global_step % steps_per_epoch:
+        loader = accelerator.skip_first_batches(
+            train_loader, (global_step % steps_per_epoch) * config.gradient_accumulation_steps
+        )
+    while global_step < config.max_train_steps:
+        loader.set_epoch(epoch)
+        for batch in loader:
+            with accelerator.accumulate(unet):
+                images, features = _targets(batch, extractor, config.augmentations)
+                timesteps = torch.randint(0, config.max_timestep, (len(images),), device=images.device)
+                loss = _loss(model, scheduler, images, features, timesteps, torch.randn_like(images), config.feature_weight)
+                accelerator.backward(loss.total)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(unet.parameters(), config.max_grad_norm)
+                optimizer.step()
+                lr_scheduler.step()
+                optimizer.zero_grad()
+            if not accelerator.sync_gradients:
+                continue
+            ema.step(unet.parameters())
+            global_step += 1
+            progress.update()
+            if global_step % 10 == 0:
+                values = _loss_values(loss, "train")
+                progress.set_postfix({name.split("/")[1]: f"{value:.3f}" for name, value in values.items()})
+                accelerator.log({**values, "learning_rate": lr_scheduler.get_last_lr()[0]}, step=global_step)
+            if global_step % config.validation_steps == 0 or global_step == config.max_train_steps:
+                values = validate(accelerator, model, unet, ema, scheduler, extractor, held_out_loader, config)
+                accelerator.log(values, step=global_step)
+                if accelerator.is_main_process:
+                    progress.write(f"step {global_step}: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
+            if global_step % config.checkpointing_steps == 0:
+                _checkpoint(accelerator, output_dir, global_step, config.checkpoints_total_limit)
+            if global_step >= config.max_train_steps:
+                break
+        epoch += 1
+        loader = train_loader
+    progress.close()
+
+    # 4. Fit what normal images look like and score, and save everything
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        ema.copy_to(unet.parameters())
+        pipe = fit_pipeline(
+            accelerator.unwrap_model(unet, keep_fp32_wrapper=False).eval(), scheduler, extractor, cached, train_indices, held_out_samples, config
+        )
+        pipe.save_pretrained(output_dir)
+        if config.cache_dir is None:
+            del cached, train_loader, held_out_loader, loader
+            shutil.rmtree(cache_dir)
+        print(f"saved the pipeline to {output_dir} after {time.perf_counter() - started:.0f} s")
+    accelerator.end_training()
+
+
+@torch.no_grad()
+def validate(accelerator, model, unet, ema, scheduler, extractor, loader, config: TrainingConfig) -> dict[str, float]:
+    """Mean losses of the averaged weights on the held-out good images at the scored timesteps, every image once.
+
+    Noise is drawn from a fixed seed for each image, so that figures of different steps, runs and process counts compare.
+    """
+    ema.store(unet.parameters())
+    ema.copy_to(unet.parameters())
+    unet.eval()
+    rows = []
+    for batch in loader:
+        images, features = _targets(batch, extractor, ())
+        generator = torch.Generator().manual_seed(config.seed)
+        noise = torch.randn(images.shape[1:], generator=generator).to(images).expand_as(images)
+        losses = torch.zeros(len(images), 3, device=images.device)
+        for t in VALIDATION_TIMESTEPS:
+            step = chain_step(scheduler, torch.tensor([t])).to(images)
+            noisy = add_noise(images, noise, step)
+            output, predicted = model(noisy, t, return_dict=False)
+            for i in range(len(images)):
+                one = slice(i, i + 1)
+                loss = joint_loss(images[one], noisy[one], noise[one], features[one], output[one], predicted[one], step)
+                losses[i] += torch.stack([loss.simple, loss.vlb, loss.feature]) / len(VALIDATION_TIMESTEPS)
+        rows.append(accelerator.gather_for_metrics(losses))
+    unet.train()
+    ema.restore(unet.parameters())
+    mean = torch.cat(rows).mean(dim=0).tolist()
+    return dict(zip(("held_out/simple", "held_out/vlb", "held_out/feature"), mean))
+
+
+def fit_pipeline(
+    unet: JointUNet2DModel,
+    scheduler: DDPMScheduler,
+    extractor: FeatureExtractor,
+    cached: CachedDataset,
+    train_indices: list[int],
+    held_out_samples: list,
+    config: TrainingConfig,
+) -> DiffADPipeline:
+    """Fits the Gaussian on the training images and calibrates on the held-out ones, each streamed once per pass."""
+    gaussian = build_gaussian(config, extractor.config.channels).to(extractor.device)
+    moments = gaussian.new_moments()
+    for start in tqdm(range(0, len(train_indices), 16), desc="fitting the Gaussian"):
+        raw = torch.from_numpy(cached.features[train_indices[start : start + 16]]).to(extractor.device).float()
+        gaussian.accumulate(moments, extractor.standardize(raw))
+    gaussian.fit(moments)
+    calibration = build_calibration(config).to(extractor.device)
+    pipe = DiffADPipeline(unet, scheduler, extractor, gaussian, calibration)
+    print(f"calibrating on {len(held_out_samples)} held-out good images", flush=True)
+    pipe.calibrate([sample.read for sample in held_out_samples])
+    return pipe
+
+
+def _targets(batch: dict, extractor: FeatureExtractor, augmentations) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images in [-1, 1] and their standardised features: from the cache, or computed where augmentation changed them."""
+    if not augmentations:
+        return to_model_range(batch["images"]), extractor.standardize(batch["features"].float())
+    images = to_model_range(augment(batch["images"], augmentations))
+    with torch.no_grad():
+        return images, extractor(images)
+
+
+def _loss(model, scheduler, images, features, timesteps, noise, feature_weight: float) -> JointLoss:
+    step = chain_step(scheduler, timesteps).to(images)
+    noisy = add_noise(images, noise, step)
+    output, predicted_features = model(noisy, timesteps, return_dict=False)
+    return joint_loss(images, noisy, noise, features, output, predicted_features, step, feature_weight)
+
+
+def _loss_values(loss: JointLoss, prefix: str) -> dict[str, float]:
+    return {f"{prefix}/{name}": getattr(loss, name).item() for name in ("simple", "vlb", "feature")}
+
+
+def _checkpoints(output_dir: Path) -> list[Path]:
+    return sorted(output_dir.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+def _checkpoint(accelerator: Accelerator, output_dir: Path, step: int, limit: int) -> None:
+    folder = output_dir / f"checkpoint-{step}"
+    accelerator.save_state(str(folder))
+    if accelerator.is_main_process:
+        for old in _checkpoints(output_dir)[:-limit]:
+            shutil.rmtree(old)
+
+
+def _resume(accelerator: Accelerator, config: TrainingConfig, output_dir: Path) -> int:
+    """Loads the wanted checkpoint, if any, and returns the number of finished steps."""
+    if config.resume_from_checkpoint is None:
+        return 0
+    if config.resume_from_checkpoint == "latest":
+        checkpoints = _checkpoints(output_dir)
+        if not checkpoints:
+            accelerator.print(f"no checkpoint in {output_dir}, starting anew")
+            return 0
+        folder = checkpoints[-1]
+    else:
+        folder = Path(config.resume_from_checkpoint)
+        if not folder.is_dir():
+            raise DataError(f"--resume_from_checkpoint {folder}: no such folder")
+    accelerator.load_state(str(folder))
+    accelerator.print(f"resumed from {folder}")
+    return int(folder.name.split("-")[1])
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_config())
+    except (DataError, ImageError) as error:
+        sys.exit(f"error: {error}")
