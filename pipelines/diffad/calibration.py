@@ -2,11 +2,13 @@
 
 import math
 import warnings
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
+from . import scoring
 from .fitted_state import Float32ModelMixin
 
 TIMESTEP_TERMS = ("kl", "rgb", "feature")
@@ -69,20 +71,50 @@ class Calibration(Float32ModelMixin, ConfigMixin):
     def is_fitted(self) -> bool:
         return self.config.num_normals > 0
 
-    def statistics(self, partial_name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation that standardise a partial map; (0, 1) for terms that stay as they are."""
-        index = self.partial_names.index(partial_name)
-        return self.partial_mean[index], self.partial_std[index]
+    def standardize(self, name: str, partial: torch.Tensor) -> torch.Tensor:
+        """A raw partial map `(batch, height, width)` as it enters the ensemble (the hat of Eq. 11)."""
+        if self.config.per_image and name.partition("@")[0] in self.config.standardized_terms:
+            return scoring.standardize_per_image(partial)
+        index = self.partial_names.index(name)
+        return scoring.standardize(partial, self.partial_mean[index], self.partial_std[index])
 
-    def set_statistics(self, means: dict[str, float], stds: dict[str, float]) -> None:
-        """Stores pixel statistics of the normal images' partial maps, by partial name."""
+    def combine(self, partials: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Eq. 11: weighted sum over terms of the mean over timesteps of standardised partial maps, `(batch, height, width)`."""
+        shares = {name: self.config.weights.get(name.partition("@")[0], 0.0) for name in self.partial_names}
+        shares = {
+            name: weight if name == "mahalanobis" else weight / len(self.config.timesteps)
+            for name, weight in shares.items()
+            if weight
+        }
+        return scoring.weighted_sum(partials, shares)
+
+    def fit(self, partials: np.ndarray) -> None:
+        """Statistics of every term, then the scores that normal images get under them.
+
+        Args:
+            partials: `(images, len(partial_names), height, width)` raw partial maps of held-out normal images; may be
+                memory-mapped, one image is read at a time.
+        """
+        count = partials[:, 0].size
+        mean, mean_square = np.zeros(partials.shape[1]), np.zeros(partials.shape[1])
+        for image in partials:
+            mean += image.sum(axis=(1, 2), dtype=np.float64) / count
+            mean_square += np.square(image, dtype=np.float64).sum(axis=(1, 2)) / count
+        std = np.sqrt(np.maximum(mean_square - mean**2, 0))
         for index, name in enumerate(self.partial_names):
             if name.partition("@")[0] in self.config.standardized_terms:
-                self.partial_mean[index] = means[name]
-                self.partial_std[index] = max(stds[name], 1e-12)
+                self.partial_mean[index] = mean[index]
+                self.partial_std[index] = max(std[index], 1e-12)
 
-    def set_normal_scores(self, scores: np.ndarray, maxima: np.ndarray) -> None:
-        """Stores image scores and map maxima `(n,)` of the held-out normal images."""
+        scores, maxima = [], []
+        for image in partials:
+            raw = zip(self.partial_names, torch.from_numpy(np.array(image)), strict=True)
+            anomaly_map = self.combine({name: self.standardize(name, partial[None]) for name, partial in raw})
+            scores.append(scoring.image_score(anomaly_map, self.config.top_k).item())
+            maxima.append(scoring.image_score(anomaly_map).item())
+        self._set_normal_scores(np.array(scores), np.array(maxima))
+
+    def _set_normal_scores(self, scores: np.ndarray, maxima: np.ndarray) -> None:
         self.register_to_config(num_normals=len(scores))
         self.normal_scores = torch.as_tensor(np.sort(scores), dtype=torch.float32, device=self.partial_mean.device)
         self.normal_maxima = torch.as_tensor(np.sort(maxima), dtype=torch.float32, device=self.partial_mean.device)

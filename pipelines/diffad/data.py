@@ -106,7 +106,7 @@ def split_held_out(samples: Sequence[Sample], fraction: float, seed: int) -> tup
     if len(samples) < 4:
         raise DataError(f"only {len(samples)} good images; at least 4 are needed to train and to calibrate")
     count = min(max(round(len(samples) * fraction), 2), len(samples) - 2)
-    chosen = set(torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))[:count].tolist())
+    chosen = set(torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed), device="cpu")[:count].tolist())
     training = [sample for i, sample in enumerate(samples) if i not in chosen]
     return training, [sample for i, sample in enumerate(samples) if i in chosen]
 

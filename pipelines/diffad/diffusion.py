@@ -54,7 +54,7 @@ def chain_step(scheduler: DDPMScheduler, timesteps: torch.Tensor) -> ChainStep:
         )
     # From the betas, because the scheduler's own products are in single precision.
     alpha_bar = (1 - scheduler.betas.double().cpu()).cumprod(0)[chain]
-    alpha_bar_prev = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
+    alpha_bar_prev = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
     beta = 1 - alpha_bar / alpha_bar_prev
     posterior_variance = (1 - alpha_bar_prev) / (1 - alpha_bar) * beta
     # At the first step beta~ is 0 and has no logarithm: like the paper's code base, take the next step's.
@@ -111,9 +111,10 @@ def discretized_nll(x0: torch.Tensor, mean: torch.Tensor, log_variance: torch.Te
     `x0` holds the 256 grey levels in [-1, 1]; each level takes the probability mass of its bin, the outer bins reach to
     infinity.
     """
-    inverse_std = torch.exp(-0.5 * log_variance)
-    upper = torch.special.ndtr((x0 - mean + 1 / 255) * inverse_std)
-    lower = torch.special.ndtr((x0 - mean - 1 / 255) * inverse_std)
-    upper = torch.where(x0 > 0.999, torch.ones_like(upper), upper)
-    lower = torch.where(x0 < -0.999, torch.zeros_like(lower), lower)
-    return -torch.log2((upper - lower).clamp_min(1e-12))
+    scale = torch.exp(-0.5 * log_variance) / math.sqrt(2)
+    outer = x0.abs() > 0.999
+    # Seen from the nearer tail, where erfc keeps its digits; the outer bins have one finite edge.
+    distance = torch.where(outer, (x0 - mean) * x0.sign(), (x0 - mean).abs())
+    inner_edge = torch.erfc((distance - 1 / 255) * scale)
+    outer_edge = torch.where(outer, torch.zeros_like(inner_edge), torch.erfc((distance + 1 / 255) * scale))
+    return 1 - torch.log2((inner_edge - outer_edge).clamp_min(1e-30))

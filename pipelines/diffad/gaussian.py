@@ -36,7 +36,7 @@ class PadimGaussian(Float32ModelMixin, ConfigMixin):
         if not 1 <= num_dims <= feature_channels:
             raise ValueError(f"num_dims must lie in 1..{feature_channels}, got {num_dims}")
         positions = 1 if grid is None else grid[0] * grid[1]
-        chosen = torch.randperm(feature_channels, generator=torch.Generator().manual_seed(seed))[:num_dims]
+        chosen = torch.randperm(feature_channels, generator=torch.Generator().manual_seed(seed), device="cpu")[:num_dims]
         self.register_buffer("dims", chosen.sort().values)
         self.register_buffer("mean", torch.zeros(positions, num_dims))
         # Inverse Cholesky factor W of the covariance: (f - mu)^T Sigma^-1 (f - mu) = |W (f - mu)|^2.
@@ -55,8 +55,13 @@ class PadimGaussian(Float32ModelMixin, ConfigMixin):
         """Sets mean and whitening from accumulated moments; decomposes in float64.
 
         Raises:
-            ValueError: if `moments` saw fewer than two samples.
+            ValueError: if `moments` saw fewer than two samples, or belongs to a Gaussian of another shape.
         """
+        if moments.mean.shape != self.mean.shape:
+            raise ValueError(
+                f"moments of {tuple(moments.mean.shape)} (positions, dims) do not fit a Gaussian of {tuple(self.mean.shape)}: "
+                "accumulate into this model's new_moments()"
+            )
         identity = torch.eye(moments.mean.shape[1]).to(moments.scatter)
         whitening = torch.empty_like(self.whitening)
         # In slices: the decompositions need several times the memory of their input.

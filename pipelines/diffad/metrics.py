@@ -51,13 +51,15 @@ def localization_metrics(
         `pixel_auroc`, `pixel_ap`, `pixel_f1_max` and one `aupro_<limit in percent>` per limit, each in [0, 1].
 
     Raises:
-        ValueError: if shapes differ, a map is not finite, or the masks hold only one class.
+        ValueError: if shapes differ, a map is not finite, a limit is out of range, or the masks hold only one class.
     """
     maps, masks = np.asarray(maps), np.asarray(masks, dtype=bool)
     if maps.shape != masks.shape or maps.ndim != 3:
         raise ValueError(f"maps and masks must both be (N, H, W), got {maps.shape} and {masks.shape}")
     if not np.isfinite(maps).all():
         raise ValueError("anomaly maps contain NaN or infinity")
+    if not all(0 < limit <= 1 for limit in fpr_limits):
+        raise ValueError(f"fpr_limits must lie in (0, 1], got {fpr_limits}")
     if masks.all() or not masks.any():
         raise ValueError("localization metrics need both normal and anomalous pixels in the masks")
 
@@ -106,7 +108,7 @@ def _threshold_sweep(maps: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, .
     region_weight[1:] = 1.0 / (np.bincount(regions.ravel(), minlength=count + 1)[1:] * count)
 
     scores = maps.ravel()
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(scores, kind="stable")[::-1]
     scores = scores[order]
     last_of_tie = np.flatnonzero(np.append(np.diff(scores) != 0, True))  # ties share one threshold
     positives = np.cumsum(masks.ravel()[order], dtype=np.int64)[last_of_tie]

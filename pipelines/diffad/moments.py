@@ -17,6 +17,8 @@ class StreamingMoments:
 
     def update(self, samples: torch.Tensor) -> None:
         """Adds a batch of shape `(n, positions, dims)` of any float type."""
+        if len(samples) == 0:
+            return
         samples = samples.to(self.mean)  # (n, P, D)
         batch_mean = samples.mean(dim=0)  # (P, D)
         centered = (samples - batch_mean).transpose(0, 1)  # (P, n, D)

@@ -9,5 +9,6 @@ def timestep_noise(shape: tuple[int, int, int], timestep: int, seed: int) -> tor
     The draw depends on seed, timestep and shape only, and every image of a run gets the same one: scores then depend on
     nothing but the image, on every device, and held-out normal images and new parts are exchangeable under it.
     """
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + timestep) % 2**63)
-    return torch.randn(shape, generator=generator)
+    # The generator reads 32 bits of its seed.
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + timestep) % 2**32)
+    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")

@@ -1,5 +1,6 @@
 """DiffADPipeline: images in; scores, anomaly maps, masks and verdicts out (paper Sec. 3.2)."""
 
+import tempfile
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -73,7 +74,7 @@ class DiffADPipeline(DiffusionPipeline):
             class_labels: one category index per image, for a model trained on several categories.
             false_alarm_rate: share of normal parts that may be called defective; sets the thresholds.
             map_size: `(height, width)` of all returned maps; None returns each at its image's own size.
-            return_partial_maps: also return the map of every score term.
+            return_partial_maps: also return the map of every score term at every timestep.
             return_dict: whether to return a [`DiffADOutput`] instead of a tuple of its fields.
 
         Raises:
@@ -84,20 +85,21 @@ class DiffADPipeline(DiffusionPipeline):
         self.check_inputs(images, class_labels, batch_size)
         image_threshold = self.calibration.image_threshold(false_alarm_rate)
         pixel_threshold = self.calibration.pixel_threshold(false_alarm_rate)
-        weights = self.calibration.config.weights
-        terms = TERMS if return_partial_maps else tuple(weights)
+        terms = TERMS if return_partial_maps else tuple(self.calibration.config.weights)
 
         scores, maps, partial_maps = [], [], []
         with self.progress_bar(total=len(images)) as progress:
             for batch, labels, sizes in self._batches(images, class_labels, batch_size):
-                term_maps = self.term_maps(batch, labels, terms)
-                anomaly_map = scoring.weighted_sum(term_maps, weights)  # (B, H, W)
+                partials = dict(self.partial_maps(batch, labels, terms))
+                for name in partials:
+                    partials[name] = self.calibration.standardize(name, partials[name])
+                anomaly_map = self.calibration.combine(partials)  # (B, H, W)
                 scores.append(scoring.image_score(anomaly_map, self.calibration.config.top_k).cpu().numpy())
                 for i, size in enumerate(sizes):
                     size = map_size or size
                     maps.append(_numpy_map(anomaly_map[i], size))
                     if return_partial_maps:
-                        partial_maps.append({name: _numpy_map(term_maps[name][i], size) for name in terms})
+                        partial_maps.append({name: _numpy_map(partials[name][i], size) for name in partials})
                 progress.update(len(batch))
         self.maybe_free_model_hooks()
 
@@ -127,41 +129,23 @@ class DiffADPipeline(DiffusionPipeline):
             batch_size, class_labels: as for scoring.
             recipe: arguments of [`Calibration`] that differ from the present one.
         """
-        normal_images = list(normal_images)
+        images = list(normal_images)
+        self._check_class_labels(images, class_labels)
         settings = {name: value for name, value in self.calibration.config.items() if not name.startswith("_")}
-        calibration = Calibration(**{**settings, **recipe, "num_normals": 0}).to(self.unet.device)
+        calibration = Calibration(**{**settings, **recipe, "num_normals": 0})
         previous, self.calibration = self.calibration, calibration
         try:
-            self._fit_statistics(calibration, normal_images, class_labels, batch_size)
-            self._fit_normal_scores(calibration, normal_images, class_labels, batch_size)
+            # On disk, because the maps of many images do not fit in memory.
+            with tempfile.TemporaryFile() as file:
+                shape = (len(images), len(calibration.partial_names), *self.image_size)
+                partials = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
+                self._measure(images, class_labels, batch_size, partials)
+                calibration.fit(partials)
         except BaseException:
             self.calibration = previous
             raise
+        calibration.to(self.unet.device)
         return calibration
-
-    def term_maps(
-        self, images: torch.Tensor, class_labels: torch.Tensor | None, terms: Sequence[str] = TERMS
-    ) -> dict[str, torch.Tensor]:
-        """Standardised map of each score term, averaged over timesteps (Eq. 11 before weighting).
-
-        Args:
-            images: `(batch, 3, height, width)` in [-1, 1] at the model's resolution.
-            class_labels: `(batch,)` or None.
-            terms: which of `kl`, `rgb`, `feature`, `mahalanobis` are wanted.
-
-        Returns:
-            For each term `(batch, height, width)` at the model's resolution.
-        """
-        sums: dict[str, torch.Tensor] = {}
-        for name, partial in self.partial_maps(images, class_labels, terms):
-            term = name.partition("@")[0]
-            if self.calibration.config.per_image and term in self.calibration.config.standardized_terms:
-                partial = scoring.standardize_per_image(partial)
-            else:
-                partial = scoring.standardize(partial, *self.calibration.statistics(name))
-            share = 1 if term == "mahalanobis" else 1 / len(self.calibration.config.timesteps)
-            sums[term] = sums.get(term, 0) + share * partial
-        return sums
 
     def partial_maps(
         self, images: torch.Tensor, class_labels: torch.Tensor | None, terms: Sequence[str] = TERMS
@@ -169,24 +153,19 @@ class DiffADPipeline(DiffusionPipeline):
         """Every term at every timestep, smoothed, not standardised: one UNet pass per timestep for all terms.
 
         Yields:
-            `(name, map)` with names like `kl@20` and maps `(batch, height, width)`.
+            `(name, map)` in the order of `calibration.partial_names`, each map `(batch, height, width)`.
         """
         size = tuple(images.shape[-2:])
         recipe = self.calibration.config
         features = None
         if "feature" in terms or "mahalanobis" in terms:
             features = self.feature_extractor(images)  # (B, D, h, w)
-        if "mahalanobis" in terms:
-            # The distance, not its square, whose heavy tail would drown the other terms.
-            yield "mahalanobis", self._finish(self.gaussian(features).sqrt(), size)
-        if not set(terms) & set(TIMESTEP_TERMS):
-            return
 
         if recipe.num_inference_steps is None:
             self.scheduler.set_timesteps(self.scheduler.config.num_train_timesteps)
         else:
             self.scheduler.set_timesteps(recipe.num_inference_steps)
-        for t in recipe.timesteps:
+        for t in recipe.timesteps if set(terms) & set(TIMESTEP_TERMS) else ():
             noise = timestep_noise(images.shape[1:], t, recipe.seed).to(images)
             step = chain_step(self.scheduler, torch.tensor([t])).to(images)
             noisy = add_noise(images, noise, step)
@@ -199,6 +178,9 @@ class DiffADPipeline(DiffusionPipeline):
                 yield f"rgb@{t}", self._finish(scoring.rgb_error_map(images, x0_predicted), size)
             if "feature" in terms:
                 yield f"feature@{t}", self._finish(scoring.feature_map(features, output.features.float()), size)
+        if "mahalanobis" in terms:
+            # The distance, not its square, whose heavy tail would drown the other terms.
+            yield "mahalanobis", self._finish(self.gaussian(features).sqrt(), size)
 
     def check_inputs(self, images: list, class_labels: Sequence[int] | None, batch_size: int) -> None:
         """Refuses wrong arguments before work starts."""
@@ -237,29 +219,15 @@ class DiffADPipeline(DiffusionPipeline):
         """A partial map at the model's resolution, smoothed."""
         return scoring.smooth_map(scoring.resize_map(partial, size), self.calibration.config.smoothing_sigma)
 
-    def _fit_statistics(self, calibration: Calibration, images: list, class_labels, batch_size: int) -> None:
-        self._check_class_labels(images, class_labels)
-        count = 0
-        total = dict.fromkeys(calibration.partial_names, 0.0)
-        total_square = dict.fromkeys(calibration.partial_names, 0.0)
-        for batch, labels, _ in self._batches(images, class_labels, batch_size):
-            for name, partial in self.partial_maps(batch, labels):
-                partial = partial.double()
-                total[name] += partial.sum().item()
-                total_square[name] += partial.square().sum().item()
-            count += batch[:, 0].numel()
-        means = {name: total[name] / count for name in total}
-        stds = {name: max(total_square[name] / count - means[name] ** 2, 0.0) ** 0.5 for name in total}
-        calibration.set_statistics(means, stds)
-
-    def _fit_normal_scores(self, calibration: Calibration, images: list, class_labels, batch_size: int) -> None:
-        scores, maxima = [], []
-        weights = calibration.config.weights
-        for batch, labels, _ in self._batches(images, class_labels, batch_size):
-            anomaly_map = scoring.weighted_sum(self.term_maps(batch, labels, tuple(weights)), weights)
-            scores.append(scoring.image_score(anomaly_map, calibration.config.top_k).cpu().numpy())
-            maxima.append(scoring.image_score(anomaly_map).cpu().numpy())
-        calibration.set_normal_scores(np.concatenate(scores), np.concatenate(maxima))
+    def _measure(self, images: list, class_labels, batch_size: int, partials: np.ndarray) -> None:
+        """Fills `(N, partials, H, W)` with the raw partial maps of every image."""
+        done = 0
+        with self.progress_bar(total=len(images)) as progress:
+            for batch, labels, _ in self._batches(images, class_labels, batch_size):
+                for column, (_, partial) in enumerate(self.partial_maps(batch, labels)):
+                    partials[done : done + len(batch), column] = partial.cpu().numpy()
+                done += len(batch)
+                progress.update(len(batch))
 
 
 def _numpy_map(score_map: torch.Tensor, size: tuple[int, int]) -> np.ndarray:

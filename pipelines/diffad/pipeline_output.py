@@ -16,7 +16,8 @@ class DiffADOutput(BaseOutput):
         labels: `(N,)` bool, True where the image is called defective.
         anomaly_maps: N arrays `(height, width)` float32 at each image's own size, unbounded.
         masks: N bool arrays of the same sizes, True on pixels called defective.
-        partial_maps: per image the standardised map of each score term by name, if asked for.
+        partial_maps: per image the standardised map of each score term at each timestep (`kl@20`, ..., `mahalanobis`), if
+            asked for.
     """
 
     image_scores: np.ndarray

@@ -38,7 +38,7 @@ def standardize_per_image(score_map: torch.Tensor) -> torch.Tensor:
     Every image then has the same spread, so a normal image's maximum is as high as a defective one's.
     """
     std, mean = torch.std_mean(score_map, dim=(1, 2), keepdim=True)
-    return (score_map - mean) / std
+    return (score_map - mean) / std.clamp_min(1e-12)
 
 
 def weighted_sum(maps: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> torch.Tensor:

@@ -1,0 +1,286 @@
+"""Scores a category's test images with a trained pipeline and says how well it found the defects.
+
+    python training/evaluate.py --model runs/model --data DATA --output_dir runs/evaluation
+
+DATA is a MVTec-layout folder: test/good, test/<defect> and, for pixel metrics, ground_truth/<defect>. Writes metrics.json,
+metrics.md, scores.csv and sheet.png (input, truth, heat map, overlay) to the output folder.
+"""
+
+import argparse
+import csv
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffad import DiffADPipeline, ImageError, detection_metrics, localization_metrics
+from diffad.allocator import keep_freed_memory
+from diffad.calibration import TERMS
+from diffad.data import DataError, Sample, evaluation_samples, load_mask
+from diffad.scoring import image_score
+from diffad.visualization import heat_map, outline, overlay, resized, save_sheet
+from tqdm.auto import tqdm
+
+MAP_SIZE = (256, 256)  # of every map and mask that is compared
+# Score rows of the metrics table besides the stored recipe ("ensemble"): the paper's Eq. 11 and each of its terms alone.
+PAPER_ALPHA = 0.5
+SHEET_IMAGES_PER_DEFECT = 3
+TRUTH_COLOUR, MASK_COLOUR = (0, 255, 0), (0, 160, 255)
+
+
+@dataclass
+class Evaluation:
+    """Everything measured on N test images.
+
+    Args:
+        samples: the images.
+        labels: `(N,)` bool, True for defective ones.
+        masks: `(N, *MAP_SIZE)` bool truth, or None where the data has no masks.
+        partial_names: score terms at their timesteps, in the order of `partials`.
+        partials: `(N, len(partial_names), *MAP_SIZE)` standardised partial maps, memory-mapped.
+        maps: `(N, *MAP_SIZE)` anomaly maps of the stored recipe, memory-mapped.
+        image_scores, p_values, verdicts: `(N,)` of the stored recipe.
+        seconds_per_image: scoring only, decoding included.
+    """
+
+    samples: list[Sample]
+    labels: np.ndarray
+    masks: np.ndarray | None
+    partial_names: list[str]
+    partials: np.ndarray
+    maps: np.ndarray
+    image_scores: np.ndarray
+    p_values: np.ndarray
+    verdicts: np.ndarray
+    seconds_per_image: float
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Evaluate a trained diffad pipeline.", allow_abbrev=False)
+    parser.add_argument("--model", required=True, help="folder or Hub name of a pipeline")
+    parser.add_argument("--data", required=True, help="MVTec-layout folder with test/good and test/<defect>")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/evaluation"))
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--false_alarm_rate", type=float, default=0.05, help="share of good parts that may be called defective")
+    options = parser.parse_args(arguments)
+
+    keep_freed_memory()
+    samples = evaluation_samples(options.data)
+    masks = read_truth(samples)  # decodes everything: bad input ends the run here
+    pipe = DiffADPipeline.from_pretrained(options.model)
+    pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=options.output_dir) as scratch:
+        evaluation = score_samples(pipe, samples, masks, Path(scratch), options.batch_size, options.false_alarm_rate)
+        results = summarize(pipe, evaluation, options.false_alarm_rate)
+        results.update(model=options.model, data=Path(options.data).name)
+        (options.output_dir / "metrics.json").write_text(json.dumps(results, indent=2) + "\n")
+        table = metrics_table(results)
+        (options.output_dir / "metrics.md").write_text(table)
+        write_scores(options.output_dir / "scores.csv", evaluation)
+        write_sheet(options.output_dir / "sheet.png", evaluation, pipe.calibration.pixel_threshold(options.false_alarm_rate))
+    print(table)
+    for name in ("metrics.json", "metrics.md", "scores.csv", "sheet.png"):
+        print(f"wrote {options.output_dir / name}")
+
+
+def read_truth(samples: Sequence[Sample]) -> np.ndarray | None:
+    """Masks `(N, *MAP_SIZE)`, or None if the defective images have none.
+
+    Raises:
+        ImageError, DataError: naming the first image or mask that can't be used.
+    """
+    if any(sample.mask_path for sample in samples):
+        for sample in samples:
+            if not sample.is_defective:
+                sample.read()
+        return np.stack([load_mask(sample, MAP_SIZE) for sample in samples])
+    for sample in samples:
+        sample.read()
+    return None
+
+
+def score_samples(
+    pipe: DiffADPipeline,
+    samples: list[Sample],
+    masks: np.ndarray | None,
+    scratch: Path,
+    batch_size: int = 8,
+    false_alarm_rate: float = 0.05,
+) -> Evaluation:
+    """Scores all samples; maps go to files in `scratch`, so that memory grows with the batch only."""
+    names = pipe.calibration.partial_names
+    partials = _new_array(scratch / "partials.npy", (len(samples), len(names), *MAP_SIZE))
+    maps = _new_array(scratch / "maps.npy", (len(samples), *MAP_SIZE))
+    scores, p_values, verdicts = [], [], []
+    pipe.set_progress_bar_config(disable=True)
+    started = time.perf_counter()
+    for start in tqdm(range(0, len(samples), batch_size), desc="scoring", mininterval=2):
+        batch = samples[start : start + batch_size]
+        output = pipe(
+            [sample.read for sample in batch],
+            batch_size=batch_size,
+            false_alarm_rate=false_alarm_rate,
+            map_size=MAP_SIZE,
+            return_partial_maps=True,
+        )
+        for i in range(len(batch)):
+            maps[start + i] = output.anomaly_maps[i]
+            partials[start + i] = [output.partial_maps[i][name] for name in names]
+        scores.append(output.image_scores)
+        p_values.append(output.p_values)
+        verdicts.append(output.labels)
+    return Evaluation(
+        samples=samples,
+        labels=np.array([sample.is_defective for sample in samples]),
+        masks=masks,
+        partial_names=names,
+        partials=partials,
+        maps=maps,
+        image_scores=np.concatenate(scores),
+        p_values=np.concatenate(p_values),
+        verdicts=np.concatenate(verdicts),
+        seconds_per_image=(time.perf_counter() - started) / len(samples),
+    )
+
+
+def summarize(pipe: DiffADPipeline, evaluation: Evaluation, false_alarm_rate: float) -> dict:
+    """All metrics of the stored recipe, of the paper's score and of every term, with cost and operating point."""
+    recipe = pipe.calibration.config
+    good, defective = evaluation.verdicts[~evaluation.labels], evaluation.verdicts[evaluation.labels]
+    scores = {"ensemble": _metrics(evaluation.maps, evaluation.image_scores, evaluation)}
+    for name, weights in score_rows(evaluation.partial_names).items():
+        maps = combine(evaluation, weights)
+        scores[name] = _metrics(maps, image_score(torch.from_numpy(maps), recipe.top_k).numpy(), evaluation)
+    return {
+        "scores": scores,
+        "images": {"good": len(good), "defective": len(defective)},
+        "operating_point": {
+            "requested_false_alarm_rate": false_alarm_rate,
+            "held_out_normals": recipe.num_normals,
+            "realised_false_alarm_rate": float(good.mean()),
+            "detection_rate": float(defective.mean()),
+        },
+        "recipe": {key: value for key, value in recipe.items() if not key.startswith("_")},
+        "cost": {
+            "images_per_second": 1 / evaluation.seconds_per_image,
+            "peak_memory_mib": peak_memory_mib(),
+            "unet_parameters": sum(p.numel() for p in pipe.unet.parameters()),
+            "threads": torch.get_num_threads(),
+            "device": str(pipe.device),
+        },
+    }
+
+
+def score_rows(partial_names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Weights of the partial maps for each further row of the table."""
+
+    def term(name: str) -> list[str]:
+        return [partial for partial in partial_names if partial.partition("@")[0] == name]
+
+    rows = {
+        "paper (Eq. 11)": {
+            **{name: PAPER_ALPHA / len(term("kl")) for name in term("kl")},
+            **{name: (1 - PAPER_ALPHA) / len(term("feature")) for name in term("feature")},
+        }
+    }
+    for name in TERMS:
+        rows[name] = {partial: 1 / len(term(name)) for partial in term(name)}
+    for name in partial_names:
+        if "@" in name:
+            rows[name] = {name: 1.0}
+    return rows
+
+
+def combine(evaluation: Evaluation, weights: dict[str, float]) -> np.ndarray:
+    """Weighted sum of partial maps, `(N, *MAP_SIZE)`."""
+    maps = np.zeros_like(evaluation.maps)
+    for name, weight in weights.items():
+        maps += weight * evaluation.partials[:, evaluation.partial_names.index(name)]
+    return maps
+
+
+def metrics_table(results: dict) -> str:
+    """The metrics as a Markdown table in percent, with cost and operating point below."""
+    columns = list(results["scores"]["ensemble"])
+    lines = [
+        "| score | " + " | ".join(name.replace("_", " ") for name in columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for name, metrics in results["scores"].items():
+        lines.append(f"| {name} | " + " | ".join(f"{100 * metrics[column]:.1f}" for column in columns) + " |")
+    images, point, cost = results["images"], results["operating_point"], results["cost"]
+    lines += [
+        "",
+        f"{images['good']} good and {images['defective']} defective images. At a requested false-alarm rate of "
+        f"{point['requested_false_alarm_rate']:.1%} (threshold from {point['held_out_normals']} held-out good images) "
+        f"{point['detection_rate']:.1%} of the defective and {point['realised_false_alarm_rate']:.1%} of the good test images "
+        "are called defective.",
+        f"{cost['images_per_second']:.1f} images/s on {cost['device']} ({cost['threads']} threads), every score term computed; "
+        f"peak memory {cost['peak_memory_mib']:.0f} MiB; {cost['unet_parameters'] / 1e6:.1f} M parameters.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write_scores(path: Path, evaluation: Evaluation) -> None:
+    """One row per image."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "defect", "score", "p_value", "called_defective"])
+        for i, sample in enumerate(evaluation.samples):
+            score, p_value = evaluation.image_scores[i], evaluation.p_values[i]
+            writer.writerow([sample.name, sample.defect, f"{score:.6g}", f"{p_value:.6g}", int(evaluation.verdicts[i])])
+
+
+def write_sheet(path: Path, evaluation: Evaluation, pixel_threshold: float) -> None:
+    """Pictures of the highest, the median and the lowest scored image of every defect type and of the good ones."""
+    rows = []
+    defects = np.array([sample.defect for sample in evaluation.samples])
+    for defect in np.unique(defects):
+        ranked = np.flatnonzero(defects == defect)
+        ranked = ranked[np.argsort(-evaluation.image_scores[ranked], kind="stable")]
+        places = np.unique(np.linspace(0, len(ranked) - 1, SHEET_IMAGES_PER_DEFECT).round().astype(int))
+        rows += [_sheet_row(evaluation, i, pixel_threshold) for i in ranked[places]]
+    save_sheet(path, ("input", "truth", "heat map", "overlay"), rows)
+
+
+def peak_memory_mib() -> float:
+    """Highest resident memory of this process so far; of the GPU where one is used."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def _metrics(maps: np.ndarray, image_scores: np.ndarray, evaluation: Evaluation) -> dict[str, float]:
+    metrics = detection_metrics(image_scores, evaluation.labels)
+    if evaluation.masks is not None:
+        metrics.update(localization_metrics(maps, evaluation.masks))
+    return metrics
+
+
+def _sheet_row(evaluation: Evaluation, index: int, pixel_threshold: float) -> tuple[str, list[np.ndarray]]:
+    sample, anomaly_map = evaluation.samples[index], evaluation.maps[index]
+    image = resized(sample.read(), MAP_SIZE)
+    truth = image if evaluation.masks is None else outline(image, evaluation.masks[index], TRUTH_COLOUR)
+    marked = outline(overlay(image, anomaly_map, pixel_threshold), anomaly_map > pixel_threshold, MASK_COLOUR)
+    verdict = "called defective" if evaluation.verdicts[index] else "called good"
+    caption = f"{sample.defect}: {Path(sample.name).name}, score {evaluation.image_scores[index]:.2f}, {verdict}"
+    return caption, [image, truth, heat_map(anomaly_map, pixel_threshold), marked]
+
+
+def _new_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (DataError, ImageError) as error:
+        sys.exit(f"error: {error}")
