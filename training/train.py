@@ -56,9 +56,7 @@ def main(config: TrainingConfig) -> None:
         mixed_precision=choose_precision(config),
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         log_with=config.report_to,
-        project_config=ProjectConfiguration(
-            project_dir=config.output_dir, logging_dir=str(Path(config.output_dir) / "logs")
-        ),
+        project_config=ProjectConfiguration(project_dir=config.output_dir, logging_dir=str(Path(config.output_dir) / "logs")),
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
         # The main process fills the cache and fits the statistics alone; the others wait for it.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
@@ -177,7 +175,13 @@ def main(config: TrainingConfig) -> None:
     if accelerator.is_main_process:
         ema.copy_to(unet.parameters())
         pipe = fit_pipeline(
-            accelerator.unwrap_model(unet, keep_fp32_wrapper=False).eval(), scheduler, extractor, cached, train_indices, held_out_samples, config
+            accelerator.unwrap_model(unet, keep_fp32_wrapper=False).eval(),
+            scheduler,
+            extractor,
+            cached,
+            train_indices,
+            held_out_samples,
+            config,
         )
         pipe.save_pretrained(output_dir)
         if config.cache_dir is None:

@@ -26,9 +26,7 @@ def detection_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float
     """
     labels = np.asarray(labels, dtype=bool)
     if labels.all() or not labels.any():
-        raise ValueError(
-            f"detection metrics need good and defective images, got {labels.sum()} defective of {labels.size}"
-        )
+        raise ValueError(f"detection metrics need good and defective images, got {labels.sum()} defective of {labels.size}")
     precision, recall, _ = precision_recall_curve(labels, scores)
     return {
         "image_auroc": float(roc_auc_score(labels, scores)),
@@ -37,9 +35,7 @@ def detection_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float
     }
 
 
-def localization_metrics(
-    maps: np.ndarray, masks: np.ndarray, fpr_limits: tuple[float, ...] = (0.3, 0.05)
-) -> dict[str, float]:
+def localization_metrics(maps: np.ndarray, masks: np.ndarray, fpr_limits: tuple[float, ...] = (0.3, 0.05)) -> dict[str, float]:
     """Pixel-level metrics over all pixels of all images.
 
     Args:

@@ -125,9 +125,7 @@ class JointUNet2DModel(UNet2DModel):
             raise ValueError(f"feature_block {feature_block} is not one of the {len(up_block_types)} decoder blocks")
         decoder_channels = tuple(reversed(block_out_channels))
         self.feature_block_index = feature_block % len(up_block_types)
-        self.feature_head = FeatureHead(
-            decoder_channels[self.feature_block_index], feature_channels, norm_num_groups, norm_eps
-        )
+        self.feature_head = FeatureHead(decoder_channels[self.feature_block_index], feature_channels, norm_num_groups, norm_eps)
         self.stride = patch_size * 2 ** (len(block_out_channels) - 1)
 
     @classmethod
@@ -143,7 +141,9 @@ class JointUNet2DModel(UNet2DModel):
         """
         channels = unet.config.in_channels
         if unet.config.out_channels not in (channels, 2 * channels):
-            raise ValueError(f"the UNet maps {channels} to {unet.config.out_channels} channels; need {channels} or {2 * channels}")
+            raise ValueError(
+                f"the UNet maps {channels} to {unet.config.out_channels} channels; need {channels} or {2 * channels}"
+            )
         if unet.config.time_embedding_type != "positional" or unet.config.class_embed_type or unet.config.center_input_sample:
             raise ValueError("only UNets with positional time embedding, label embedding and uncentered input can be wrapped")
         accepted = cls._get_init_keys(cls)

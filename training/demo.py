@@ -1,0 +1,78 @@
+"""The whole job on real images, offline: train on good solar cells, find the defective ones.
+
+    python training/demo.py
+
+Takes the 300x300 electroluminescence images of monocrystalline cells that the PyPI package `elpv-dataset` carries (Buerhop-Lutz
+et al. 2018, CC BY-NC-SA 4.0), writes them as a MVTec-layout folder, and runs train.py and evaluate.py on it as a user would.
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from diffad.data import GOOD
+from PIL import Image
+
+TRAINING = Path(__file__).parent
+TRAIN_GOOD, TEST_GOOD, TEST_DEFECTIVE = 400, 100, 100
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--max_train_steps", type=int, default=600)
+    options = parser.parse_args()
+    started = time.perf_counter()
+
+    data, model, evaluation = (options.output_dir / name for name in ("solar_cells", "model", "evaluation"))
+    write_solar_cells(data)
+    _run(
+        [sys.executable, "-m", "accelerate.commands.launch", *_launch_options(), TRAINING / "train.py", "--config", "cpu-small"]
+        + ["--data", data, "--output_dir", model, "--max_train_steps", options.max_train_steps]
+    )
+    _run([sys.executable, TRAINING / "evaluate.py", "--model", model, "--data", data, "--output_dir", evaluation])
+    print(
+        f"\nDone in {(time.perf_counter() - started) / 60:.1f} minutes.\n"
+        f"  model    {model}\n  metrics  {evaluation / 'metrics.md'}\n  pictures {evaluation / 'sheet.png'}"
+    )
+
+
+def write_solar_cells(folder: Path) -> None:
+    """Writes train/good, test/good and test/defective; which cell goes where is drawn with a fixed seed.
+
+    Good means that the experts saw no defect (probability 0), defective that they were sure of one (probability 1).
+    """
+    from elpv_dataset.utils import load_dataset
+
+    images, probabilities, kinds = load_dataset()
+    draw = np.random.default_rng(0)
+    good, defective = (draw.permutation(np.flatnonzero((kinds == "mono") & (probabilities == p))) for p in (0, 1))
+    parts = {
+        f"train/{GOOD}": good[:TRAIN_GOOD],
+        f"test/{GOOD}": good[TRAIN_GOOD : TRAIN_GOOD + TEST_GOOD],
+        "test/defective": defective[:TEST_DEFECTIVE],
+    }
+    for name, indices in parts.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for index in indices:
+            Image.fromarray(images[index]).save(folder / name / f"cell{index:04d}.png")
+
+
+def _launch_options() -> list[str]:
+    """What `accelerate launch` would otherwise warn about; devices and precision are chosen by train.py."""
+    return ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+
+
+def _run(command: list) -> None:
+    words = [str(word) for word in command]
+    print(f"\n$ {shlex.join(words)}", flush=True)
+    if subprocess.run(words).returncode:
+        sys.exit("error: the step above failed")
+
+
+if __name__ == "__main__":
+    main()
