@@ -76,11 +76,11 @@ def channel_statistics(features: np.ndarray, indices: Sequence[int]) -> tuple[to
     return torch.from_numpy(mean), torch.from_numpy(variance).sqrt()
 
 
-def augment(images: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
+def augment(images: torch.Tensor, names: Sequence[str], generator: torch.Generator | None = None) -> torch.Tensor:
     """Random flips and quarter turns of a `(B, C, S, S)` batch, drawn for each image."""
 
     def half(batch: torch.Tensor, changed: torch.Tensor) -> torch.Tensor:
-        chosen = torch.rand(len(batch), device=batch.device) < 0.5
+        chosen = torch.rand(len(batch), generator=generator, device=batch.device) < 0.5
         return torch.where(chosen.view(-1, 1, 1, 1), changed, batch)
 
     if "hflip" in names:

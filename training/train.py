@@ -9,17 +9,18 @@ DATA is a MVTec-layout folder, a folder of good images, or a `datasets` name or 
 given as an option. All choices are made on held-out good images; no defective image is ever read.
 """
 
+import json
 import math
 import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.logging import get_logger
 from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
 from components import (
     build_calibration,
@@ -32,19 +33,17 @@ from components import (
 from config import TrainingConfig, parse_config, save_config
 from dataset import CachedDataset, augment, build_cache, channel_statistics
 from diffad import DiffADPipeline, FeatureExtractor, JointUNet2DModel
-from diffad.allocator import keep_freed_memory
 from diffad.data import DataError, split_held_out, training_samples
 from diffad.diffusion import add_noise, chain_step
 from diffad.image_io import ImageError
 from diffad.image_processor import to_model_range
 from diffad.losses import JointLoss, joint_loss
+from diffad.memory import keep_freed_memory, peak_memory_mib
 from diffusers import DDPMScheduler
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
-
-logger = get_logger("diffad.train")
 
 VALIDATION_TIMESTEPS = (20, 201, 401)
 
@@ -130,18 +129,20 @@ def main(config: TrainingConfig) -> None:
         mininterval=2,
     )
     epoch = global_step // steps_per_epoch
-    loader = train_loader
-    if global_step % steps_per_epoch:
-        loader = accelerator.skip_first_batches(
-            train_loader, (global_step % steps_per_epoch) * config.gradient_accumulation_steps
-        )
+    skipped = (global_step % steps_per_epoch) * config.gradient_accumulation_steps
+    loader = accelerator.skip_first_batches(train_loader, skipped) if skipped else train_loader
+    generator = torch.Generator(accelerator.device)
     while global_step < config.max_train_steps:
         loader.set_epoch(epoch)
-        for batch in loader:
+        for index, batch in enumerate(loader, start=skipped):
+            # A pure function of seed, process and position in training: a resumed run draws what it would have drawn.
+            stream = config.seed * accelerator.num_processes + accelerator.process_index
+            generator.manual_seed((stream * 1_000_003 + epoch * len(train_loader) + index) % 2**32)
             with accelerator.accumulate(unet):
-                images, features = _targets(batch, extractor, config.augmentations)
-                timesteps = torch.randint(0, config.max_timestep, (len(images),), device=images.device)
-                loss = _loss(model, scheduler, images, features, timesteps, torch.randn_like(images), config.feature_weight)
+                images, features = _targets(batch, extractor, config.augmentations, generator)
+                timesteps = torch.randint(0, config.max_timestep, (len(images),), generator=generator, device=images.device)
+                noise = torch.randn(images.shape, generator=generator, device=images.device)
+                loss = _loss(model, scheduler, images, features, timesteps, noise, config.feature_weight)
                 accelerator.backward(loss.total)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(unet.parameters(), config.max_grad_norm)
@@ -166,8 +167,7 @@ def main(config: TrainingConfig) -> None:
                 _checkpoint(accelerator, output_dir, global_step, config.checkpoints_total_limit)
             if global_step >= config.max_train_steps:
                 break
-        epoch += 1
-        loader = train_loader
+        epoch, skipped, loader = epoch + 1, 0, train_loader
     progress.close()
 
     # 4. Fit what normal images look like and score, and save everything
@@ -187,7 +187,9 @@ def main(config: TrainingConfig) -> None:
         if config.cache_dir is None:
             del cached, train_loader, held_out_loader, loader
             shutil.rmtree(cache_dir)
-        print(f"saved the pipeline to {output_dir} after {time.perf_counter() - started:.0f} s")
+        summary = {"seconds": time.perf_counter() - started, "peak_memory_mib": peak_memory_mib(), "steps": global_step}
+        (output_dir / "training_summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        print(f"saved the pipeline to {output_dir} after {summary['seconds']:.0f} s")
     accelerator.end_training()
 
 
@@ -202,7 +204,7 @@ def validate(accelerator, model, unet, ema, scheduler, extractor, loader, config
     unet.eval()
     rows = []
     for batch in loader:
-        images, features = _targets(batch, extractor, ())
+        images, features = _targets(batch, extractor)
         generator = torch.Generator().manual_seed(config.seed)
         noise = torch.randn(images.shape[1:], generator=generator).to(images).expand_as(images)
         losses = torch.zeros(len(images), 3, device=images.device)
@@ -244,11 +246,13 @@ def fit_pipeline(
     return pipe
 
 
-def _targets(batch: dict, extractor: FeatureExtractor, augmentations) -> tuple[torch.Tensor, torch.Tensor]:
+def _targets(
+    batch: dict, extractor: FeatureExtractor, augmentations: Sequence[str] = (), generator: torch.Generator | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Images in [-1, 1] and their standardised features: from the cache, or computed where augmentation changed them."""
     if not augmentations:
         return to_model_range(batch["images"]), extractor.standardize(batch["features"].float())
-    images = to_model_range(augment(batch["images"], augmentations))
+    images = to_model_range(augment(batch["images"], augmentations, generator))
     with torch.no_grad():
         return images, extractor(images)
 

@@ -1,7 +1,10 @@
-"""Keeps freed CPU memory in the process, for scripts whose tensors come and go at the same sizes."""
+"""What a process does with its memory: keeping freed memory, and the peak so far."""
 
 import ctypes
 import platform
+import sys
+
+import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 ONE_GIB = 1 << 30
@@ -17,3 +20,17 @@ def keep_freed_memory() -> bool:
         return False
     libc = ctypes.CDLL(None)
     return bool(libc.mallopt(M_MMAP_THRESHOLD, ONE_GIB) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def peak_memory_mib() -> float:
+    """Highest resident memory of this process so far in MiB; where there is a GPU, the highest allocation on it."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 2**10  # bytes in ru_maxrss
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -1,0 +1,95 @@
+"""evaluate.py: metrics of every score, files written, and refusal of bad data before scoring."""
+
+import csv
+import json
+
+import evaluate
+import numpy as np
+import pytest
+from diffad import detection_metrics, localization_metrics
+from diffad.data import DataError, evaluation_samples
+from PIL import Image
+from tiny_pipeline import smooth_images, tiny_pipeline
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    pipe = tiny_pipeline(weights={"mahalanobis": 1.0}, smoothing_sigma=1.0)
+    pipe.calibrate(smooth_images(19, seed=4))
+    folder = tmp_path_factory.mktemp("model")
+    pipe.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Three good images, and three with a black and white block and its mask."""
+    folder = tmp_path / "part"
+    for name in ("test/good", "test/block", "ground_truth/block"):
+        (folder / name).mkdir(parents=True)
+    for i, image in enumerate(smooth_images(3, seed=20)):
+        image.save(folder / f"test/good/{i}.png")
+    for i, image in enumerate(smooth_images(3, seed=21)):
+        pixels, mask = np.array(image), np.zeros((32, 32), dtype=np.uint8)
+        pixels[8:20, 8:20] = np.where(np.indices((12, 12)).sum(0) % 4 < 2, 0, 255)[..., None]
+        mask[8:20, 8:20] = 255
+        Image.fromarray(pixels).save(folder / f"test/block/{i}.png")
+        Image.fromarray(mask).save(folder / f"ground_truth/block/{i}_mask.png")
+    return folder
+
+
+def run(model, data, output_dir):
+    evaluate.main(["--model", str(model), "--data", str(data), "--output_dir", str(output_dir), "--batch_size", "4"])
+    return json.loads((output_dir / "metrics.json").read_text())
+
+
+def test_planted_defects_are_found_and_every_score_has_its_row(model, data, tmp_path, capsys):
+    results = run(model, data, tmp_path / "out")
+    scores = results["scores"]
+    assert scores["ensemble"]["image_auroc"] == 1.0 and scores["ensemble"]["pixel_auroc"] > 0.9
+    assert scores["ensemble"] == pytest.approx(scores["mahalanobis"])
+    assert {"paper (Eq. 11)", "kl", "rgb", "feature", "mahalanobis", "kl@20", "feature@401"} < set(scores)
+    assert all(0 <= value <= 1 for metrics in scores.values() for value in metrics.values())
+    assert results["images"] == {"good": 3, "defective": 3}
+    assert results["operating_point"]["detection_rate"] == 1.0
+    assert "| ensemble |" in capsys.readouterr().out
+    assert np.asarray(Image.open(tmp_path / "out" / "sheet.png").convert("L")).std() > 10
+    assert not [path for path in (tmp_path / "out").iterdir() if path.is_dir()]
+
+
+def test_metrics_are_those_of_the_returned_maps(model, data, tmp_path):
+    results = run(model, data, tmp_path / "out")
+    pipe = evaluate.DiffADPipeline.from_pretrained(model)
+    samples = evaluation_samples(data)
+    output = pipe([sample.read for sample in samples], map_size=evaluate.MAP_SIZE, return_partial_maps=True)
+    labels = np.array([sample.is_defective for sample in samples])
+    masks = evaluate.read_truth(samples)
+    expected = {
+        **detection_metrics(output.image_scores, labels),
+        **localization_metrics(np.stack(output.anomaly_maps), masks),
+    }
+    assert results["scores"]["ensemble"] == pytest.approx(expected, rel=1e-5)
+    paper = np.stack([(p["kl@20"] + p["kl@201"] + p["kl@401"]) / 6 for p in output.partial_maps])
+    paper += np.stack([(p["feature@20"] + p["feature@201"] + p["feature@401"]) / 6 for p in output.partial_maps])
+    expected = localization_metrics(paper, masks)
+    assert results["scores"]["paper (Eq. 11)"]["aupro_30"] == pytest.approx(expected["aupro_30"], rel=1e-4)
+    with (tmp_path / "out" / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == [sample.name for sample in samples]
+    np.testing.assert_allclose([float(row["score"]) for row in rows], output.image_scores, rtol=1e-4)
+
+
+def test_without_masks_there_are_image_metrics_only(model, data, tmp_path):
+    for path in (data / "ground_truth").rglob("*.png"):
+        path.unlink()
+    (data / "ground_truth" / "block").rmdir()
+    (data / "ground_truth").rmdir()
+    results = run(model, data, tmp_path / "out")
+    assert set(results["scores"]["ensemble"]) == {"image_auroc", "image_ap", "image_f1_max"}
+
+
+def test_missing_mask_stops_before_scoring(model, data, tmp_path):
+    (data / "ground_truth" / "block" / "1_mask.png").unlink()
+    with pytest.raises(DataError, match="1.png: no mask"):
+        run(model, data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

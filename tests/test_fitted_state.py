@@ -1,0 +1,101 @@
+import pytest
+import torch
+from diffad import Calibration, FeatureExtractor, PadimGaussian
+
+
+def extractor() -> FeatureExtractor:
+    torch.manual_seed(0)
+    extractor = FeatureExtractor("test_efficientnet", (1,), 8, 24)
+    extractor.set_statistics(torch.rand(24), torch.rand(24) + 1)
+    return extractor
+
+
+def gaussian() -> PadimGaussian:
+    gaussian = PadimGaussian(6, grid=(2, 3), num_dims=4)
+    gaussian.mean.copy_(torch.rand(6, 4))
+    gaussian.whitening.copy_(1e5 * torch.rand(6, 4, 4))  # overflows in half precision
+    return gaussian
+
+
+def calibration() -> Calibration:
+    calibration = Calibration()
+    calibration.fit(torch.rand(5, len(calibration.partial_names), 4, 4).numpy())
+    return calibration
+
+
+@pytest.fixture(params=[extractor, gaussian, calibration])
+def component(request):
+    torch.manual_seed(0)
+    return request.param()
+
+
+def snapshot(component) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in component.state_dict().items()}
+
+
+def assert_state(component, expected: dict[str, torch.Tensor]) -> None:
+    """The same names, dtypes and bits, with at least one float32 tensor among them."""
+    state = component.state_dict()
+    assert state.keys() == expected.keys()
+    assert torch.float32 in {tensor.dtype for tensor in state.values()}
+    for name, tensor in state.items():
+        assert tensor.dtype == expected[name].dtype, name
+        assert torch.equal(tensor, expected[name]), name
+
+
+@pytest.mark.parametrize(
+    "cast",
+    [
+        lambda c: c.to(torch.float16),
+        lambda c: c.to(dtype=torch.bfloat16),
+        lambda c: c.to("cpu", torch.float16),
+        lambda c: c.to(torch.float64),
+        lambda c: c.half(),
+        lambda c: c.bfloat16(),
+        lambda c: torch.nn.ModuleList([c]).to(torch.float16)[0],
+    ],
+)
+def test_casting_keeps_every_bit(component, cast):
+    expected = snapshot(component)
+    assert_state(cast(component), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_loading_in_half_precision_keeps_every_bit(component, tmp_path, dtype):
+    component.save_pretrained(tmp_path)
+    loaded = type(component).from_pretrained(tmp_path, torch_dtype=dtype)
+    assert_state(loaded, snapshot(component))
+
+
+def test_saving_after_a_cast_keeps_every_bit(component, tmp_path):
+    expected = snapshot(component)
+    component.to(torch.float16).save_pretrained(tmp_path)
+    assert_state(type(component).from_pretrained(tmp_path), expected)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_component_follows_the_device(component, dtype):
+    """`meta` stands for a GPU: tensors move there, and the dtype in the same call is ignored."""
+    before = {name: (tensor.shape, tensor.dtype) for name, tensor in component.state_dict().items()}
+    component.to("meta") if dtype is None else component.to("meta", dtype)
+    after = component.state_dict()
+    assert {tensor.device.type for tensor in after.values()} == {"meta"}
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in after.items()} == before
+    assert component.device.type == "meta"
+
+
+def test_half_precision_features_are_scored_in_float32():
+    model = gaussian()
+    features = torch.rand(2, 6, 2, 3).half()
+    expected = model(features.float())
+    distance = model.to(torch.float16)(features)
+    assert distance.dtype == torch.float32 and distance.isfinite().all()
+    assert torch.equal(distance, expected)
+
+
+def test_half_precision_images_give_float32_features():
+    model = extractor()
+    images = torch.rand(1, 3, 32, 32).half()
+    expected = model(images.float())
+    features = model.to(torch.float16)(images)
+    assert features.dtype == torch.float32 and torch.equal(features, expected)
