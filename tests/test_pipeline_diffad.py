@@ -157,7 +157,7 @@ def test_recalibration_changes_the_recipe_and_a_failed_one_changes_nothing(image
     pipe.calibrate(images[:3])
     pipe.calibrate(images[:3], weights={"feature": 1.0}, timesteps=(20,), top_k=4)
     assert pipe.calibration.config.weights == {"feature": 1.0}
-    assert pipe.calibration.partial_names == ["kl@20", "rgb@20", "feature@20", "mahalanobis"]
+    assert pipe.calibration.partial_names == ["kl@20", "rgb@20", "feature@20", "residual", "mahalanobis"]
     before = pipe.calibration
     with pytest.raises(ImageError, match="missing.png"):
         pipe.calibrate([images[0], "missing.png"])

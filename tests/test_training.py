@@ -106,7 +106,7 @@ def test_two_processes_agree_with_one(good_images, tmp_path):
         run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert run.returncode == 0, run.stderr
         assert f"{processes} process(es)" in run.stdout
-        losses[processes] = re.findall(r"step 2: (.*)", run.stderr)
+        losses[processes] = re.findall(r"step 2: (.*)", run.stdout)
         assert DiffADPipeline.from_pretrained(folder).calibration.config.num_normals == 3
     assert losses[1] and losses[1] == losses[2]
 

@@ -16,7 +16,9 @@ def smooth_images(count: int, seed: int, size: tuple[int, int] = (SIZE, SIZE)) -
     images = []
     for _ in range(count):
         coarse = Image.fromarray(rng.integers(60, 200, size=(4, 4, 3), dtype=np.uint8))
-        pixels = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), dtype=float) + rng.normal(0, 8, (size[1], size[0], 3))
+        pixels = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), dtype=float) + rng.normal(
+            0, 8, (size[1], size[0], 3)
+        )
         images.append(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)))
     return images
 
@@ -64,7 +66,13 @@ def tiny_pipeline(num_class_embeds: int | None = None, **recipe) -> DiffADPipeli
         scheduler=DDPMScheduler(variance_type="learned_range", timestep_spacing="linspace"),
         feature_extractor=extractor,
         gaussian=gaussian.fit(moments),
+        residual_gaussian=PadimGaussian(channels, grid=(SIZE // STRIDE, SIZE // STRIDE)),
         calibration=Calibration(**recipe),
     )
+    residual_moments = gaussian.new_moments()
+    with torch.no_grad():
+        labels = None if num_class_embeds is None else torch.zeros(len(images), dtype=torch.long)
+        pipe.residual_gaussian.accumulate(residual_moments, pipe.feature_residuals(images, labels))
+    pipe.residual_gaussian.fit(residual_moments)
     pipe.set_progress_bar_config(disable=True)
     return pipe

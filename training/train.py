@@ -232,15 +232,26 @@ def fit_pipeline(
     held_out_samples: list,
     config: TrainingConfig,
 ) -> DiffADPipeline:
-    """Fits the Gaussian on the training images and calibrates on the held-out ones, each streamed once per pass."""
-    gaussian = build_gaussian(config, extractor.config.channels).to(extractor.device)
-    moments = gaussian.new_moments()
-    for start in tqdm(range(0, len(train_indices), 16), desc="fitting the Gaussian"):
-        raw = torch.from_numpy(cached.features[train_indices[start : start + 16]]).to(extractor.device).float()
-        gaussian.accumulate(moments, extractor.standardize(raw))
-    gaussian.fit(moments)
-    calibration = build_calibration(config).to(extractor.device)
-    pipe = DiffADPipeline(unet, scheduler, extractor, gaussian, calibration)
+    """Fits both Gaussians on the training images and calibrates on the held-out ones, each streamed once."""
+    channels, device = extractor.config.channels, extractor.device
+    pipe = DiffADPipeline(
+        unet,
+        scheduler,
+        extractor,
+        gaussian=build_gaussian(config, channels).to(device),
+        residual_gaussian=build_gaussian(config, channels).to(device),
+        calibration=build_calibration(config).to(device),
+    )
+    moments, residual_moments = pipe.gaussian.new_moments(), pipe.residual_gaussian.new_moments()
+    for start in tqdm(range(0, len(train_indices), 16), desc="fitting the Gaussians", mininterval=2):
+        batch = train_indices[start : start + 16]
+        raw = torch.from_numpy(cached.features[batch]).to(device).float()
+        pipe.gaussian.accumulate(moments, extractor.standardize(raw))
+        with torch.no_grad():
+            images = to_model_range(torch.from_numpy(cached.images[batch]).to(device))
+            pipe.residual_gaussian.accumulate(residual_moments, pipe.feature_residuals(images))
+    pipe.gaussian.fit(moments)
+    pipe.residual_gaussian.fit(residual_moments)
     print(f"calibrating on {len(held_out_samples)} held-out good images", flush=True)
     pipe.calibrate([sample.read for sample in held_out_samples])
     return pipe

@@ -12,7 +12,7 @@ from . import scoring
 from .fitted_state import Float32ModelMixin
 
 TIMESTEP_TERMS = ("kl", "rgb", "feature")
-TERMS = (*TIMESTEP_TERMS, "mahalanobis")
+TERMS = (*TIMESTEP_TERMS, "residual", "mahalanobis")
 DEFAULT_TIMESTEPS = (20, 201, 401)
 # One vote each for the two halves of Eq. 11 at the paper's alpha = 0.5, and one for the distance to normal features.
 DEFAULT_WEIGHTS = {"kl": 0.25, "feature": 0.25, "mahalanobis": 0.5}
@@ -25,7 +25,7 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         timesteps: noise levels of the multi-scale score in original units; the default is the paper's {5, 50, 100} of a
             chain respaced to 250 steps.
         num_inference_steps: length of the respaced chain whose reverse steps the KL term compares; None is the full one.
-        weights: share of each score term (`kl`, `rgb`, `feature`, `mahalanobis`) in the anomaly map.
+        weights: share of each score term (`kl`, `rgb`, `feature`, `residual`, `mahalanobis`) in the anomaly map.
         standardized_terms: terms brought to mean 0 and standard deviation 1 by the statistics; the paper does so for
             `kl` only.
         per_image: standardise with each map's own statistics instead, like the paper's released code.
@@ -64,8 +64,11 @@ class Calibration(Float32ModelMixin, ConfigMixin):
 
     @property
     def partial_names(self) -> list[str]:
-        """`kl@20`, `rgb@20`, ... and `mahalanobis`, in the order of the statistics."""
-        return [f"{term}@{t}" for t in self.config.timesteps for term in TIMESTEP_TERMS] + ["mahalanobis"]
+        """`kl@20`, `rgb@20`, ..., `residual` and `mahalanobis`, in the order of the statistics."""
+        return [f"{term}@{t}" for t in self.config.timesteps for term in TIMESTEP_TERMS] + [
+            "residual",
+            "mahalanobis",
+        ]
 
     @property
     def is_fitted(self) -> bool:
@@ -82,9 +85,7 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         """Eq. 11: weighted sum over terms of the mean over timesteps of standardised partial maps, `(batch, height, width)`."""
         shares = {name: self.config.weights.get(name.partition("@")[0], 0.0) for name in self.partial_names}
         shares = {
-            name: weight if name == "mahalanobis" else weight / len(self.config.timesteps)
-            for name, weight in shares.items()
-            if weight
+            name: weight / len(self.config.timesteps) if "@" in name else weight for name, weight in shares.items() if weight
         }
         return scoring.weighted_sum(partials, shares)
 

@@ -8,14 +8,14 @@ import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 
 from . import scoring
-from .calibration import TERMS, TIMESTEP_TERMS, Calibration
-from .diffusion import add_noise, chain_step, predict_x0
+from .calibration import TERMS, Calibration
+from .diffusion import ChainStep, add_noise, chain_step, predict_x0
 from .feature_extractor import FeatureExtractor
 from .gaussian import PadimGaussian
 from .image_processor import ImageInput, as_image_list, load_rgb, resize_rgb, to_model_range
 from .noise import timestep_noise
 from .pipeline_output import DiffADOutput
-from .unet_joint import JointUNet2DModel
+from .unet_joint import JointUNet2DModel, JointUNet2DOutput
 
 
 class DiffADPipeline(DiffusionPipeline):
@@ -27,10 +27,11 @@ class DiffADPipeline(DiffusionPipeline):
             timesteps part of its respaced chain.
         feature_extractor: frozen backbone that the UNet learned to predict.
         gaussian: normal features at every position.
+        residual_gaussian: what the UNet normally gets wrong in them, at every position.
         calibration: how scores are formed, and what normal images score.
     """
 
-    model_cpu_offload_seq = "feature_extractor->gaussian->unet"
+    model_cpu_offload_seq = "feature_extractor->unet->residual_gaussian->gaussian"
 
     def __init__(
         self,
@@ -38,6 +39,7 @@ class DiffADPipeline(DiffusionPipeline):
         scheduler: DDPMScheduler,
         feature_extractor: FeatureExtractor,
         gaussian: PadimGaussian,
+        residual_gaussian: PadimGaussian,
         calibration: Calibration,
     ):
         super().__init__()
@@ -46,6 +48,7 @@ class DiffADPipeline(DiffusionPipeline):
             scheduler=scheduler,
             feature_extractor=feature_extractor,
             gaussian=gaussian,
+            residual_gaussian=residual_gaussian,
             calibration=calibration,
         )
 
@@ -156,31 +159,41 @@ class DiffADPipeline(DiffusionPipeline):
             `(name, map)` in the order of `calibration.partial_names`, each map `(batch, height, width)`.
         """
         size = tuple(images.shape[-2:])
-        recipe = self.calibration.config
-        features = None
-        if "feature" in terms or "mahalanobis" in terms:
-            features = self.feature_extractor(images)  # (B, D, h, w)
-
-        if recipe.num_inference_steps is None:
-            self.scheduler.set_timesteps(self.scheduler.config.num_train_timesteps)
-        else:
-            self.scheduler.set_timesteps(recipe.num_inference_steps)
-        for t in recipe.timesteps if set(terms) & set(TIMESTEP_TERMS) else ():
-            noise = timestep_noise(images.shape[1:], t, recipe.seed).to(images)
-            step = chain_step(self.scheduler, torch.tensor([t])).to(images)
-            noisy = add_noise(images, noise, step)
-            output = self.unet(noisy.to(self.unet.dtype), t, class_labels)
+        features = self.feature_extractor(images) if set(terms) & {"feature", "residual", "mahalanobis"} else None
+        predictions = []
+        for t, noisy, step, output in self._unet_passes(images, class_labels) if set(terms) - {"mahalanobis"} else ():
             epsilon, v = output.sample.float().chunk(2, dim=1)  # (B, 3, H, W) each
             x0_predicted = predict_x0(noisy, epsilon, step)
+            predictions.append(output.features.float())  # (B, D, h, w)
             if "kl" in terms:
                 yield f"kl@{t}", self._finish(scoring.kl_map(images, x0_predicted, v, step), size)
             if "rgb" in terms:
                 yield f"rgb@{t}", self._finish(scoring.rgb_error_map(images, x0_predicted), size)
             if "feature" in terms:
-                yield f"feature@{t}", self._finish(scoring.feature_map(features, output.features.float()), size)
+                yield f"feature@{t}", self._finish(scoring.feature_map(features, predictions[-1]), size)
+        # Distances, not their squares, whose heavy tail would drown the other terms.
+        if "residual" in terms:
+            residual = scoring.feature_residual(features, predictions)
+            yield "residual", self._finish(self.residual_gaussian(residual).sqrt(), size)
         if "mahalanobis" in terms:
-            # The distance, not its square, whose heavy tail would drown the other terms.
             yield "mahalanobis", self._finish(self.gaussian(features).sqrt(), size)
+
+    def feature_residuals(self, images: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
+        """What `residual_gaussian` is fitted on: `(batch, D, h, w)` for images `(batch, 3, height, width)` in [-1, 1]."""
+        predictions = [output.features.float() for _, _, _, output in self._unet_passes(images, class_labels)]
+        return scoring.feature_residual(self.feature_extractor(images), predictions)
+
+    def _unet_passes(
+        self, images: torch.Tensor, class_labels: torch.Tensor | None
+    ) -> Iterator[tuple[int, torch.Tensor, ChainStep, JointUNet2DOutput]]:
+        """Timestep, noisy image, reverse step and the UNet's output, once for every timestep of the recipe."""
+        recipe = self.calibration.config
+        self.scheduler.set_timesteps(recipe.num_inference_steps or self.scheduler.config.num_train_timesteps)
+        for t in recipe.timesteps:
+            noise = timestep_noise(images.shape[1:], t, recipe.seed).to(images)
+            step = chain_step(self.scheduler, torch.tensor([t])).to(images)
+            noisy = add_noise(images, noise, step)
+            yield t, noisy, step, self.unet(noisy.to(self.unet.dtype), t, class_labels)
 
     def check_inputs(self, images: list, class_labels: Sequence[int] | None, batch_size: int) -> None:
         """Refuses wrong arguments before work starts."""

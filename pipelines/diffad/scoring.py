@@ -3,7 +3,7 @@
 Partial maps are `(batch, height, width)`, higher is more anomalous, never clipped.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,15 @@ def rgb_error_map(x0: torch.Tensor, x0_predicted: torch.Tensor) -> torch.Tensor:
 def feature_map(features: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
     """Feature score s^f_t (Eq. 10): squared difference of the features, mean over channels."""
     return (features - predicted).square().mean(dim=1)  # (B, h, w)
+
+
+def feature_residual(features: torch.Tensor, predictions: Sequence[torch.Tensor]) -> torch.Tensor:
+    """f(x_0) minus the mean over timesteps of f_theta(x_t, t), all `(batch, D, h, w)`.
+
+    Eq. 10 weighs every channel of it alike. Its Mahalanobis distance under the residuals of normal images discounts what the
+    model gets wrong on good parts, too (ours, not the paper's).
+    """
+    return features - torch.stack(tuple(predictions)).mean(dim=0)
 
 
 def standardize(score_map: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
