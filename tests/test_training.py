@@ -86,7 +86,7 @@ def test_resumed_run_equals_an_uninterrupted_one(good_images, tmp_path):
 def test_training_lowers_the_held_out_losses(good_images, tmp_path, capsys):
     train.main(tiny_config(good_images, tmp_path, max_train_steps=120, validation_steps=60, checkpointing_steps=1000))
     rows = re.findall(
-        r"step (\d+): held_out/simple ([\d.]+), held_out/vlb [\d.]+, held_out/feature ([\d.]+)", capsys.readouterr().err
+        r"step (\d+): held_out/simple ([\d.]+), held_out/vlb [\d.]+, held_out/feature ([\d.]+)", capsys.readouterr().out
     )
     first, last = rows[0], rows[-1]
     assert float(last[1]) < float(first[1]) and float(last[2]) < float(first[2])
@@ -100,7 +100,8 @@ def test_two_processes_agree_with_one(good_images, tmp_path):
         config = tiny_config(good_images, folder, learning_rate=0.0, weight_decay=0.0, max_train_steps=2, train_batch_size=2)
         folder.mkdir()
         save_config(config, folder / "config.json")
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
+        command += ["--multi_gpu"] if processes > 1 else []
         command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", train.__file__]
         command += ["--config", str(folder / "config.json")]
         run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})

@@ -67,7 +67,6 @@ def test_size_not_divisible_by_the_stride_is_refused(patch_size, size):
         joint_unet(patch_size=patch_size)(random_images(1, 3, *size), 20)
 
 
-@pytest.mark.xfail(strict=True, reason="features of a cut-off grid, or torch's error on an empty kernel")
 @pytest.mark.parametrize("feature_stride", [5, 64])
 def test_size_not_divisible_by_the_feature_stride_is_refused(feature_stride):
     with pytest.raises(ValueError, match=f"feature_stride.*{feature_stride}"):
@@ -209,7 +208,6 @@ def test_wrapped_unet_keeps_the_dtype():
     assert {parameter.dtype for parameter in joint.parameters()} == {torch.bfloat16}
 
 
-@pytest.mark.xfail(strict=True, reason="from_unet returns a model in training mode, whose dropout is active")
 def test_wrapped_unet_with_dropout_predicts_the_same_noise():
     plain, images = plain_unet(dropout=0.3), random_images(1, 3, 32, 32)
     joint = JointUNet2DModel.from_unet(plain)

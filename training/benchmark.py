@@ -129,8 +129,8 @@ def category_table(category: str, results: list[dict], peers: dict) -> str:
         f"{cost[0]['unet_parameters'] / 1e6:.1f} M UNet parameters; trained in "
         f"{np.mean([t['seconds'] for t in training]) / 60:.0f} minutes ({training[0]['steps']} steps, peak memory "
         f"{np.max([t['peak_memory_mib'] for t in training]) / 1024:.1f} GiB); scoring's peak memory "
-        f"{np.max([c['peak_memory_mib'] for c in cost]) / 1024:.1f} GiB; on {own[0]['machine']}, {own[0]['date']}. Images/s: one by "
-        "one, with all cores.",
+        f"{np.max([c['peak_memory_mib'] for c in cost]) / 1024:.1f} GiB; on {own[0]['machine']}, {own[0]['date']}. "
+        "Images/s: one by one, with all cores.",
     ]
     return "\n".join(lines) + "\n"
 

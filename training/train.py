@@ -2,7 +2,8 @@
 
 One process:       accelerate launch training/train.py --config cpu-small --data DATA --output_dir runs/model
 Several GPUs:      accelerate launch --multi_gpu training/train.py --config paper --data DATA --pretrained_unet CHECKPOINT
-Two CPU processes: accelerate launch --cpu --num_processes 2 training/train.py --config cpu-small --data DATA
+Two CPU processes: accelerate launch --multi_gpu --num_processes 2 training/train.py --config cpu-small --data DATA
+                   (without --multi_gpu accelerate starts a single process on a machine without GPUs)
 Continue:          add --resume_from_checkpoint latest
 
 DATA is a MVTec-layout folder, a folder of good images, or a `datasets` name or folder. Every setting of config.py can be
@@ -52,6 +53,8 @@ def main(config: TrainingConfig) -> None:
     started = time.perf_counter()
     keep_freed_memory()
     accelerator = Accelerator(
+        # Said outright, because several launched processes on a machine without GPU would otherwise each train alone.
+        cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
         mixed_precision=choose_precision(config),
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         log_with=config.report_to,

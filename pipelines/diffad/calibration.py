@@ -57,6 +57,10 @@ class Calibration(Float32ModelMixin, ConfigMixin):
             raise ValueError(f"unknown score terms {sorted(unknown)}; there are {', '.join(TERMS)}")
         if not timesteps or not weights:
             raise ValueError("a recipe needs at least one timestep and one weighted term")
+        if len(set(timesteps)) < len(timesteps):
+            raise ValueError(f"timesteps {timesteps} hold one twice")
+        if top_k < 1 or smoothing_sigma < 0:
+            raise ValueError(f"top_k must be at least 1 and smoothing_sigma at least 0, got {top_k} and {smoothing_sigma}")
         self.register_buffer("partial_mean", torch.zeros(len(self.partial_names)))
         self.register_buffer("partial_std", torch.ones(len(self.partial_names)))
         self.register_buffer("normal_scores", torch.zeros(num_normals))  # ascending
@@ -95,12 +99,19 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         Args:
             partials: `(images, len(partial_names), height, width)` raw partial maps of held-out normal images; may be
                 memory-mapped, one image is read at a time.
+
+        Raises:
+            ValueError: if there are no images or a map is not finite.
         """
+        if len(partials) == 0:
+            raise ValueError("calibration needs normal images, got none")
         count = partials[:, 0].size
         mean, mean_square = np.zeros(partials.shape[1]), np.zeros(partials.shape[1])
         for image in partials:
             mean += image.sum(axis=(1, 2), dtype=np.float64) / count
             mean_square += np.square(image, dtype=np.float64).sum(axis=(1, 2)) / count
+        if not np.isfinite(mean_square).all():
+            raise ValueError("partial maps of the normal images are not finite; use float32 or bfloat16 weights")
         std = np.sqrt(np.maximum(mean_square - mean**2, 0))
         for index, name in enumerate(self.partial_names):
             if name.partition("@")[0] in self.config.standardized_terms:

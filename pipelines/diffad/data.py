@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .image_io import IMAGE_SUFFIXES, read_image, read_mask, to_rgb
+from .image_io import IMAGE_SUFFIXES, ImageError, read_image, read_mask, to_rgb
 
 GOOD = "good"
 
@@ -50,14 +50,21 @@ def training_samples(source: str | Path) -> list[Sample]:
     Raises:
         DataError: if there is no such source or it holds no images.
     """
-    source = Path(source) if Path(source).exists() else source
-    if not isinstance(source, Path):
+    if not Path(source).is_dir():
+        if _looks_like_path(source):
+            raise DataError(f"{source}: no such folder")
         return _dataset_samples(str(source))
+    source = Path(source)
     if _is_saved_dataset(source):
         return _dataset_samples(source)
     folder = source / "train" / GOOD
     if (source / "train").is_dir() and not folder.is_dir():
         raise DataError(f"{source}: has a train folder but no train/{GOOD}; put the good images there")
+    if not folder.is_dir() and any(path.is_dir() for name in ("test", "ground_truth") for path in source.rglob(name)):
+        raise DataError(
+            f"{source}: holds test or ground_truth folders but no train/{GOOD}, so defects would be taken for good images; "
+            "name a folder with train/good, or one of good images only"
+        )
     samples = [_file_sample(path, source) for path in image_files(folder if folder.is_dir() else source)]
     if not samples:
         raise DataError(f"{folder if folder.is_dir() else source}: no images found ({', '.join(sorted(IMAGE_SUFFIXES))})")
@@ -78,14 +85,14 @@ def evaluation_samples(source: str | Path) -> list[Sample]:
     if not (test / GOOD).is_dir():
         raise DataError(f"{source}: no test/{GOOD} folder; evaluation needs test/{GOOD} and test/<defect> folders")
     samples, used = [], set()
-    for folder in sorted(path for path in test.iterdir() if path.is_dir()):
+    for folder in sorted(path for path in test.iterdir() if path.is_dir() and not path.name.startswith(".")):
         for path in image_files(folder):
             mask_path = None
             if folder.name != GOOD and truth.is_dir():
                 mask_path = _mask_of(path, truth / folder.name)
                 used.add(mask_path)
             samples.append(_file_sample(path, source, folder.name, mask_path))
-    unused = sorted(set(image_files(truth)) - used) if truth.is_dir() else []
+    unused = sorted(path for path in set(image_files(truth)) - used if path.parent.name != GOOD) if truth.is_dir() else []
     if unused:
         raise DataError(f"{unused[0]}: mask without an image in {test}; remove it or restore the image")
     if not any(sample.is_defective for sample in samples):
@@ -114,16 +121,18 @@ def split_held_out(samples: Sequence[Sample], fraction: float, seed: int) -> tup
 def load_mask(sample: Sample, size: tuple[int, int]) -> np.ndarray:
     """Ground truth `(height, width)` bool at `size`; all False for good images.
 
-    Box-filtered and binarised at 0.5; a defect too small to survive keeps every pixel it touches.
+    Box-filtered and binarised at 0.5; where nothing of an image's mask survives that, every pixel it touches counts.
 
     Raises:
-        DataError: if the mask's size differs from its image's.
+        DataError: if the mask is empty or its size differs from its image's.
     """
     if not sample.is_defective:
         return np.zeros(size, dtype=bool)
     if sample.mask_path is None:
         raise DataError(f"{sample.name}: has no ground-truth mask")
     mask = read_mask(sample.mask_path)
+    if not mask.any():
+        raise DataError(f"{sample.mask_path}: empty mask of a defective image; mark the defect, or move the image to good")
     image = sample.read()
     if mask.shape != (image.height, image.width):
         raise DataError(
@@ -157,6 +166,11 @@ def _mask_of(image: Path, folder: Path) -> Path:
     raise DataError(f"{image}: no mask {folder / image.stem}_mask.png; add it, or remove ground_truth for image metrics only")
 
 
+def _looks_like_path(source: str | Path) -> bool:
+    """Hub names are `name` or `owner/name`; anything else can only mean a folder."""
+    return isinstance(source, Path) or source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
+
+
 def _is_saved_dataset(folder: Path) -> bool:
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
@@ -175,8 +189,15 @@ def _dataset_samples(source: str | Path) -> list[Sample]:
     columns = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
     if not columns:
         raise DataError(f"{source}: no image column among {', '.join(dataset.features)}")
-    return [Sample(f"{source}[{i}]", partial(_read_row, dataset, columns[0], i)) for i in range(len(dataset))]
+    names = [f"{source}[{i}]" for i in range(len(dataset))]
+    return [Sample(name, partial(_read_row, dataset, columns[0], i, name)) for i, name in enumerate(names)]
 
 
-def _read_row(dataset, column: str, index: int) -> Image.Image:
-    return to_rgb(dataset[index][column], f"row {index}")
+def _read_row(dataset, column: str, index: int, name: str) -> Image.Image:
+    try:
+        image = dataset[index][column]
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"{name}: damaged image ({error}); remove the row") from error
+    if image is None:
+        raise ImageError(f"{name}: has no image; remove the row")
+    return to_rgb(image, name)

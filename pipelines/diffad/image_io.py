@@ -8,7 +8,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
 MIN_SIDE = 8  # pixels; below that there is nothing to inspect
-MAX_PIXELS = 178_956_970  # Pillow's limit against decompression bombs
 
 
 class ImageError(ValueError):
@@ -29,7 +28,7 @@ def read_mask(path: str | Path) -> np.ndarray:
 
     A mask stored as 0/1 or 0/255 reads the same.
     """
-    levels = np.asarray(_decode(path).convert("L"), dtype=np.float32)
+    levels = np.asarray(_flatten(ImageOps.exif_transpose(_decode(path))).convert("L"), dtype=np.float32)
     return levels / max(levels.max(), 1.0)
 
 
@@ -45,16 +44,24 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
         raise ImageError(f"{name}: {image.width}x{image.height} pixels is too small, at least {MIN_SIDE} per side are needed")
     if image.mode == "F":
         raise ImageError(f"{name}: floating-point image of unknown range; save it with 8 or 16 bits")
-    image = ImageOps.exif_transpose(image)
+    try:
+        image = ImageOps.exif_transpose(image)  # decodes what Pillow has only opened so far
+    except (OSError, SyntaxError) as error:
+        raise ImageError(f"{name}: damaged image ({error})") from error
     if image.mode.startswith("I"):
         levels = np.asarray(image)
         if levels.min() < 0 or levels.max() > 65535:
             raise ImageError(f"{name}: 32-bit image with values outside 0..65535; save it with 8 or 16 bits")
         image = Image.fromarray(np.round(levels / 257).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    return image.convert("RGB")
+    return _flatten(image).convert("RGB")
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """Lays an image with transparent pixels on black; returns any other as it is."""
+    if image.mode not in ("RGBA", "LA", "PA", "RGBa", "La") and "transparency" not in image.info:
+        return image
+    image = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
 
 
 def _decode(path: str | Path) -> Image.Image:
@@ -64,10 +71,12 @@ def _decode(path: str | Path) -> Image.Image:
             with Image.open(path) as image:
                 image.load()
                 return image
+    except IsADirectoryError as error:
+        raise ImageError(f"{path}: is a folder, not an image") from error
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such file") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path}: more than {MAX_PIXELS:,} pixels; cut it into tiles first") from error
+        raise ImageError(f"{path}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; cut it into tiles first") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{path}: not a readable image; remove it or save it anew") from error
     except (OSError, SyntaxError, ValueError) as error:

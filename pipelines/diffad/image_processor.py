@@ -42,7 +42,17 @@ def load_rgb(image: ImageInput, name: str = "image") -> Image.Image:
         image = image()
     if isinstance(image, Image.Image):
         return to_rgb(image, name)
-    array = image.detach().cpu().movedim(0, -1).numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
+    if isinstance(image, torch.Tensor):
+        if image.ndim != 3:
+            raise ImageError(f"{name}: tensors must be (C, H, W), got {tuple(image.shape)}")
+        image = image.detach().cpu()
+        array = (image.float() if image.dtype == torch.bfloat16 else image).movedim(0, -1).numpy()
+    elif isinstance(image, np.ndarray):
+        array = image
+    else:
+        raise ImageError(f"{name}: expected a path, PIL image, numpy array or tensor, got {type(image).__name__}")
+    if array.size == 0:
+        raise ImageError(f"{name}: empty array of shape {tuple(image.shape)}")
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)):

@@ -107,6 +107,9 @@ class DiffADPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
 
         image_scores = np.concatenate(scores)
+        if not np.isfinite(image_scores).all():
+            broken = np.flatnonzero(~np.isfinite(image_scores))[0]
+            raise ValueError(f"the score of image {broken} is not finite; use float32 or bfloat16 weights")
         output = DiffADOutput(
             image_scores=image_scores,
             p_values=self.calibration.p_values(image_scores),

@@ -156,7 +156,7 @@ class JointUNet2DModel(UNet2DModel):
         missing, unexpected = joint.load_state_dict(weights, strict=False)
         if unexpected or any(not name.startswith("feature_head.") for name in missing):
             raise ValueError(f"the UNet's weights do not fit: missing {missing}, unexpected {unexpected}")
-        return joint.to(unet.device, unet.dtype)
+        return joint.to(unet.device, unet.dtype).train(unet.training)
 
     def forward(
         self,
@@ -174,11 +174,13 @@ class JointUNet2DModel(UNet2DModel):
             return_dict: whether to return a [`JointUNet2DOutput`] instead of `(sample, features)`.
 
         Raises:
-            ValueError: if the size is not divisible by `stride`, or labels are missing or not wanted.
+            ValueError: if the size is not divisible by `stride` and `feature_stride`, or labels are missing or not wanted.
         """
         height, width = sample.shape[-2:]
         if height % self.stride or width % self.stride:
             raise ValueError(f"image size {height}x{width} is not divisible by the UNet's stride of {self.stride}")
+        if height % self.config.feature_stride or width % self.config.feature_stride:
+            raise ValueError(f"image size {height}x{width} is not divisible by feature_stride {self.config.feature_stride}")
         feature_size = (height // self.config.feature_stride, width // self.config.feature_stride)
 
         embedding = self._embed(timestep, class_labels, sample)  # (B, E)
