@@ -319,9 +319,9 @@ def test_single_defective_pixel_survives_wherever_it_is(sample_with_mask, size):
             assert np.argwhere(result).tolist() == [list(expected)]
 
 
-def test_empty_mask_of_a_defective_image_is_refused(sample_with_mask):
-    with pytest.raises(DataError, match="mask.png"):
-        load_mask(sample_with_mask(np.zeros((16, 16), dtype=np.uint8)), (4, 4))
+def test_empty_mask_of_a_defective_image_is_warned_about(sample_with_mask):
+    with pytest.warns(UserWarning, match="mask.png: empty mask"):
+        assert not load_mask(sample_with_mask(np.zeros((16, 16), dtype=np.uint8)), (4, 4)).any()
 
 
 def test_mask_of_a_good_image_is_empty_and_reads_nothing():

@@ -33,6 +33,7 @@ SCORES = {
     "feature": "features alone",
     "kl": "KL alone",
     "rgb": "RGB error alone",
+    "residual": "residual alone",
     "mahalanobis": "Gaussian alone",
 }
 

@@ -24,7 +24,7 @@ TRAIN_GOOD, TEST_GOOD, TEST_DEFECTIVE = 400, 100, 100
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--max_train_steps", type=int, default=600)
+    parser.add_argument("--max_train_steps", type=int, default=400)
     options = parser.parse_args()
     started = time.perf_counter()
 

@@ -1,5 +1,6 @@
 """Where images come from: a MVTec-layout folder, a plain folder of good images, or a `datasets` dataset."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -124,7 +125,7 @@ def load_mask(sample: Sample, size: tuple[int, int]) -> np.ndarray:
     Box-filtered and binarised at 0.5; where nothing of an image's mask survives that, every pixel it touches counts.
 
     Raises:
-        DataError: if the mask is empty or its size differs from its image's.
+        DataError: if the mask's size differs from its image's. An empty mask is only warned about.
     """
     if not sample.is_defective:
         return np.zeros(size, dtype=bool)
@@ -132,7 +133,8 @@ def load_mask(sample: Sample, size: tuple[int, int]) -> np.ndarray:
         raise DataError(f"{sample.name}: has no ground-truth mask")
     mask = read_mask(sample.mask_path)
     if not mask.any():
-        raise DataError(f"{sample.mask_path}: empty mask of a defective image; mark the defect, or move the image to good")
+        # Published datasets have such masks, so that refusing them would refuse the dataset.
+        warnings.warn(f"{sample.mask_path}: empty mask; the image counts as defective, without a defective pixel", stacklevel=2)
     image = sample.read()
     if mask.shape != (image.height, image.width):
         raise DataError(
