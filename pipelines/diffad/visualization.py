@@ -40,15 +40,17 @@ def save_sheet(path: Path, columns: Sequence[str], rows: Sequence[tuple[str, Seq
     from matplotlib.figure import Figure
 
     with rc_context({"font.size": 8}):
-        figure = Figure(figsize=(2.2 * len(columns), 2.35 * len(rows) + 0.3), layout="constrained")
+        figure = Figure(figsize=(2.2 * len(columns), 2.45 * len(rows) + 0.3), layout="constrained")
+        figure.get_layout_engine().set(h_pad=0.12)
         axes = figure.subplots(len(rows), len(columns), squeeze=False)
         for row_axes, (caption, pictures) in zip(axes, rows, strict=True):
             for axis, picture in zip(row_axes, pictures, strict=True):
                 axis.imshow(picture, interpolation="nearest")
                 axis.axis("off")
-            row_axes[0].set_title(caption, loc="left")
+            # Not in the layout: the caption may run on below the row's other pictures.
+            row_axes[0].text(0, -0.03, caption, transform=row_axes[0].transAxes, va="top", in_layout=False)
         for axis, title in zip(axes[0], columns, strict=True):
-            axis.text(0.5, 1.16, title, transform=axis.transAxes, ha="center", weight="bold")
+            axis.set_title(title, weight="bold")
         figure.savefig(path, dpi=110)
 
 
