@@ -80,7 +80,7 @@ def run(options: argparse.Namespace, category: str, seed: int, training_options:
         "options": training_options,
         "date": datetime.date.today().isoformat(),
         "machine": f"{os.cpu_count()} cores {platform.machine()}, {result['cost']['device']}",
-        "command": f"python training/benchmark.py --categories {category} --seeds {seed} --config {options.config} "
+        "command": f"python training/benchmark.py --data_root DATA --categories {category} --seeds {seed} --config {options.config} "
         + shlex.join(training_options),
         "training": json.loads((model / "training_summary.json").read_text()),
         **result,
