@@ -66,10 +66,9 @@ def run(options: argparse.Namespace, category: str, seed: int, training_options:
     data = options.data_root / category
     model = options.runs / f"{category}-{options.config}-{seed}"
     evaluation = options.runs / f"{category}-{options.config}-{seed}-evaluation"
-    train_command = [TRAINING / "train.py", "--config", options.config, "--data", data, "--output_dir", model, "--seed", seed]
-    train_command = ["accelerate", "launch", *train_command, *training_options]
     if not (model / "model_index.json").is_file():
-        _run([sys.executable, "-m", "accelerate.commands.launch", *train_command[2:]])
+        settings = ["--config", options.config, "--data", data, "--output_dir", model, "--seed", seed, *training_options]
+        _run([sys.executable, "-m", "accelerate.commands.launch", TRAINING / "train.py", *settings])
     _run([sys.executable, TRAINING / "evaluate.py", "--model", model, "--data", data, "--output_dir", evaluation])
     result = json.loads((evaluation / "metrics.json").read_text())
     result.pop("model")
@@ -80,7 +79,8 @@ def run(options: argparse.Namespace, category: str, seed: int, training_options:
         "options": training_options,
         "date": datetime.date.today().isoformat(),
         "machine": f"{os.cpu_count()} cores {platform.machine()}, {result['cost']['device']}",
-        "command": f"python training/benchmark.py --data_root DATA --categories {category} --seeds {seed} --config {options.config} "
+        "command": f"python training/benchmark.py --data_root DATA --categories {category} --seeds {seed} "
+        + f"--config {options.config} "
         + shlex.join(training_options),
         "training": json.loads((model / "training_summary.json").read_text()),
         **result,
@@ -129,7 +129,7 @@ def category_table(category: str, results: list[dict], peers: dict) -> str:
         f"Seed {seeds}; {own[0]['images']['good']} good and {own[0]['images']['defective']} defective test images; "
         f"{cost[0]['unet_parameters'] / 1e6:.1f} M UNet parameters; trained in "
         f"{np.mean([t['seconds'] for t in training]) / 60:.0f} minutes ({training[0]['steps']} steps, peak memory "
-        f"{np.max([t['peak_memory_mib'] for t in training]) / 1024:.1f} GiB); scoring's peak memory "
+        f"{np.max([t['peak_memory_mib'] for t in training]) / 1024:.1f} GiB); evaluation's peak memory "
         f"{np.max([c['peak_memory_mib'] for c in cost]) / 1024:.1f} GiB; on {own[0]['machine']}, {own[0]['date']}. "
         "Images/s: one by one, with all cores.",
     ]
