@@ -28,9 +28,9 @@ def build_unet(config: TrainingConfig, feature_channels: int) -> JointUNet2DMode
     return joint
 
 
-def build_scheduler() -> DDPMScheduler:
+def build_scheduler(config: TrainingConfig) -> DDPMScheduler:
     """The paper's chain: 1000 linear steps, learned variance range; linspace makes its 250-step respacing exact."""
-    return DDPMScheduler(variance_type="learned_range", timestep_spacing="linspace")
+    return DDPMScheduler(variance_type="learned_range", timestep_spacing="linspace", prediction_type=config.prediction_type)
 
 
 def build_gaussian(config: TrainingConfig, feature_channels: int) -> PadimGaussian:

@@ -31,6 +31,7 @@ class TrainingConfig:
 
     # joint UNet
     unet: dict = field(default_factory=dict)  # arguments of JointUNet2DModel
+    prediction_type: str = "epsilon"  # what the UNet predicts: epsilon (the paper) or sample (better for a small one)
     pretrained_unet: str | None = None  # folder or Hub name of a diffusers UNet2DModel to start from, instead of `unet`
 
     # Gaussian of normal features
@@ -67,6 +68,8 @@ class TrainingConfig:
         unknown = set(self.augmentations) - {"hflip", "vflip", "rot90"}
         if unknown:
             raise ValueError(f"unknown augmentations {sorted(unknown)}; there are hflip, vflip, rot90")
+        if self.prediction_type not in ("epsilon", "sample"):
+            raise ValueError(f"prediction_type must be epsilon or sample, got {self.prediction_type!r}")
         if not 0 < self.held_out_fraction < 1:
             raise ValueError(f"held_out_fraction must lie between 0 and 1, got {self.held_out_fraction}")
         if self.report_to == "none":

@@ -77,7 +77,7 @@ def main(config: TrainingConfig) -> None:
     train_indices = [position[sample.name] for sample in train_samples]
     held_out_indices = [position[sample.name] for sample in held_out_samples]
     extractor = build_extractor(config).to(accelerator.device)
-    scheduler = build_scheduler()
+    scheduler = build_scheduler(config)
     unet = build_unet(config, extractor.config.channels)
     if accelerator.is_main_process:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -217,7 +217,16 @@ def validate(accelerator, model, unet, ema, scheduler, extractor, loader, config
             output, predicted = model(noisy, t, return_dict=False)
             for i in range(len(images)):
                 one = slice(i, i + 1)
-                loss = joint_loss(images[one], noisy[one], noise[one], features[one], output[one], predicted[one], step)
+                loss = joint_loss(
+                    images[one],
+                    noisy[one],
+                    noise[one],
+                    features[one],
+                    output[one],
+                    predicted[one],
+                    step,
+                    prediction_type=scheduler.config.prediction_type,
+                )
                 losses[i] += torch.stack([loss.simple, loss.vlb, loss.feature]) / len(VALIDATION_TIMESTEPS)
         rows.append(accelerator.gather_for_metrics(losses))
     unet.train()
@@ -275,7 +284,17 @@ def _loss(model, scheduler, images, features, timesteps, noise, feature_weight: 
     step = chain_step(scheduler, timesteps).to(images)
     noisy = add_noise(images, noise, step)
     output, predicted_features = model(noisy, timesteps, return_dict=False)
-    return joint_loss(images, noisy, noise, features, output, predicted_features, step, feature_weight)
+    return joint_loss(
+        images,
+        noisy,
+        noise,
+        features,
+        output,
+        predicted_features,
+        step,
+        feature_weight,
+        scheduler.config.prediction_type,
+    )
 
 
 def _loss_values(loss: JointLoss, prefix: str) -> dict[str, float]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from .image_io import ImageError, read_image, to_rgb
@@ -75,3 +76,26 @@ def resize_rgb(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
 def to_model_range(images: torch.Tensor) -> torch.Tensor:
     """uint8 grey levels to float32 in [-1, 1]."""
     return images.float() / 127.5 - 1
+
+
+def to_pil(image: torch.Tensor) -> Image.Image:
+    """One image `(3, H, W)` in [-1, 1], clamped and rounded to 8 bits."""
+    levels = ((image.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+    return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
+
+
+def blend_change(original: Image.Image, before: torch.Tensor, after: torch.Tensor) -> Image.Image:
+    """Carries what changed at the model's resolution over to the image at its own size.
+
+    Where nothing changed the original stays, bit for bit; elsewhere it keeps detail that the model's resolution lacks.
+
+    Args:
+        original: RGB image of any size.
+        before, after: `(3, H, W)` in [-1, 1] at the model's resolution.
+    """
+    change = ((after.clamp(-1, 1) - before) * 127.5)[None].float()
+    size = (original.height, original.width)
+    if tuple(change.shape[-2:]) != size:
+        change = F.interpolate(change, size=size, mode="bilinear", align_corners=False)
+    pixels = np.asarray(original, dtype=np.float32) + change[0].permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8))

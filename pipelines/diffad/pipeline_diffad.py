@@ -1,20 +1,23 @@
-"""DiffADPipeline: images in; scores, anomaly maps, masks and verdicts out (paper Sec. 3.2)."""
+"""DiffADPipeline: images in; scores, maps and verdicts out (paper Sec. 3.2), and repaired images (Sec. 3.3)."""
 
+import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
+from PIL import Image
 
 from . import scoring
 from .calibration import TERMS, Calibration
-from .diffusion import ChainStep, add_noise, chain_step, predict_x0
+from .diffusion import ChainStep, add_noise, chain_step, model_log_variance, posterior_mean, predict_x0
 from .feature_extractor import FeatureExtractor
 from .gaussian import PadimGaussian
-from .image_processor import ImageInput, as_image_list, load_rgb, resize_rgb, to_model_range
+from .image_processor import ImageInput, as_image_list, blend_change, load_rgb, resize_rgb, to_model_range, to_pil
 from .noise import timestep_noise
-from .pipeline_output import DiffADOutput
+from .pipeline_output import DiffADOutput, ReconstructionOutput
+from .reconstruction import PRESETS, Models, Recipe
 from .unet_joint import JointUNet2DModel, JointUNet2DOutput
 
 
@@ -23,8 +26,8 @@ class DiffADPipeline(DiffusionPipeline):
 
     Args:
         unet: rebuilds noise, variance and features from a noisy image.
-        scheduler: DDPMScheduler with `variance_type="learned_range"`; `timestep_spacing="linspace"` makes the paper's
-            timesteps part of its respaced chain.
+        scheduler: DDPMScheduler with `variance_type="learned_range"` and `prediction_type` `epsilon` or `sample`;
+            `timestep_spacing="linspace"` makes the paper's timesteps part of its respaced chain.
         feature_extractor: frozen backbone that the UNet learned to predict.
         gaussian: normal features at every position.
         residual_gaussian: what the UNet normally gets wrong in them, at every position.
@@ -92,14 +95,12 @@ class DiffADPipeline(DiffusionPipeline):
 
         scores, maps, partial_maps = [], [], []
         with self.progress_bar(total=len(images)) as progress:
-            for batch, labels, sizes in self._batches(images, class_labels, batch_size):
-                partials = dict(self.partial_maps(batch, labels, terms))
-                for name in partials:
-                    partials[name] = self.calibration.standardize(name, partials[name])
+            for batch, labels, originals in self._batches(images, class_labels, batch_size):
+                partials = self._standardized_maps(batch, labels, terms)
                 anomaly_map = self.calibration.combine(partials)  # (B, H, W)
                 scores.append(scoring.image_score(anomaly_map, self.calibration.config.top_k).cpu().numpy())
-                for i, size in enumerate(sizes):
-                    size = map_size or size
+                for i, original in enumerate(originals):
+                    size = map_size or (original.height, original.width)
                     maps.append(_numpy_map(anomaly_map[i], size))
                     if return_partial_maps:
                         partial_maps.append({name: _numpy_map(partials[name][i], size) for name in partials})
@@ -119,6 +120,56 @@ class DiffADPipeline(DiffusionPipeline):
             partial_maps=partial_maps if return_partial_maps else None,
         )
         return output if return_dict else output.to_tuple()
+
+    @torch.no_grad()
+    def reconstruct(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        preset: str | Recipe = "default",
+        batch_size: int = 8,
+        class_labels: Sequence[int] | None = None,
+        false_alarm_rate: float = 0.05,
+        seed: int = 0,
+        intermediate_steps: Sequence[int] = (),
+        callback_on_step_end: Callable[["DiffADPipeline", int, int, dict], dict | None] | None = None,
+        **settings,
+    ) -> ReconstructionOutput:
+        """Shows what defective parts should have looked like.
+
+        Args:
+            images: as for scoring.
+            preset: `default` (ours: repairs the marked region only), `paper` (Algorithm 1), `gradient_descent` (Eq. 13),
+                `partial_diffusion`, or a recipe of [`diffad.reconstruction`].
+            batch_size, class_labels, false_alarm_rate: as for scoring; the rate decides what the default preset repairs.
+            seed: of all noise; one image's noise does not depend on the others.
+            intermediate_steps: steps (from 1) after which the images are kept.
+            callback_on_step_end: called as `callback(pipe, step, batch_start, {"images": (B, 3, H, W), "loss": (B,) or None})`
+                after every step; images it returns in a dict are taken in place of the current ones.
+            settings: of the recipe, in place of the preset's.
+
+        Raises:
+            ImageError: if an image can't be used.
+            ValueError: if the pipeline is not calibrated, or a preset or setting does not exist.
+        """
+        images = as_image_list(images)
+        self.check_inputs(images, class_labels, batch_size)
+        recipe = _resolve_recipe(preset, settings)
+        output = ReconstructionOutput(images=[], difference_maps=[], traces=[], intermediates=[])
+        with self.progress_bar(total=len(images)) as progress:
+            for batch, labels, originals in self._batches(images, class_labels, batch_size):
+                recorder = _StepRecorder(self, callback_on_step_end, intermediate_steps, len(output.images))
+                models = self._reconstruction_models(labels, false_alarm_rate, seed)
+                repaired = recipe.run(batch, models, recorder)
+                for i, original in enumerate(originals):
+                    image = blend_change(original, batch[i], repaired[i])
+                    output.images.append(image)
+                    change = np.abs(np.asarray(image, dtype=np.float32) - np.asarray(original, dtype=np.float32))
+                    output.difference_maps.append(change.mean(axis=2) / 255)
+                    output.traces.append(np.array([loss[i] for loss in recorder.losses], dtype=np.float32))
+                    output.intermediates.append([to_pil(kept[i]) for kept in recorder.intermediates])
+                progress.update(len(batch))
+        self.maybe_free_model_hooks()
+        return output
 
     @torch.no_grad()
     def calibrate(
@@ -165,8 +216,8 @@ class DiffADPipeline(DiffusionPipeline):
         features = self.feature_extractor(images) if set(terms) & {"feature", "residual", "mahalanobis"} else None
         predictions = []
         for t, noisy, step, output in self._unet_passes(images, class_labels) if set(terms) - {"mahalanobis"} else ():
-            epsilon, v = output.sample.float().chunk(2, dim=1)  # (B, 3, H, W) each
-            x0_predicted = predict_x0(noisy, epsilon, step)
+            prediction, v = output.sample.float().chunk(2, dim=1)  # (B, 3, H, W) each
+            x0_predicted = predict_x0(noisy, prediction, step, self.scheduler.config.prediction_type)
             predictions.append(output.features.float())  # (B, D, h, w)
             if "kl" in terms:
                 yield f"kl@{t}", self._finish(scoring.kl_map(images, x0_predicted, v, step), size)
@@ -220,16 +271,66 @@ class DiffADPipeline(DiffusionPipeline):
 
     def _batches(
         self, images: list[ImageInput], class_labels: Sequence[int] | None, batch_size: int
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, list[tuple[int, int]]]]:
-        """Preprocessed batches on the device, their labels and the images' original (height, width)."""
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, list[Image.Image]]]:
+        """Preprocessed batches on the device, their labels and the images as they came, in RGB."""
         device = self._execution_device
         for start in range(0, len(images), batch_size):
             stop = min(start + batch_size, len(images))
             loaded = [load_rgb(images[i], f"image {i}") for i in range(start, stop)]
             pixels = np.stack([resize_rgb(image, self.image_size) for image in loaded])
             labels = None if class_labels is None else torch.tensor(class_labels[start:stop], device=device)
-            sizes = [(image.height, image.width) for image in loaded]
-            yield to_model_range(torch.from_numpy(pixels).to(device)), labels, sizes
+            yield to_model_range(torch.from_numpy(pixels).to(device)), labels, loaded
+
+    def _standardized_maps(
+        self, images: torch.Tensor, class_labels: torch.Tensor | None, terms: Sequence[str]
+    ) -> dict[str, torch.Tensor]:
+        return {name: self.calibration.standardize(name, raw) for name, raw in self.partial_maps(images, class_labels, terms)}
+
+    def _reconstruction_models(self, class_labels: torch.Tensor | None, false_alarm_rate: float, seed: int) -> Models:
+        """The pipeline's parts as the functions that recipes of reconstruction work with."""
+        terms = tuple(self.calibration.config.weights)
+        full_chain = self.scheduler.config.num_train_timesteps
+
+        def step_of(t: int, chain_length: int, like: torch.Tensor) -> ChainStep:
+            self.scheduler.set_timesteps(chain_length)
+            return chain_step(self.scheduler, torch.tensor([t])).to(like)
+
+        def noised(images: torch.Tensor, t: int) -> torch.Tensor:
+            return add_noise(images, timestep_noise(images.shape[1:], t, seed).to(images), step_of(t, full_chain, images))
+
+        def denoised(xt: torch.Tensor, t: int, step: ChainStep) -> tuple[torch.Tensor, torch.Tensor]:
+            prediction, v = self.unet(xt.to(self.unet.dtype), t, class_labels).sample.float().chunk(2, dim=1)
+            return predict_x0(xt, prediction, step, self.scheduler.config.prediction_type), v
+
+        def reverse_step(xt: torch.Tensor, t: int, chain_length: int, draw: int | None) -> torch.Tensor:
+            step = step_of(t, chain_length, xt)
+            x0, v = denoised(xt, t, step)
+            mean = posterior_mean(x0, xt, step)
+            if draw is None:
+                return mean
+            noise = timestep_noise(xt.shape[1:], full_chain + draw, seed).to(xt)
+            return mean + torch.exp(0.5 * model_log_variance(v, step)) * noise
+
+        def chain(length: int) -> list[int]:
+            self.scheduler.set_timesteps(length)
+            return self.scheduler.timesteps.tolist()
+
+        def select(index: torch.Tensor) -> Models:
+            labels = None if class_labels is None else class_labels[index]
+            return self._reconstruction_models(labels, false_alarm_rate, seed)
+
+        return Models(
+            select=select,
+            distance=lambda images: self.gaussian(self.feature_extractor(images)),
+            add_noise=noised,
+            predict_x0=lambda xt, t: denoised(xt, t, step_of(t, full_chain, xt))[0],
+            reverse_step=reverse_step,
+            chain=chain,
+            anomaly_map=lambda images: self.calibration.combine(self._standardized_maps(images, class_labels, terms)),
+            image_score=lambda maps: scoring.image_score(maps, self.calibration.config.top_k),
+            image_threshold=self.calibration.image_threshold(false_alarm_rate),
+            pixel_threshold=self.calibration.pixel_threshold(false_alarm_rate),
+        )
 
     def _finish(self, partial: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """A partial map at the model's resolution, smoothed."""
@@ -244,6 +345,39 @@ class DiffADPipeline(DiffusionPipeline):
                     partials[done : done + len(batch), column] = partial.cpu().numpy()
                 done += len(batch)
                 progress.update(len(batch))
+
+
+class _StepRecorder:
+    """Keeps what a reconstruction passes by, and lets the caller's callback look at it and change it."""
+
+    def __init__(self, pipe: DiffADPipeline, callback: Callable | None, wanted: Sequence[int], batch_start: int):
+        self.pipe, self.callback, self.wanted, self.batch_start = pipe, callback, frozenset(wanted), batch_start
+        self.step = 0
+        self.losses: list[np.ndarray] = []
+        self.intermediates: list[torch.Tensor] = []
+
+    def __call__(self, images: torch.Tensor, loss: torch.Tensor | None) -> torch.Tensor:
+        self.step += 1
+        if self.callback is not None:
+            answer = self.callback(self.pipe, self.step, self.batch_start, {"images": images, "loss": loss})
+            images = (answer or {}).get("images", images)
+        if loss is not None:
+            self.losses.append(loss.cpu().numpy())
+        if self.step in self.wanted:
+            self.intermediates.append(images.cpu())
+        return images
+
+
+def _resolve_recipe(preset: str | Recipe, settings: dict) -> Recipe:
+    if isinstance(preset, str):
+        if preset not in PRESETS:
+            raise ValueError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
+        preset = PRESETS[preset]
+    unknown = set(settings) - {field.name for field in dataclasses.fields(preset)}
+    if unknown:
+        names = ", ".join(field.name for field in dataclasses.fields(preset))
+        raise ValueError(f"{type(preset).__name__} has no setting {', '.join(sorted(unknown))}; it has {names}")
+    return dataclasses.replace(preset, **settings)
 
 
 def _numpy_map(score_map: torch.Tensor, size: tuple[int, int]) -> np.ndarray:

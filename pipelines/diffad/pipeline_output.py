@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from diffusers.utils import BaseOutput
+from PIL import Image
 
 
 @dataclass
@@ -26,3 +27,20 @@ class DiffADOutput(BaseOutput):
     anomaly_maps: list[np.ndarray]
     masks: list[np.ndarray]
     partial_maps: list[dict[str, np.ndarray]] | None = None
+
+
+@dataclass
+class ReconstructionOutput(BaseOutput):
+    """N images as they should have looked.
+
+    Args:
+        images: N RGB images of the inputs' sizes.
+        difference_maps: N arrays `(height, width)` float32 in [0, 1], mean absolute change over channels.
+        traces: N arrays `(gradient steps,)`, the Mahalanobis loss (Eq. 12) before every gradient step.
+        intermediates: per image, the RGB images at the model's resolution after the steps asked for.
+    """
+
+    images: list[Image.Image]
+    difference_maps: list[np.ndarray]
+    traces: list[np.ndarray]
+    intermediates: list[list[Image.Image]]

@@ -15,7 +15,7 @@ class JointUNet2DOutput(BaseOutput):
     """Output of [`JointUNet2DModel`].
 
     Args:
-        sample: `(batch, 2 * in_channels, height, width)`, predicted noise, then the variance interpolation v.
+        sample: `(batch, 2 * in_channels, height, width)`, predicted noise or clean image, then the variance interpolation v.
         features: `(batch, feature_channels, height // feature_stride, width // feature_stride)`, standardised features
             of the clean image.
     """

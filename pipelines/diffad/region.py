@@ -1,0 +1,53 @@
+"""Where an image is to be repaired, and a first guess of what belongs there."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import binary_dilation, binary_fill_holes, label
+
+from .scoring import smooth_map
+
+
+def defect_region(anomaly_map: torch.Tensor, threshold: float, level: float, margin: int) -> torch.Tensor:
+    """Connected regions above `level * threshold` that reach above `threshold` or hold the map's maximum.
+
+    The maximum counts because an image can be defective by its score while no pixel passes the pixel threshold.
+
+    Args:
+        anomaly_map: `(B, H, W)`.
+        margin: pixels by which every region is widened, because maps are blurred and defects have edges.
+
+    Returns:
+        `(B, 1, H, W)` float, 1 inside, without holes.
+    """
+    regions = []
+    for values in anomaly_map.cpu().numpy():
+        peak = min(threshold, values.max())
+        labels, _ = label(values >= level * peak)
+        region = np.isin(labels, np.unique(labels[values >= peak]))
+        if margin:
+            region = binary_dilation(region, iterations=margin)
+        regions.append(binary_fill_holes(region))
+    return torch.from_numpy(np.stack(regions)).to(anomaly_map)[:, None]
+
+
+def soft_edge(region: torch.Tensor, sigma: float = 2.0) -> torch.Tensor:
+    """Opacity of the repaired image: 1 inside the region, falling to 0 outside within a few pixels."""
+    return torch.maximum(region, smooth_map(region[:, 0], sigma)[:, None])
+
+
+def fill_from_surroundings(images: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
+    """Replaces the region `(B, 1, H, W)` of images `(B, 3, H, W)` by a smooth continuation of what surrounds it.
+
+    Averages of the known pixels over ever larger squares, each place taking the smallest square that holds one (pull-push).
+    """
+    known = 1 - region
+    levels = [(images * known, known)]
+    while levels[-1][1].min() == 0 and min(levels[-1][1].shape[-2:]) > 1:
+        levels.append(tuple(F.avg_pool2d(x, 2, ceil_mode=True) for x in levels[-1]))
+    total, weight = levels[-1]
+    filled = total / weight.clamp_min(1e-6)
+    for total, weight in levels[-2::-1]:
+        coarse = F.interpolate(filled, size=total.shape[-2:], mode="bilinear", align_corners=False)
+        filled = torch.where(weight > 0, total / weight.clamp_min(1e-6), coarse)
+    return filled
