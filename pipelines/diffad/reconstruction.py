@@ -167,8 +167,9 @@ class Repair:
         repaired = fill_from_surroundings(images, region)
         for t in self.timesteps:
             for _ in range(self.gradient_steps):
-                _, gradient = loss_and_gradient(repaired, lambda x: models.distance(x))
-                repaired = torch.lerp(images, gradient_step(repaired, unit_direction(gradient), self.step_size), opacity)
+                _, gradient = loss_and_gradient(repaired, models.distance)
+                stepped = gradient_step(repaired, unit_direction(gradient, region), self.step_size)
+                repaired = torch.lerp(images, stepped, opacity)
             denoised = models.predict_x0(models.add_noise(repaired, t), t)
             repaired = torch.lerp(images, denoised, opacity)
         return repaired

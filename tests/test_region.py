@@ -1,0 +1,45 @@
+"""Which pixels are repaired, and what is put there first."""
+
+import torch
+from diffad.region import defect_region, fill_from_surroundings, soft_edge
+
+
+def test_region_grows_from_pixels_above_the_threshold_only():
+    anomaly_map = torch.zeros(1, 20, 20)
+    anomaly_map[0, 3:8, 3:8] = 6  # reaches above the threshold in one pixel
+    anomaly_map[0, 5, 5] = 11
+    anomaly_map[0, 14:18, 14:18] = 6  # nowhere above it
+    region = defect_region(anomaly_map, threshold=10, level=0.5, margin=0)
+    expected = torch.zeros(1, 1, 20, 20)
+    expected[..., 3:8, 3:8] = 1
+    assert torch.equal(region, expected)
+    assert defect_region(anomaly_map, 10, 0.5, margin=2).sum() > region.sum()
+
+
+def test_region_is_never_empty_and_has_no_holes():
+    ring = torch.zeros(1, 20, 20)
+    ring[0, 4:12, 4:12] = 3
+    ring[0, 6:10, 6:10] = 0
+    region = defect_region(ring, threshold=10, level=0.5, margin=0)  # no pixel reaches the threshold
+    assert region[0, 0, 4:12, 4:12].all() and region.sum() == 64
+
+
+def test_fill_continues_the_surroundings_and_keeps_them():
+    x = torch.linspace(-0.5, 0.5, 32).expand(1, 3, 32, 32).clone()
+    region = torch.zeros(1, 1, 32, 32)
+    region[..., 10:16, 10:16] = 1
+    damaged = torch.where(region.bool(), torch.ones_like(x), x)
+    filled = fill_from_surroundings(damaged, region)
+    outside = (region == 0).expand_as(x)
+    assert torch.equal(filled[outside], damaged[outside])
+    assert (filled - x).abs().max() < 0.1
+    whole = fill_from_surroundings(damaged, torch.ones_like(region))
+    assert whole.isfinite().all()
+
+
+def test_soft_edge_is_one_inside_and_fades():
+    region = torch.zeros(1, 1, 32, 32)
+    region[..., 10:20, 10:20] = 1
+    opacity = soft_edge(region)
+    assert (opacity[region == 1] == 1).all()
+    assert 0 < opacity[0, 0, 15, 21] < 1 and opacity[0, 0, 15, 31] == 0
