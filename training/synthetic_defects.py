@@ -126,7 +126,9 @@ def _scratch_shape(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     points = np.round(np.stack([start, middle, end])).astype(int).clip(0, [height - 1, width - 1])
     line = np.zeros((height, width), dtype=bool)
     line[bezier_curve(*points[0], *points[1], *points[2], weight=1, shape=line.shape)] = True
-    line = binary_dilation(line, iterations=int(rng.integers(0, 1 + max(1, round(side / 128)))))
+    thickening = int(rng.integers(0, 1 + max(1, round(side / 128))))
+    if thickening:  # 0 would mean "until nothing changes" to scipy
+        line = binary_dilation(line, iterations=thickening)
     opacity = gaussian_filter(line.astype(np.float64), sigma=0.5)
     return np.where(opacity > 0.05, opacity / max(opacity.max(), 1e-9), 0)
 

@@ -110,7 +110,7 @@ class PartialDiffusion:
 
     timestep: int = 200
     num_inference_steps: int = 100
-    stochastic: bool = True
+    stochastic: bool = False
 
     def run(self, images: torch.Tensor, models: Models, report: Report) -> torch.Tensor:
         chain = models.chain(self.num_inference_steps)
@@ -139,8 +139,8 @@ class Repair:
         attempts: how often the region is found anew.
     """
 
-    timesteps: tuple[int, ...] = (300, 240, 180, 120, 60, 20)
-    gradient_steps: int = 0
+    timesteps: tuple[int, ...] = (200,)
+    gradient_steps: int = 5
     step_size: float = 0.02
     region_level: float = 0.5
     margin: int = 4
