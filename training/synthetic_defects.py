@@ -37,7 +37,7 @@ def add_defect(
     paint = KINDS[kind]
     for _ in range(MAX_ATTEMPTS):
         opacity = _scratch_shape(image, rng) if kind == "scratch" else _blob_shape(image, rng)
-        painted = paint(image.astype(np.float64), opacity > 0, rng, image if donor is None else donor)
+        painted = paint(image.astype(np.float64), rng, image if donor is None else donor)
         blended = image + opacity[..., None] * (painted - image)
         defective = blended.clip(0, 255).round().astype(np.uint8)
         mask = (defective != image).any(axis=2)
@@ -48,10 +48,10 @@ def add_defect(
     raise RuntimeError(f"no visible {kind} defect after {MAX_ATTEMPTS} attempts")
 
 
-def _texture(image, region, rng, donor) -> np.ndarray:
+def _texture(image, rng, donor) -> np.ndarray:
     """A texture from elsewhere, at random scale and brightness."""
     texture = _textures()[rng.integers(len(_textures()))]  # (T, T) in [0, 1]
-    height, width = region.shape
+    height, width = image.shape[:2]
     scale = rng.uniform(0.5, 1.5)
     side = min(len(texture), round(scale * max(height, width)))
     top, left = rng.integers(len(texture) - side + 1, size=2)
@@ -60,22 +60,22 @@ def _texture(image, region, rng, donor) -> np.ndarray:
     return pattern * colour
 
 
-def _stain(image, region, rng, donor) -> np.ndarray:
+def _stain(image, rng, donor) -> np.ndarray:
     """One colour over what is below it: oil, rust, dirt."""
     colour = rng.uniform(0, 255, size=3) if _is_coloured(image) else np.full(3, rng.uniform(0, 255))
     cover = rng.uniform(0.4, 1.0)
     return (1 - cover) * image + cover * colour
 
 
-def _missing(image, region, rng, donor) -> np.ndarray:
+def _missing(image, rng, donor) -> np.ndarray:
     """The piece's place shows what surrounds the part: the border's colour with its grain."""
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
-    return border[rng.integers(len(border), size=region.shape)]
+    return border[rng.integers(len(border), size=image.shape[:2])]
 
 
-def _swapped(image, region, rng, donor) -> np.ndarray:
+def _swapped(image, rng, donor) -> np.ndarray:
     """A piece of a good part in a wrong place: shifted and perhaps mirrored."""
-    height, width = region.shape
+    height, width = image.shape[:2]
     piece = donor.astype(np.float64)
     if rng.random() < 0.5:
         piece = piece[::-1]
@@ -85,12 +85,12 @@ def _swapped(image, region, rng, donor) -> np.ndarray:
     return np.roll(piece, shift, axis=(0, 1))
 
 
-def _scratch(image, region, rng, donor) -> np.ndarray:
+def _scratch(image, rng, donor) -> np.ndarray:
     """Bright or dark line."""
     return np.clip(image + rng.choice([-1, 1]) * rng.uniform(40, 120), 0, 255)
 
 
-Paint = Callable[[np.ndarray, np.ndarray, np.random.Generator, np.ndarray], np.ndarray]
+Paint = Callable[[np.ndarray, np.random.Generator, np.ndarray], np.ndarray]
 KINDS: dict[str, Paint] = {
     "texture": _texture,
     "scratch": _scratch,

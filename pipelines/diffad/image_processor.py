@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from .image_io import ImageError, read_image, to_rgb
+from .scoring import resize_map
 
 ImageInput = str | Path | Image.Image | np.ndarray | torch.Tensor | Callable[[], Image.Image]
 
@@ -93,9 +93,6 @@ def blend_change(original: Image.Image, before: torch.Tensor, after: torch.Tenso
         original: RGB image of any size.
         before, after: `(3, H, W)` in [-1, 1] at the model's resolution.
     """
-    change = ((after.clamp(-1, 1) - before) * 127.5)[None].float()
-    size = (original.height, original.width)
-    if tuple(change.shape[-2:]) != size:
-        change = F.interpolate(change, size=size, mode="bilinear", align_corners=False)
-    pixels = np.asarray(original, dtype=np.float32) + change[0].permute(1, 2, 0).cpu().numpy()
+    change = resize_map((after.clamp(-1, 1) - before).float() * 127.5, (original.height, original.width))
+    pixels = np.asarray(original, dtype=np.float32) + change.permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8))

@@ -144,7 +144,8 @@ class DiffADPipeline(DiffusionPipeline):
             seed: of all noise; one image's noise does not depend on the others.
             intermediate_steps: steps (from 1) after which the images are kept.
             callback_on_step_end: called as `callback(pipe, step, batch_start, {"images": (B, 3, H, W), "loss": (B,) or None})`
-                after every step; images it returns in a dict are taken in place of the current ones.
+                after every step; images it returns in a dict are taken in place of the current ones. The default preset
+                counts each of its attempts as one step and reports no loss.
             settings: of the recipe, in place of the preset's.
 
         Raises:
@@ -154,11 +155,13 @@ class DiffADPipeline(DiffusionPipeline):
         images = as_image_list(images)
         self.check_inputs(images, class_labels, batch_size)
         recipe = _resolve_recipe(preset, settings)
+        image_threshold = self.calibration.image_threshold(false_alarm_rate)
+        pixel_threshold = self.calibration.pixel_threshold(false_alarm_rate)
         output = ReconstructionOutput(images=[], difference_maps=[], traces=[], intermediates=[])
         with self.progress_bar(total=len(images)) as progress:
             for batch, labels, originals in self._batches(images, class_labels, batch_size):
                 recorder = _StepRecorder(self, callback_on_step_end, intermediate_steps, len(output.images))
-                models = self._reconstruction_models(labels, false_alarm_rate, seed)
+                models = self._reconstruction_models(labels, image_threshold, pixel_threshold, seed)
                 repaired = recipe.run(batch, models, recorder)
                 for i, original in enumerate(originals):
                     image = blend_change(original, batch[i], repaired[i])
@@ -216,8 +219,7 @@ class DiffADPipeline(DiffusionPipeline):
         features = self.feature_extractor(images) if set(terms) & {"feature", "residual", "mahalanobis"} else None
         predictions = []
         for t, noisy, step, output in self._unet_passes(images, class_labels) if set(terms) - {"mahalanobis"} else ():
-            prediction, v = output.sample.float().chunk(2, dim=1)  # (B, 3, H, W) each
-            x0_predicted = predict_x0(noisy, prediction, step, self.scheduler.config.prediction_type)
+            x0_predicted, v = self._clean_image_and_variance(noisy, output, step)
             predictions.append(output.features.float())  # (B, D, h, w)
             if "kl" in terms:
                 yield f"kl@{t}", self._finish(scoring.kl_map(images, x0_predicted, v, step), size)
@@ -248,6 +250,13 @@ class DiffADPipeline(DiffusionPipeline):
             step = chain_step(self.scheduler, torch.tensor([t])).to(images)
             noisy = add_noise(images, noise, step)
             yield t, noisy, step, self.unet(noisy.to(self.unet.dtype), t, class_labels)
+
+    def _clean_image_and_variance(
+        self, noisy: torch.Tensor, output: JointUNet2DOutput, step: ChainStep
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the UNet's output says of x_0, and its variance channels, `(B, 3, H, W)` each."""
+        prediction, v = output.sample.float().chunk(2, dim=1)
+        return predict_x0(noisy, prediction, step, self.scheduler.config.prediction_type), v
 
     def check_inputs(self, images: list, class_labels: Sequence[int] | None, batch_size: int) -> None:
         """Refuses wrong arguments before work starts."""
@@ -286,7 +295,9 @@ class DiffADPipeline(DiffusionPipeline):
     ) -> dict[str, torch.Tensor]:
         return {name: self.calibration.standardize(name, raw) for name, raw in self.partial_maps(images, class_labels, terms)}
 
-    def _reconstruction_models(self, class_labels: torch.Tensor | None, false_alarm_rate: float, seed: int) -> Models:
+    def _reconstruction_models(
+        self, class_labels: torch.Tensor | None, image_threshold: float, pixel_threshold: float, seed: int
+    ) -> Models:
         """The pipeline's parts as the functions that recipes of reconstruction work with."""
         terms = tuple(self.calibration.config.weights)
         full_chain = self.scheduler.config.num_train_timesteps
@@ -299,8 +310,7 @@ class DiffADPipeline(DiffusionPipeline):
             return add_noise(images, timestep_noise(images.shape[1:], t, seed).to(images), step_of(t, full_chain, images))
 
         def denoised(xt: torch.Tensor, t: int, step: ChainStep) -> tuple[torch.Tensor, torch.Tensor]:
-            prediction, v = self.unet(xt.to(self.unet.dtype), t, class_labels).sample.float().chunk(2, dim=1)
-            return predict_x0(xt, prediction, step, self.scheduler.config.prediction_type), v
+            return self._clean_image_and_variance(xt, self.unet(xt.to(self.unet.dtype), t, class_labels), step)
 
         def reverse_step(xt: torch.Tensor, t: int, chain_length: int, draw: int | None) -> torch.Tensor:
             step = step_of(t, chain_length, xt)
@@ -317,7 +327,7 @@ class DiffADPipeline(DiffusionPipeline):
 
         def select(index: torch.Tensor) -> Models:
             labels = None if class_labels is None else class_labels[index]
-            return self._reconstruction_models(labels, false_alarm_rate, seed)
+            return self._reconstruction_models(labels, image_threshold, pixel_threshold, seed)
 
         return Models(
             select=select,
@@ -328,8 +338,8 @@ class DiffADPipeline(DiffusionPipeline):
             chain=chain,
             anomaly_map=lambda images: self.calibration.combine(self._standardized_maps(images, class_labels, terms)),
             image_score=lambda maps: scoring.image_score(maps, self.calibration.config.top_k),
-            image_threshold=self.calibration.image_threshold(false_alarm_rate),
-            pixel_threshold=self.calibration.pixel_threshold(false_alarm_rate),
+            image_threshold=image_threshold,
+            pixel_threshold=pixel_threshold,
         )
 
     def _finish(self, partial: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -36,7 +36,8 @@ class ReconstructionOutput(BaseOutput):
     Args:
         images: N RGB images of the inputs' sizes.
         difference_maps: N arrays `(height, width)` float32 in [0, 1], mean absolute change over channels.
-        traces: N arrays `(gradient steps,)`, the Mahalanobis loss (Eq. 12) before every gradient step.
+        traces: N arrays `(gradient steps,)`, the Mahalanobis loss (Eq. 12) before every gradient step; empty for the
+            default preset.
         intermediates: per image, the RGB images at the model's resolution after the steps asked for.
     """
 
