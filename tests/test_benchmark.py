@@ -2,8 +2,8 @@
 
 import json
 
-import benchmark
 import pytest
+from diffad_training import benchmark
 
 PEERS = {
     "source": "x",

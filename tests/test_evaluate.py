@@ -3,11 +3,11 @@
 import csv
 import json
 
-import evaluate
 import numpy as np
 import pytest
 from diffad import detection_metrics, localization_metrics
 from diffad.data import DataError, evaluation_samples
+from diffad_training import evaluate
 from PIL import Image
 from tiny_pipeline import smooth_images, tiny_pipeline
 

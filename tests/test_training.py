@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import train
-from config import TrainingConfig, parse_config, save_config
-from dataset import CachedDataset, augment, build_cache, channel_statistics
 from diffad import DiffADPipeline, ImageError
 from diffad.data import DataError, training_samples
 from diffad.image_processor import resize_rgb, to_model_range
+from diffad_training import train
+from diffad_training.config import TrainingConfig, parse_config, save_config
+from diffad_training.dataset import CachedDataset, augment, build_cache, channel_statistics
 from safetensors.torch import load_file
 from tiny_pipeline import smooth_images, tiny_extractor
 

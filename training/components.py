@@ -1,8 +1,8 @@
 """Builds the pipeline's components from the settings of a run."""
 
 import torch
-from config import TrainingConfig
 from diffad import Calibration, FeatureExtractor, JointUNet2DModel, PadimGaussian
+from diffad_training.config import TrainingConfig
 from diffusers import DDPMScheduler, UNet2DModel
 
 

@@ -23,16 +23,6 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
-from components import (
-    build_calibration,
-    build_extractor,
-    build_gaussian,
-    build_scheduler,
-    build_unet,
-    choose_precision,
-)
-from config import TrainingConfig, parse_config, save_config
-from dataset import CachedDataset, augment, build_cache, channel_statistics
 from diffad import DiffADPipeline, FeatureExtractor, JointUNet2DModel
 from diffad.data import DataError, split_held_out, training_samples
 from diffad.diffusion import add_noise, chain_step
@@ -40,6 +30,16 @@ from diffad.image_io import ImageError
 from diffad.image_processor import to_model_range
 from diffad.losses import JointLoss, joint_loss
 from diffad.memory import keep_freed_memory, peak_memory_mib
+from diffad_training.components import (
+    build_calibration,
+    build_extractor,
+    build_gaussian,
+    build_scheduler,
+    build_unet,
+    choose_precision,
+)
+from diffad_training.config import TrainingConfig, parse_config, save_config
+from diffad_training.dataset import CachedDataset, augment, build_cache, channel_statistics
 from diffusers import DDPMScheduler
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
