@@ -8,6 +8,7 @@ import torch
 from diffad.diffusion import (
     add_noise,
     chain_step,
+    clamp_to_range,
     discretized_nll,
     kl_divergence,
     model_log_variance,
@@ -273,3 +274,8 @@ def test_nll_gradient_reaches_mean_and_variance_and_is_finite_at_the_extremes():
     mean = torch.tensor([-0.9, 0.1, -0.8], dtype=torch.float64, requires_grad=True)
     log_variance = torch.full((3,), -3.0, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda m, s: discretized_nll(x0, m, s), (mean, log_variance))
+
+
+def test_variance_channels_are_held_to_their_range():
+    v = torch.tensor([-3.0, -1.0, 0.2, 1.0, 12.0])
+    assert clamp_to_range(v).tolist() == pytest.approx([-1.0, -1.0, 0.2, 1.0, 1.0])

@@ -4,7 +4,8 @@ Five kinds, after those of CutPaste (Li et al. 2021) and DRAEM (Zavrtanik et al.
 a missing piece and a swapped piece. A defect is a pure function of the images and of the random generator.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -148,3 +149,22 @@ def _is_coloured(image: np.ndarray) -> bool:
 @cache
 def _textures() -> list[np.ndarray]:
     return [texture / 255 for texture in (data.brick(), data.grass(), data.gravel())]
+
+
+@dataclass(frozen=True)
+class SyntheticDefect:
+    """A good image and what was made of it: `(H, W, 3)` uint8 twice, bool `(H, W)`, and one of [`KINDS`]."""
+
+    normal: np.ndarray
+    defective: np.ndarray
+    mask: np.ndarray
+    kind: str
+
+
+def defect_set(normals: Sequence[np.ndarray], count: int, seed: int) -> Iterator[SyntheticDefect]:
+    """`count` defects on good images of one size, all kinds and images in turn; the donor is the next image."""
+    for i in range(count):
+        kind = list(KINDS)[i % len(KINDS)]
+        normal, donor = normals[i % len(normals)], normals[(i + 1) % len(normals)]
+        defective, mask = add_defect(normal, kind, np.random.default_rng([seed, i]), donor)
+        yield SyntheticDefect(normal, defective, mask, kind)

@@ -14,8 +14,8 @@ from .fitted_state import Float32ModelMixin
 TIMESTEP_TERMS = ("kl", "rgb", "feature")
 TERMS = (*TIMESTEP_TERMS, "residual", "mahalanobis")
 DEFAULT_TIMESTEPS = (20, 201, 401)
-# One vote each for the two halves of Eq. 11 at the paper's alpha = 0.5, and one for the distance to normal features.
-DEFAULT_WEIGHTS = {"kl": 0.25, "feature": 0.25, "mahalanobis": 0.5}
+# Chosen on synthetic defects on held-out good images (training/choose_weights.py), the same for every category.
+DEFAULT_WEIGHTS = {"rgb": 1 / 6, "feature": 1 / 6, "residual": 1 / 3, "mahalanobis": 1 / 3}
 
 
 class Calibration(Float32ModelMixin, ConfigMixin):

@@ -97,6 +97,15 @@ def posterior_mean(x0: torch.Tensor, xt: torch.Tensor, step: ChainStep) -> torch
     return step.x0_coefficient * x0 + step.xt_coefficient * xt
 
 
+def clamp_to_range(v: torch.Tensor) -> torch.Tensor:
+    """The variance channels held to the range [-1, 1] they interpolate over.
+
+    A trained network leaves it where its predicted image is off by more than the step's noise: it then explains its own error
+    as variance, and the KL of a defect falls below that of a good part.
+    """
+    return v.clamp(-1, 1)
+
+
 def model_log_variance(v: torch.Tensor, step: ChainStep) -> torch.Tensor:
     """log sigma_theta^2 = u log beta + (1 - u) log beta~ with u = (v + 1) / 2 (learned range)."""
     u = (v + 1) / 2

@@ -11,7 +11,7 @@ from PIL import Image
 
 from . import scoring
 from .calibration import TERMS, Calibration
-from .diffusion import ChainStep, add_noise, chain_step, model_log_variance, posterior_mean, predict_x0
+from .diffusion import ChainStep, add_noise, chain_step, clamp_to_range, model_log_variance, posterior_mean, predict_x0
 from .feature_extractor import FeatureExtractor
 from .gaussian import PadimGaussian
 from .image_processor import ImageInput, as_image_list, blend_change, load_rgb, resize_rgb, to_model_range, to_pil
@@ -256,7 +256,7 @@ class DiffADPipeline(DiffusionPipeline):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What the UNet's output says of x_0, and its variance channels, `(B, 3, H, W)` each."""
         prediction, v = output.sample.float().chunk(2, dim=1)
-        return predict_x0(noisy, prediction, step, self.scheduler.config.prediction_type), v
+        return predict_x0(noisy, prediction, step, self.scheduler.config.prediction_type), clamp_to_range(v)
 
     def check_inputs(self, images: list, class_labels: Sequence[int] | None, batch_size: int) -> None:
         """Refuses wrong arguments before work starts."""

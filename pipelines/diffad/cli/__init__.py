@@ -1,4 +1,4 @@
-"""The `diffad` command. It stands on top of the package and of training, and holds no logic of its own: one file per command."""
+"""The `diffad` command: one file per command, no logic of its own. It stands on top of the package and of training."""
 
 import typer
 
