@@ -65,7 +65,8 @@ def main(config: TrainingConfig) -> None:
     )
     if accelerator.device.type == "cpu":
         # `accelerate launch` limits every process to one thread unless it is told otherwise.
-        torch.set_num_threads(max(1, os.cpu_count() // accelerator.num_processes))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        torch.set_num_threads(max(1, cores // accelerator.num_processes))
     set_seed(config.seed)
     output_dir = Path(config.output_dir)
     cache_dir = Path(config.cache_dir) if config.cache_dir else output_dir / "cache"
