@@ -48,15 +48,6 @@ def test_direction_is_downhill_with_unit_variance_for_every_image():
     assert unit_direction(torch.zeros(1, 3, 4, 4)).abs().max() == 0
 
 
-def test_direction_in_a_region_has_unit_variance_there():
-    gradient = torch.randn(2, 3, 16, 16) * 5
-    region = torch.zeros(2, 1, 16, 16)
-    region[:, :, 2:7, 3:12] = 1
-    inside = unit_direction(gradient, region)[:, :, 2:7, 3:12]
-    torch.testing.assert_close(inside.std(dim=(1, 2, 3), correction=0), torch.ones(2))
-    assert unit_direction(gradient, torch.zeros(2, 1, 16, 16)).isfinite().all()
-
-
 @pytest.mark.parametrize("correlation", [0.0, 0.3, 1.0])
 def test_added_variance_matches_simulated_steps(correlation):
     generator = torch.Generator().manual_seed(1)

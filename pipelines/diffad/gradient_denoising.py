@@ -30,19 +30,9 @@ def loss_and_gradient(images: torch.Tensor, distance: Distance) -> tuple[torch.T
     return loss.detach(), gradient
 
 
-def unit_direction(gradient: torch.Tensor, region: torch.Tensor | None = None) -> torch.Tensor:
-    """-gradient / std(gradient) per image: downhill, with the unit variance of noise; zero where the gradient vanishes.
-
-    Args:
-        gradient: `(B, 3, H, W)`.
-        region: `(B, 1, H, W)` in [0, 1], where the variance is to be one; None is everywhere.
-    """
-    if region is None:
-        std = gradient.std(dim=(1, 2, 3), keepdim=True)
-    else:
-        weight = region.expand_as(gradient) / region.expand_as(gradient).sum(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
-        mean = (weight * gradient).sum(dim=(1, 2, 3), keepdim=True)
-        std = (weight * (gradient - mean).square()).sum(dim=(1, 2, 3), keepdim=True).sqrt()
+def unit_direction(gradient: torch.Tensor) -> torch.Tensor:
+    """-gradient / std(gradient) per image `(B, 3, H, W)`: downhill, with the unit variance of noise; zero where it vanishes."""
+    std = gradient.std(dim=(1, 2, 3), keepdim=True)
     return -gradient / torch.where(std > 0, std, torch.ones_like(std))
 
 

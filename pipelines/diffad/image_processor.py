@@ -84,15 +84,20 @@ def to_pil(image: torch.Tensor) -> Image.Image:
     return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
 
 
-def blend_change(original: Image.Image, before: torch.Tensor, after: torch.Tensor) -> Image.Image:
-    """Carries what changed at the model's resolution over to the image at its own size.
+def blend_change(original: Image.Image, before: torch.Tensor, after: torch.Tensor, replaced: torch.Tensor) -> Image.Image:
+    """Carries a change at the model's resolution over to the image at its own size.
 
-    Where nothing changed the original stays, bit for bit; elsewhere it keeps detail that the model's resolution lacks.
+    Where nothing changed the original stays, bit for bit. Where it changed a little it keeps detail that the model's resolution
+    lacks; where it was replaced none of it remains.
 
     Args:
         original: RGB image of any size.
         before, after: `(3, H, W)` in [-1, 1] at the model's resolution.
+        replaced: `(1, H, W)` in [0, 1].
     """
-    change = resize_map((after.clamp(-1, 1) - before).float() * 127.5, (original.height, original.width))
-    pixels = np.asarray(original, dtype=np.float32) + change.permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8))
+    size = (original.height, original.width)
+    levels = torch.from_numpy(np.array(original, dtype=np.float32)).permute(2, 0, 1)  # (3, h, w)
+    before, after, replaced = (resize_map(x.float().cpu(), size) for x in (before, after.clamp(-1, 1), replaced))
+    changed = levels + (after - before) * 127.5
+    pixels = torch.lerp(changed, (after + 1) * 127.5, replaced)
+    return Image.fromarray(pixels.clamp(0, 255).round().byte().permute(1, 2, 0).numpy())

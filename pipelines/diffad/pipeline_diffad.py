@@ -3,6 +3,7 @@
 import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from .calibration import TERMS, Calibration
 from .diffusion import ChainStep, add_noise, chain_step, clamp_to_range, model_log_variance, posterior_mean, predict_x0
 from .feature_extractor import FeatureExtractor
 from .gaussian import PadimGaussian
+from .gradient_denoising import mahalanobis_loss
 from .image_processor import ImageInput, as_image_list, blend_change, load_rgb, resize_rgb, to_model_range, to_pil
 from .noise import timestep_noise
 from .pipeline_output import DiffADOutput, ReconstructionOutput
@@ -130,8 +132,9 @@ class DiffADPipeline(DiffusionPipeline):
         class_labels: Sequence[int] | None = None,
         false_alarm_rate: float = 0.05,
         seed: int = 0,
-        intermediate_steps: Sequence[int] = (),
+        intermediate_steps: Sequence[int] | Literal["all"] = (),
         callback_on_step_end: Callable[["DiffADPipeline", int, int, dict], dict | None] | None = None,
+        return_traces: bool = False,
         **settings,
     ) -> ReconstructionOutput:
         """Shows what defective parts should have looked like.
@@ -142,10 +145,10 @@ class DiffADPipeline(DiffusionPipeline):
                 `partial_diffusion`, or a recipe of [`diffad.reconstruction`].
             batch_size, class_labels, false_alarm_rate: as for scoring; the rate decides what the default preset repairs.
             seed: of all noise; one image's noise does not depend on the others.
-            intermediate_steps: steps (from 1) after which the images are kept.
-            callback_on_step_end: called as `callback(pipe, step, batch_start, {"images": (B, 3, H, W), "loss": (B,) or None})`
-                after every step; images it returns in a dict are taken in place of the current ones. The default preset
-                counts each of its attempts as one step and reports no loss.
+            intermediate_steps: steps (from 1) after which the images are kept, or "all".
+            callback_on_step_end: called as `callback(pipe, step, batch_start, {"images": (B, 3, H, W)})` after every step;
+                images it returns in a dict are taken in place of the current ones.
+            return_traces: also measure the Mahalanobis loss (Eq. 12) of the input and after every step.
             settings: of the recipe, in place of the preset's.
 
         Raises:
@@ -157,19 +160,27 @@ class DiffADPipeline(DiffusionPipeline):
         recipe = _resolve_recipe(preset, settings)
         image_threshold = self.calibration.image_threshold(false_alarm_rate)
         pixel_threshold = self.calibration.pixel_threshold(false_alarm_rate)
-        output = ReconstructionOutput(images=[], difference_maps=[], traces=[], intermediates=[])
+        output = ReconstructionOutput(images=[], difference_maps=[], intermediates=[], traces=[] if return_traces else None)
         with self.progress_bar(total=len(images)) as progress:
             for batch, labels, originals in self._batches(images, class_labels, batch_size):
-                recorder = _StepRecorder(self, callback_on_step_end, intermediate_steps, len(output.images))
                 models = self._reconstruction_models(labels, image_threshold, pixel_threshold, seed)
-                repaired = recipe.run(batch, models, recorder)
+                recorder = _StepRecorder(
+                    self,
+                    callback_on_step_end,
+                    intermediate_steps,
+                    len(output.images),
+                    (lambda x, models=models: mahalanobis_loss(models.distance(x))) if return_traces else None,
+                )
+                recorder.measure(batch)
+                result = recipe.run(batch, models, recorder)
                 for i, original in enumerate(originals):
-                    image = blend_change(original, batch[i], repaired[i])
+                    image = blend_change(original, batch[i], result.images[i], result.replaced[i])
                     output.images.append(image)
                     change = np.abs(np.asarray(image, dtype=np.float32) - np.asarray(original, dtype=np.float32))
                     output.difference_maps.append(change.mean(axis=2) / 255)
-                    output.traces.append(np.array([loss[i] for loss in recorder.losses], dtype=np.float32))
                     output.intermediates.append([to_pil(kept[i]) for kept in recorder.intermediates])
+                    if return_traces:
+                        output.traces.append(np.array([loss[i] for loss in recorder.losses], dtype=np.float32))
                 progress.update(len(batch))
         self.maybe_free_model_hooks()
         return output
@@ -360,22 +371,33 @@ class DiffADPipeline(DiffusionPipeline):
 class _StepRecorder:
     """Keeps what a reconstruction passes by, and lets the caller's callback look at it and change it."""
 
-    def __init__(self, pipe: DiffADPipeline, callback: Callable | None, wanted: Sequence[int], batch_start: int):
-        self.pipe, self.callback, self.wanted, self.batch_start = pipe, callback, frozenset(wanted), batch_start
+    def __init__(
+        self,
+        pipe: DiffADPipeline,
+        callback: Callable | None,
+        wanted: Sequence[int] | Literal["all"],
+        batch_start: int,
+        loss: Callable[[torch.Tensor], torch.Tensor] | None,
+    ):
+        self.pipe, self.callback, self.wanted, self.batch_start = pipe, callback, wanted, batch_start
+        self.loss = loss
         self.step = 0
         self.losses: list[np.ndarray] = []
         self.intermediates: list[torch.Tensor] = []
 
-    def __call__(self, images: torch.Tensor, loss: torch.Tensor | None) -> torch.Tensor:
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
         self.step += 1
         if self.callback is not None:
-            answer = self.callback(self.pipe, self.step, self.batch_start, {"images": images, "loss": loss})
+            answer = self.callback(self.pipe, self.step, self.batch_start, {"images": images})
             images = (answer or {}).get("images", images)
-        if loss is not None:
-            self.losses.append(loss.cpu().numpy())
-        if self.step in self.wanted:
+        self.measure(images)
+        if self.wanted == "all" or self.step in self.wanted:
             self.intermediates.append(images.cpu())
         return images
+
+    def measure(self, images: torch.Tensor) -> None:
+        if self.loss is not None:
+            self.losses.append(self.loss(images).cpu().numpy())
 
 
 def _resolve_recipe(preset: str | Recipe, settings: dict) -> Recipe:

@@ -36,12 +36,11 @@ class ReconstructionOutput(BaseOutput):
     Args:
         images: N RGB images of the inputs' sizes.
         difference_maps: N arrays `(height, width)` float32 in [0, 1], mean absolute change over channels.
-        traces: N arrays `(gradient steps,)`, the Mahalanobis loss (Eq. 12) before every gradient step; empty for the
-            default preset.
         intermediates: per image, the RGB images at the model's resolution after the steps asked for.
+        traces: N arrays `(1 + steps,)`, the Mahalanobis loss (Eq. 12) of the input and after every step, if asked for.
     """
 
     images: list[Image.Image]
     difference_maps: list[np.ndarray]
-    traces: list[np.ndarray]
     intermediates: list[list[Image.Image]]
+    traces: list[np.ndarray] | None = None

@@ -8,11 +8,30 @@ from dataclasses import dataclass
 
 import torch
 
-from .gradient_denoising import Distance, gradient_step, loss_and_gradient, unit_direction
+from .gradient_denoising import Distance, gradient_step, loss_and_gradient, mahalanobis_loss, unit_direction
+from .grain import transfer_grain
 from .region import defect_region, fill_from_surroundings, soft_edge
 
-# (images, Eq. 12 loss (B,) or None) to the images to go on with.
-Report = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+# Called with the images after every step; returns the images to go on with.
+Report = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a recipe makes of a batch.
+
+    Args:
+        images: `(B, 3, H, W)` in [-1, 1], perhaps beyond.
+        replaced: `(B, 1, H, W)` in [0, 1], where nothing of the input is to remain.
+    """
+
+    images: torch.Tensor
+    replaced: torch.Tensor
+
+    @classmethod
+    def changed(cls, images: torch.Tensor) -> "Reconstruction":
+        """Of a recipe that changes everything a little and replaces nothing."""
+        return cls(images, torch.zeros_like(images[:, :1]))
 
 
 @dataclass(frozen=True)
@@ -58,15 +77,15 @@ class GradientDescent:
     step_size: float = 0.02
     normalize_gradient: bool = True
 
-    def run(self, images: torch.Tensor, models: Models, report: Report) -> torch.Tensor:
+    def run(self, images: torch.Tensor, models: Models, report: Report) -> Reconstruction:
         for _ in range(self.num_steps):
-            images = self.step(images, models, report)
-        return images
+            images = report(self.step(images, models))
+        return Reconstruction.changed(images)
 
-    def step(self, images: torch.Tensor, models: Models, report: Report) -> torch.Tensor:
-        loss, gradient = loss_and_gradient(images, models.distance)
+    def step(self, images: torch.Tensor, models: Models) -> torch.Tensor:
+        _, gradient = loss_and_gradient(images, models.distance)
         direction = unit_direction(gradient) if self.normalize_gradient else -gradient
-        return report(gradient_step(images, direction, self.step_size), loss)
+        return gradient_step(images, direction, self.step_size)
 
 
 @dataclass(frozen=True)
@@ -85,17 +104,17 @@ class GradientDenoising(GradientDescent):
     num_inference_steps: int | None = 250
     stochastic: bool = False
 
-    def run(self, images: torch.Tensor, models: Models, report: Report) -> torch.Tensor:
+    def run(self, images: torch.Tensor, models: Models, report: Report) -> Reconstruction:
         for i in range(1, self.num_steps + 1):
-            images = self.step(images, models, report)
+            images = report(self.step(images, models))
             if i % self.denoise_every == 0:
                 if self.num_inference_steps is None:
                     images = models.predict_x0(images, self.timestep)
                 else:
                     draw = i if self.stochastic else None
                     images = models.reverse_step(images, self.timestep, self.num_inference_steps, draw)
-                images = report(images, None)
-        return images
+                images = report(images)
+        return Reconstruction.changed(images)
 
 
 @dataclass(frozen=True)
@@ -112,67 +131,69 @@ class PartialDiffusion:
     num_inference_steps: int = 100
     stochastic: bool = False
 
-    def run(self, images: torch.Tensor, models: Models, report: Report) -> torch.Tensor:
+    def run(self, images: torch.Tensor, models: Models, report: Report) -> Reconstruction:
         chain = models.chain(self.num_inference_steps)
         start = min(range(len(chain)), key=lambda i: abs(chain[i] - self.timestep))
         images = models.add_noise(images, chain[start])
         for t in chain[start:]:
             images = models.reverse_step(images, t, self.num_inference_steps, t if self.stochastic and t > 0 else None)
-            images = report(images, None)
-        return images
+            images = report(images)
+        return Reconstruction.changed(images)
 
 
 @dataclass(frozen=True)
 class Repair:
-    """Gradient denoising where the anomaly map says there is a defect, and nowhere else (ours).
+    """Denoising where the anomaly map says there is a defect, and nowhere else (ours).
 
-    The region is filled from its surroundings; then every round takes gradient steps inside it, noises the image to a
-    timestep, denoises it completely and puts the input back outside. An image that scores as normal is returned as it is, and
-    one that still scores as defective afterwards gets a second go with a larger region.
+    The marked region is filled from its surroundings, then noised and denoised at falling noise levels with the input put back
+    outside each time, so that structure returns first and detail last. Grain, which a mean lacks, is borrowed from the image's
+    surroundings where that lowers Eq. 12. An image that scores as normal is returned as it is, and one that still scores as
+    defective gets another go with what is marked then added to the region.
 
     Args:
-        timesteps: noise level of each round, descending.
-        gradient_steps: N_d, gradient steps before each denoising.
-        step_size: s.
-        region_level: pixels above this share of the pixel threshold belong to the region, where they touch one above it.
+        timesteps: noise levels, descending.
+        region_level: pixels of a region exceed this share of the pixel threshold; it must reach above the threshold itself.
+        peak_share: and this share of the region's own peak.
         margin: pixels by which the region is widened, at the model's resolution.
         attempts: how often the region is found anew.
     """
 
-    timesteps: tuple[int, ...] = (200,)
-    gradient_steps: int = 5
-    step_size: float = 0.02
-    region_level: float = 0.5
+    timesteps: tuple[int, ...] = (490, 400, 300, 200, 100, 50)
+    region_level: float = 0.7
+    peak_share: float = 0.6
     margin: int = 4
     attempts: int = 2
 
-    def run(self, images: torch.Tensor, models: Models, report: Report) -> torch.Tensor:
-        repaired = images.clone()
+    def run(self, images: torch.Tensor, models: Models, report: Report) -> Reconstruction:
+        repaired = images
         region = torch.zeros_like(images[:, :1])  # (B, 1, H, W)
         active = torch.arange(len(images), device=images.device)
         for _ in range(self.attempts):
-            anomaly_map = models.select(active).anomaly_map(repaired[active])
-            defective = models.image_score(anomaly_map) > models.image_threshold
-            active, anomaly_map = active[defective], anomaly_map[defective]
+            if len(active):
+                anomaly_map = models.select(active).anomaly_map(repaired[active])
+                defective = models.image_score(anomaly_map) > models.image_threshold
+                active, anomaly_map = active[defective], anomaly_map[defective]
             if len(active) == 0:
-                break
-            found = defect_region(anomaly_map, models.pixel_threshold, self.region_level, self.margin)
-            region[active] = torch.maximum(region[active], found)
-            repaired[active] = self._repair(images[active], region[active], models.select(active))
-            repaired = report(repaired, None)
-        return repaired
+                # As many steps whatever the batch.
+                for _ in range(len(self.timesteps) + 1):
+                    repaired = report(repaired)
+                continue
+            found = defect_region(anomaly_map, models.pixel_threshold, self.region_level, self.peak_share, self.margin)
+            region = region.index_copy(0, active, torch.maximum(region[active], found))
+            repaired = self._repair(images, repaired, region, active, models.select(active), report)
+        return Reconstruction(repaired, soft_edge(region))
 
-    def _repair(self, images: torch.Tensor, region: torch.Tensor, models: Models) -> torch.Tensor:
-        opacity = soft_edge(region)
-        repaired = fill_from_surroundings(images, region)
+    def _repair(self, images, repaired, region, active, models: Models, report: Report) -> torch.Tensor:
+        """`repaired` with the active images repaired anew from `images`."""
+        inputs, opacity = images[active], soft_edge(region[active])
+        repaired = repaired.index_copy(0, active, fill_from_surroundings(inputs, region[active]))
         for t in self.timesteps:
-            for _ in range(self.gradient_steps):
-                _, gradient = loss_and_gradient(repaired, models.distance)
-                stepped = gradient_step(repaired, unit_direction(gradient, region), self.step_size)
-                repaired = torch.lerp(images, stepped, opacity)
-            denoised = models.predict_x0(models.add_noise(repaired, t), t)
-            repaired = torch.lerp(images, denoised, opacity)
-        return repaired
+            denoised = models.predict_x0(models.add_noise(repaired[active], t), t)
+            repaired = report(repaired.index_copy(0, active, torch.lerp(inputs, denoised, opacity)))
+        smooth = repaired[active]
+        grained = smooth + opacity * transfer_grain(inputs, denoised, opacity)
+        gain = mahalanobis_loss(models.distance(smooth)) - mahalanobis_loss(models.distance(grained))  # (B,)
+        return report(repaired.index_copy(0, active, torch.where(gain.view(-1, 1, 1, 1) > 0, grained, smooth)))
 
 
 Recipe = Repair | GradientDenoising | GradientDescent | PartialDiffusion

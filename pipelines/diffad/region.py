@@ -8,14 +8,18 @@ from scipy.ndimage import binary_dilation, binary_fill_holes, label
 from .scoring import smooth_map
 
 
-def defect_region(anomaly_map: torch.Tensor, threshold: float, level: float, margin: int) -> torch.Tensor:
-    """Connected regions above `level * threshold` that reach above `threshold` or hold the map's maximum.
+def defect_region(anomaly_map: torch.Tensor, threshold: float, level: float, peak_share: float, margin: int) -> torch.Tensor:
+    """What of the map is defect: connected regions that reach above the threshold, each down to a share of its own peak.
 
-    The maximum counts because an image can be defective by its score while no pixel passes the pixel threshold.
+    Maps are blurred, so that a strong defect lifts a wide surrounding above any fixed level; its edge lies near half its peak.
+    The map's maximum counts as a region even below the threshold, because an image can be defective by its score alone.
 
     Args:
         anomaly_map: `(B, H, W)`.
-        margin: pixels by which every region is widened, because maps are blurred and defects have edges.
+        threshold: of the map's values, above which a pixel is called defective.
+        level: share of the threshold that all pixels of a region exceed.
+        peak_share: share of its region's maximum that every pixel exceeds.
+        margin: pixels by which regions are widened, because defects have edges.
 
     Returns:
         `(B, 1, H, W)` float, 1 inside, without holes.
@@ -23,8 +27,13 @@ def defect_region(anomaly_map: torch.Tensor, threshold: float, level: float, mar
     regions = []
     for values in anomaly_map.cpu().numpy():
         peak = min(threshold, values.max())
-        labels, _ = label(values >= level * peak)
-        region = np.isin(labels, np.unique(labels[values >= peak]))
+        labels, count = label(values >= level * peak)
+        region = np.zeros(values.shape, dtype=bool)
+        for index in range(1, count + 1):
+            inside = labels == index
+            own_peak = values[inside].max()
+            if own_peak >= peak:
+                region |= inside & (values >= peak_share * own_peak)
         if margin:
             region = binary_dilation(region, iterations=margin)
         regions.append(binary_fill_holes(region))

@@ -1,0 +1,80 @@
+"""The grain of a surface, which a denoiser's mean lacks, borrowed from the image's own sound surroundings."""
+
+import numpy as np
+import torch
+from scipy.ndimage import binary_dilation, label
+from scipy.signal import correlate
+
+RING = 6  # pixels around a region that must look alike at the lender's place
+
+
+def transfer_grain(images: torch.Tensor, denoised: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
+    """What `denoised` lacks of `images` in detail, copied into the region from where the surroundings look most alike.
+
+    Args:
+        images: `(B, 3, H, W)`, true outside the region.
+        denoised: `(B, 3, H, W)`, their smooth version.
+        region: `(B, 1, H, W)`, above 0 where the images can't be trusted.
+
+    Returns:
+        `(B, 3, H, W)`, to be added to `denoised`; 0 outside the region and where no sound place is large enough.
+    """
+    grains = []
+    for image, smooth, inside in zip(images.double().cpu().numpy(), denoised.double().cpu().numpy(), region.cpu().numpy()):
+        grain = np.zeros_like(image)
+        labels, count = label(inside[0] > 0)
+        for index in range(1, count + 1):
+            box, reach = _box(labels == index)
+            shift = best_shift(image, inside[0] > 0, box, reach)
+            if shift is not None:
+                source = tuple(slice(part.start + by, part.stop + by) for part, by in zip(box, shift))
+                grain[:, *box] = np.where(reach, (image - smooth)[:, *source], grain[:, *box])
+        grains.append(grain)
+    return torch.from_numpy(np.stack(grains)).to(images)
+
+
+def best_shift(image: np.ndarray, unsound: np.ndarray, box: tuple[slice, slice], reach: np.ndarray) -> tuple[int, int] | None:
+    """The shift `(down, right)` of a region to a sound place whose ring around it is most like the region's own.
+
+    Depends on the image alone and not on anything a network computed, so that rounding can't change the choice.
+
+    Args:
+        image: `(3, H, W)`.
+        unsound: bool `(H, W)`, every region of the image.
+        box: rows and columns around one region and its ring.
+        reach: bool, that region within the box.
+
+    Returns:
+        None where no shift keeps the box inside the image and the region off unsound pixels.
+    """
+    ring = binary_dilation(reach, iterations=RING) & ~unsound[box]
+    own = image[:, *box]
+    ones, template = ring.astype(float), own * ring
+    # sum over the ring of (shifted - own)^2 for all shifts at once
+    cost = (
+        sum(
+            correlate(channel**2, ones, mode="valid", method="fft") - 2 * correlate(channel, part, mode="valid", method="fft")
+            for channel, part in zip(image, template)
+        )
+        + np.square(template).sum()
+    )
+    needed = (reach | ring).astype(float)
+    taken = correlate(unsound.astype(float), needed, mode="valid", method="fft") > 0.5
+    if taken.all():
+        return None
+    rows, columns = np.indices(cost.shape)
+    # Of equally good places the nearest; the term is far below any visible difference.
+    distance = np.hypot(rows - box[0].start, columns - box[1].start)
+    cost = np.where(taken, np.inf, cost / max(ring.sum(), 1) + 1e-6 * distance)
+    row, column = np.unravel_index(cost.argmin(), cost.shape)
+    return int(row - box[0].start), int(column - box[1].start)
+
+
+def _box(inside: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray]:
+    """Rows and columns of a region and its ring within the image, and the region in that box."""
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    box = (
+        slice(max(rows[0] - RING, 0), min(rows[-1] + RING + 1, inside.shape[0])),
+        slice(max(columns[0] - RING, 0), min(columns[-1] + RING + 1, inside.shape[1])),
+    )
+    return box, inside[box]

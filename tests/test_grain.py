@@ -1,0 +1,59 @@
+"""Grain is borrowed from where the surroundings look most alike, and from nothing unsound."""
+
+import numpy as np
+import pytest
+import torch
+from diffad.grain import RING, best_shift, transfer_grain
+from scipy.ndimage import binary_dilation
+
+
+def region_at(top: int, left: int, height: int, width: int, size: int = 64) -> torch.Tensor:
+    region = torch.zeros(1, 1, size, size)
+    region[..., top : top + height, left : left + width] = 1
+    return region
+
+
+def test_best_shift_is_that_of_an_exhaustive_search():
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(3, 40, 48))
+    unsound = np.zeros((40, 48), bool)
+    unsound[14:20, 20:27] = unsound[2:5, 3:9] = True
+    box = (slice(14 - RING, 20 + RING), slice(20 - RING, 27 + RING))
+    reach = np.zeros(unsound.shape, bool)
+    reach[14:20, 20:27] = True
+    reach = reach[box]
+    ring = binary_dilation(reach, iterations=RING) & ~unsound[box]
+    costs = {}
+    height, width = reach.shape
+    for row in range(40 - height + 1):
+        for column in range(48 - width + 1):
+            there = (slice(row, row + height), slice(column, column + width))
+            if not (unsound[there] & (reach | ring)).any():
+                difference = image[:, *there] - image[:, *box]
+                costs[row - box[0].start, column - box[1].start] = np.square(difference)[:, ring].sum()
+    assert best_shift(image, unsound, box, reach) == min(costs, key=costs.get)
+
+
+def test_a_repeating_pattern_is_continued_exactly():
+    generator = torch.Generator().manual_seed(0)
+    tile = torch.randn(3, 16, 16, generator=generator)
+    image = tile.repeat(1, 4, 4)[None]
+    region = region_at(24, 24, 8, 10)
+    damaged = torch.where(region > 0, torch.zeros_like(image), image)
+    smooth = torch.zeros_like(image)
+    assert torch.allclose(smooth + transfer_grain(damaged, smooth, region), torch.where(region > 0, image, smooth), atol=1e-6)
+
+
+def test_each_image_and_each_region_is_treated_alone():
+    generator = torch.Generator().manual_seed(1)
+    images, smooth = torch.randn(2, 3, 64, 64, generator=generator), torch.zeros(2, 3, 64, 64)
+    regions = torch.cat([torch.maximum(region_at(10, 10, 6, 6), region_at(40, 40, 5, 9)), region_at(30, 8, 12, 7)])
+    grain = transfer_grain(images, smooth, regions)
+    assert (grain[(regions == 0).expand_as(grain)] == 0).all() and (grain[(regions > 0).expand_as(grain)] != 0).all()
+    assert torch.equal(transfer_grain(images[1:], smooth[1:], regions[1:]), grain[1:])
+
+
+@pytest.mark.parametrize("side", [64, 50])
+def test_no_grain_where_no_sound_place_is_large_enough(side):
+    images = torch.randn(1, 3, 64, 64)
+    assert transfer_grain(images, torch.zeros_like(images), region_at(0, 0, side, side)).abs().max() == 0
