@@ -2,9 +2,9 @@
 
     python training/benchmark_repair.py --data_root DATA --models runs/screw-cpu-small-0 runs/magnetic_tile-cpu-small-0
 
-Synthetic defects are put on good TEST images, which no choice has seen, so that the true image is known: PSNR, SSIM and the distance
-of features inside the defect (repair) and outside (preservation), Eq. 12 before and after, time and UNet passes, for every
-recipe. On real test images: how many defective ones score as normal after repair, and how much of good ones is changed.
+Synthetic defects are put on good TEST images, which no choice has seen, so that the true image is known: PSNR, SSIM and the
+distance of features inside the defect (repair) and outside (preservation), Eq. 12, time and UNet passes, for every recipe. On
+real test images: how many defective ones score as normal after repair, and how much of good ones is changed.
 Appends one line per model to training/results/repair.jsonl.
 """
 
@@ -22,13 +22,13 @@ import torch
 from diffad import DiffADPipeline
 from diffad.data import evaluation_samples
 from diffad.image_processor import resize_rgb, to_model_range
+from diffad.reconstruction import PRESETS
 from diffad.region import defect_region, fill_from_surroundings
 from diffad.scoring import resize_map
+from diffad_training.synthetic_defects import SyntheticDefect, defect_set
 from PIL import Image
 from skimage.metrics import structural_similarity
 from tqdm.auto import tqdm
-
-from diffad_training.synthetic_defects import SyntheticDefect, defect_set
 
 RESULTS = Path(__file__).parent / "results" / "repair.jsonl"
 # The number of gradient steps is the issue of cost: the paper's 500 take five times as long.
@@ -103,8 +103,11 @@ def measure(pipe: DiffADPipeline, recipe: Callable, defects: list[SyntheticDefec
     summary = {}
     for key, higher_is_better in COLUMNS.items():
         values = np.array([row[key] for row in rows])
-        summary[key] = {"median": float(np.median(values)), "worst_decile": float(np.quantile(values, 0.1 if higher_is_better else 0.9))}
-    threshold = pipe.calibration.image_threshold(None)
+        summary[key] = {
+            "median": float(np.median(values)),
+            "worst_decile": float(np.quantile(values, 0.1 if higher_is_better else 0.9)),
+        }
+    threshold = pipe.calibration.image_threshold(0.05)
     return {
         **summary,
         "scored_normal": float(np.mean([row["score"] <= threshold for row in rows])),
@@ -163,9 +166,9 @@ def fill(pipe: DiffADPipeline, image: np.ndarray) -> np.ndarray:
     output = pipe(image)
     if not output.labels[0]:
         return image
-    recipe = pipe_default()
+    recipe = PRESETS["default"]
     anomaly_map = torch.from_numpy(output.anomaly_maps[0])[None]
-    threshold = pipe.calibration.pixel_threshold(None)
+    threshold = pipe.calibration.pixel_threshold(0.05)
     region = defect_region(anomaly_map, threshold, recipe.region_level, recipe.peak_share, recipe.margin)
     filled = fill_from_surroundings(_tensor(image, pipe).cpu(), region)[0]
     return ((filled + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
@@ -187,10 +190,12 @@ def real_defects(pipe: DiffADPipeline, images: list[Image.Image]) -> dict:
 def good_images(pipe: DiffADPipeline, images: list[Image.Image]) -> dict:
     """Of good images: the share of pixels that repair changes."""
     repaired = pipe.reconstruct(images).images
-    changed = [
-        (np.abs(np.asarray(a, int) - np.asarray(b, int)).max(axis=2) > CHANGED).mean() for a, b in zip(images, repaired)
-    ]
-    return {"images": len(images), "changed_pixels": float(np.mean(changed)), "untouched": float(np.mean(np.array(changed) == 0))}
+    changed = [(np.abs(np.asarray(a, int) - np.asarray(b, int)).max(axis=2) > CHANGED).mean() for a, b in zip(images, repaired)]
+    return {
+        "images": len(images),
+        "changed_pixels": float(np.mean(changed)),
+        "untouched": float(np.mean(np.array(changed) == 0)),
+    }
 
 
 class UNetPasses:
@@ -210,10 +215,9 @@ class UNetPasses:
 
 def table(record: dict) -> str:
     """Markdown table of one category."""
-    lines = [
-        "| recipe | PSNR inside | PSNR outside | SSIM inside | feature distance inside | Eq. 12 | scored normal | s/image | UNet passes |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    columns = ["recipe", "PSNR inside", "PSNR outside", "SSIM inside", "feature distance inside", "Eq. 12", "scored normal"]
+    columns += ["s/image", "UNet passes"]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for name, figures in record["synthetic"].items():
         cells = [
             f"{figures[key]['median']:.{digits}f} ({figures[key]['worst_decile']:.{digits}f})"
@@ -227,13 +231,13 @@ def table(record: dict) -> str:
         ]
         cells += [f"{100 * figures['scored_normal']:.0f} %", f"{figures['seconds']:.2f}", f"{figures['unet_passes']:.0f}"]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    real = record["real"]
+    defective, good = record["real"]["defective"], record["real"]["good"]
     lines += [
         "",
         f"{record['synthetic_images']} synthetic defects on good test images, median and (worst decile). Real test images: of "
-        f"{real['defective']['images']} defective ones {100 * real['defective']['normal_before']:.0f} % score as normal before and "
-        f"{100 * real['defective']['normal_after']:.0f} % after repair; {100 * real['good']['changed_pixels']:.2f} % of the pixels "
-        f"of {real['good']['images']} good ones are changed. Seed {record['seed']}, {record['machine']}, {record['date']}.",
+        f"{defective['images']} defective ones {100 * defective['normal_before']:.0f} % score as normal before and "
+        f"{100 * defective['normal_after']:.0f} % after repair; {100 * good['changed_pixels']:.2f} % of the pixels "
+        f"of {good['images']} good ones are changed. Seed {record['seed']}, {record['machine']}, {record['date']}.",
     ]
     return "\n".join(lines) + "\n"
 
