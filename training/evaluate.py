@@ -297,7 +297,7 @@ def build_report(pipe: DiffADPipeline, evaluation: Evaluation, results: dict) ->
                 label=bool(evaluation.verdicts[i]),
                 pictures=partial(pictures, i),
                 truth=sample.is_defective,
-                defect=sample.defect,
+                defect=sample.defect if sample.is_defective else None,
             )
             for i, sample in enumerate(evaluation.samples)
         ],

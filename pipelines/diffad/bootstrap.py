@@ -13,6 +13,7 @@ import numpy as np
 from .metrics import area_under_curve, label_regions
 
 PIXEL_QUANTILES = 1000  # of each class
+RESAMPLES = 1000
 RESAMPLES_AT_ONCE = 100
 
 
@@ -56,7 +57,8 @@ def count_images(scores: np.ndarray, labels: np.ndarray) -> ScoreCounts:
 def count_pixels(maps: np.ndarray, masks: np.ndarray) -> ScoreCounts:
     """Counts of the pixels of anomaly maps `(N, H, W)` with their truth `(N, H, W)`; one image is binned at a time."""
     quantiles = np.linspace(0, 1, PIXEL_QUANTILES)
-    edges = np.unique(np.concatenate([np.quantile(maps[~masks], quantiles), np.quantile(maps[masks], quantiles)]))
+    # Edges are scores that occur ("lower"): with fewer defective pixels than quantiles, AP is exact.
+    edges = np.unique(np.concatenate([np.quantile(maps[mask], quantiles, method="lower") for mask in (~masks, masks)]))
     bins = len(edges) + 1
     normal, defective, overlap = (np.zeros((len(maps), bins), dtype=np.float32) for _ in range(3))
     for i, (anomaly_map, mask) in enumerate(zip(maps, masks, strict=True)):
@@ -65,7 +67,7 @@ def count_pixels(maps: np.ndarray, masks: np.ndarray) -> ScoreCounts:
         normal[i] = np.bincount(place[~mask], minlength=bins)
         if mask.any():
             regions, _ = label_regions(masks[i][None])
-            weights = 1 / np.bincount(regions.ravel())
+            weights = 1 / np.maximum(np.bincount(regions.ravel()), 1)  # no background, no pixels of region 0
             defective[i] = np.bincount(place[mask], minlength=bins)
             overlap[i] = np.bincount(place[mask], weights=weights[regions.ravel()[mask]], minlength=bins)
     return ScoreCounts(normal, defective, overlap)
@@ -106,7 +108,7 @@ def sweep_metrics(curves: Sweep, fpr_limits: tuple[float, ...] = (0.3, 0.05)) ->
 
 
 def confidence_intervals(
-    counts: ScoreCounts, labels: np.ndarray, level: float = 0.95, resamples: int = 1000, seed: int = 0
+    counts: ScoreCounts, labels: np.ndarray, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """Percentile intervals of [`sweep_metrics`] over resamples of the images.
 

@@ -45,7 +45,8 @@ def curve_plot(
     """A curve of two rates, with the operating point marked."""
     with rc_context(STYLE):
         figure, axes = _new_figure((3.6, 3.1))
-        axes.plot(x, y, color=GOOD, linewidth=2, solid_joinstyle="round")
+        shown = x <= x_limit
+        axes.plot(x[shown], y[shown], color=GOOD, linewidth=2, solid_joinstyle="round", clip_on=False)
         if point is not None:
             axes.plot(*point, "o", color=DEFECTIVE, markersize=7, clip_on=False, label="at the threshold", zorder=3)
             axes.legend(loc="lower left" if x[0] == 0 and y[0] == 1 else "lower right")
@@ -68,7 +69,7 @@ def score_histogram(groups: Mapping[str, tuple[Sequence[float], str]], threshold
     end = min(high, threshold + FAR_OUT * max(threshold - low, 1e-6))
     edges = np.linspace(low, end, BINS + 1) if end > low else np.linspace(low - 0.5, low + 0.5, BINS + 1)
     with rc_context(STYLE):
-        figure, axes = _new_figure((7.4, 2.7))
+        figure, axes = _new_figure((11.0, 3.0))
         for name, (values, colour) in groups.items():
             shown = np.clip(values, edges[0], edges[-1])
             shares = np.full(len(shown), 1 / len(shown))
