@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from ..bootstrap import RESAMPLES, confidence_intervals, count_images, sweep
 from .data import Outcome, Report, ReportRow
 from .gallery import choose_rows
 from .pictures import data_uri
-from .plots import DEFECTIVE, GOOD, curve_plot, score_histogram
+from .plots import DEFECTIVE, GOOD, TEXT, curve_plot, score_histogram
 
 PRO_LIMIT = 0.3  # false positive rate up to which AUPRO integrates
 METRIC_NAMES = {
@@ -80,7 +81,7 @@ def _check(report: Report) -> None:
         raise ValueError(f"{report.title}: metrics need good and defective images")
 
 
-def _rates(rows: list[ReportRow]) -> dict[str, dict]:
+def _rates(rows: Sequence[ReportRow]) -> dict[str, dict]:
     """Detection and false-alarm rate with exact binomial 95 % intervals (Clopper and Pearson), where there are such images."""
     rates = {}
     for name, truth in (("detection", True), ("false alarms", False)):
@@ -135,14 +136,14 @@ def _curves(report: Report) -> list[dict]:
 def _histogram(report: Report, has_truth: bool) -> str:
     scores = np.array([row.score for row in report.rows])
     if not has_truth:
-        groups = {"held-out normals": (report.normal_scores, GOOD), "these images": (scores, DEFECTIVE)}
+        groups = {"held-out normals": (report.normal_scores, GOOD), "these images": (scores, TEXT)}
     else:
         _, labels = _scores_and_labels(report)
         groups = {"good": (scores[~labels], GOOD), "defective": (scores[labels], DEFECTIVE)}
     return score_histogram({name: group for name, group in groups.items() if len(group[0])}, report.image_threshold)
 
 
-def _defects(rows: list[ReportRow]) -> list[dict]:
+def _defects(rows: Sequence[ReportRow]) -> list[dict]:
     """How many defective images of every type were found, the type with the lowest share first."""
     defective = [row for row in rows if row.truth]
     totals = Counter(row.defect or "defective" for row in defective)
@@ -153,14 +154,14 @@ def _defects(rows: list[ReportRow]) -> list[dict]:
     return sorted(table, key=lambda row: (row["share"], row["name"]))
 
 
-def _outcome_counts(rows: list[ReportRow]) -> list[dict]:
+def _outcome_counts(rows: Sequence[ReportRow]) -> list[dict]:
     counts = Counter(row.outcome for row in rows)
     return [
         {"name": outcome.value, "key": outcome.name.lower(), "count": counts[outcome]} for outcome in Outcome if counts[outcome]
     ]
 
 
-def _cards(rows: list[ReportRow]) -> list[dict]:
+def _cards(rows: Sequence[ReportRow]) -> list[dict]:
     cards = []
     for row in tqdm(rows, desc="report", mininterval=2):
         pictures = row.pictures()
