@@ -124,7 +124,7 @@ def test_evaluation_shows_metrics_with_intervals_curves_and_rates(evaluation, tm
     rows = dict(re.findall(r'<th scope="row">(.*?)</th><td>([\d.]+ %)</td>', html))
     assert rows["image AUROC"] == f"{100 * evaluation.metrics['image_auroc']:.1f} %"
     assert rows["pixel AP"] == f"{100 * evaluation.metrics['pixel_ap']:.1f} %"
-    assert len(re.findall(r"<td>[\d.]+ % to [\d.]+ %</td>", html)) == len(evaluation.metrics) == 8
+    assert len(re.findall(r"<td>[\d.]+ to [\d.]+ %</td>", html)) == len(evaluation.metrics) == 8
     found = sum(row.label for row in evaluation.rows if row.truth)
     assert f"{found} of 30" in html and "4.8 % at most" not in html and "5.0 % at most" in html
     assert "&lt;b&gt;screws&lt;/b&gt;" in html and "runs/&lt;part&gt;" in html and "<b>screws" not in html

@@ -73,7 +73,9 @@ def score_histogram(groups: Mapping[str, tuple[Sequence[float], str]], threshold
         for name, (values, colour) in groups.items():
             shown = np.clip(values, edges[0], edges[-1])
             shares = np.full(len(shown), 1 / len(shown))
-            axes.hist(shown, edges, weights=shares, color=colour, alpha=0.35, label=f"{name} ({len(shown):,})")
+            axes.hist(
+                shown, edges, weights=shares, histtype="stepfilled", color=colour, alpha=0.35, label=f"{name} ({len(shown):,})"
+            )
             axes.hist(shown, edges, weights=shares, color=colour, histtype="step", linewidth=1.4)
         axes.axvline(threshold, color=TEXT, linewidth=1.2, linestyle=(0, (4, 3)), label=f"threshold {threshold:.2f}")
         axes.legend(loc="upper right")
