@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -38,8 +39,9 @@ def data(tmp_path):
     return folder
 
 
-def run(model, data, output_dir):
-    evaluate.main(["--model", str(model), "--data", str(data), "--output_dir", str(output_dir), "--batch_size", "4"])
+def run(model, data, output_dir, *options):
+    arguments = ["--model", str(model), "--data", str(data), "--output_dir", str(output_dir), "--batch_size", "4"]
+    evaluate.main([*arguments, *options])
     return json.loads((output_dir / "metrics.json").read_text())
 
 
@@ -55,10 +57,15 @@ def test_planted_defects_are_found_and_every_score_has_its_row(model, data, tmp_
     assert "| ensemble |" in capsys.readouterr().out
     assert np.asarray(Image.open(tmp_path / "out" / "sheet.png").convert("L")).std() > 10
     assert not [path for path in (tmp_path / "out").iterdir() if path.is_dir()]
+    report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert report.count('<article class="row') == 6
+    called_defective = re.findall(r'class="badge[^"]*">(?:found|false alarm)<', report)
+    assert report.count(">repaired<") == len(called_defective) >= 3
 
 
 def test_metrics_are_those_of_the_returned_maps(model, data, tmp_path):
-    results = run(model, data, tmp_path / "out")
+    results = run(model, data, tmp_path / "out", "--no-report")
+    assert not (tmp_path / "out" / "report.html").exists()
     pipe = evaluate.DiffADPipeline.from_pretrained(model)
     samples = evaluation_samples(data)
     output = pipe([sample.read for sample in samples], map_size=evaluate.MAP_SIZE, return_partial_maps=True)

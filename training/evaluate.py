@@ -3,7 +3,8 @@
     python training/evaluate.py --model runs/model --data DATA --output_dir runs/evaluation
 
 DATA is a MVTec-layout folder: test/good, test/<defect> and, for pixel metrics, ground_truth/<defect>. Writes metrics.json,
-metrics.md, scores.csv and sheet.png (input, truth, heat map, overlay) to the output folder.
+metrics.md, scores.csv, sheet.png (input, truth, heat map, overlay) and report.html (all of it on one page, with confidence
+intervals, curves and repaired images) to the output folder.
 """
 
 import argparse
@@ -14,14 +15,17 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffad import DiffADPipeline, ImageError, detection_metrics, localization_metrics
+from diffad.bootstrap import count_pixels
 from diffad.calibration import TERMS
 from diffad.data import DataError, Sample, evaluation_samples, load_mask
 from diffad.memory import keep_freed_memory, peak_memory_mib
+from diffad.report import Pictures, Report, ReportRow, draw_pictures, write_report
 from diffad.scoring import image_score
 from diffad.visualization import heat_map, outline, overlay, resized, save_sheet
 from tqdm.auto import tqdm
@@ -65,6 +69,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/evaluation"))
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--false_alarm_rate", type=float, default=0.05, help="share of good parts that may be called defective")
+    parser.add_argument(
+        "--report",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="write report.html; repairing images for it takes a few seconds each",
+    )
     options = parser.parse_args(arguments)
 
     keep_freed_memory()
@@ -82,8 +92,10 @@ def main(arguments: list[str] | None = None) -> None:
         (options.output_dir / "metrics.md").write_text(table)
         write_scores(options.output_dir / "scores.csv", evaluation)
         write_sheet(options.output_dir / "sheet.png", evaluation, pipe.calibration.pixel_threshold(options.false_alarm_rate))
+        if options.report:
+            write_report(build_report(pipe, evaluation, results), options.output_dir / "report.html")
     print(table)
-    for name in ("metrics.json", "metrics.md", "scores.csv", "sheet.png"):
+    for name in ("metrics.json", "metrics.md", "scores.csv", "sheet.png") + ("report.html",) * options.report:
         print(f"wrote {options.output_dir / name}")
 
 
@@ -252,6 +264,50 @@ def write_sheet(path: Path, evaluation: Evaluation, pixel_threshold: float) -> N
         places = np.unique(np.linspace(0, len(ranked) - 1, SHEET_IMAGES_PER_DEFECT).round().astype(int))
         rows += [_sheet_row(evaluation, i, pixel_threshold) for i in ranked[places]]
     save_sheet(path, ("input", "truth", "heat map", "overlay"), rows)
+
+
+def build_report(pipe: DiffADPipeline, evaluation: Evaluation, results: dict) -> Report:
+    """The report of an evaluation; its pictures are drawn and repaired only when it is written."""
+    false_alarm_rate = results["operating_point"]["requested_false_alarm_rate"]
+    pixel_threshold = pipe.calibration.pixel_threshold(false_alarm_rate)
+
+    def pictures(index: int) -> Pictures:
+        image = evaluation.samples[index].read()
+        repaired = None
+        if evaluation.verdicts[index]:
+            repaired = pipe.reconstruct(image, false_alarm_rate=false_alarm_rate).images[0]
+        truth = None if evaluation.masks is None else evaluation.masks[index]
+        return draw_pictures(image, evaluation.maps[index], pixel_threshold, truth, repaired)
+
+    weights = ", ".join(f"{name} {weight:g}" for name, weight in results["recipe"]["weights"].items())
+    cost = results["cost"]
+    return Report(
+        title=f"Evaluation on {results['data']}",
+        facts={
+            "Model": f"{results['model']}, {cost['unet_parameters'] / 1e6:.1f} M parameters",
+            "Test images": f"{results['images']['good']} good, {results['images']['defective']} defective",
+            "Score": weights,
+            "Speed": f"{cost['images_per_second']:.1f} images/s one by one on {cost['device']}",
+        },
+        rows=[
+            ReportRow(
+                name=sample.name,
+                score=float(evaluation.image_scores[i]),
+                p_value=float(evaluation.p_values[i]),
+                label=bool(evaluation.verdicts[i]),
+                pictures=partial(pictures, i),
+                truth=sample.is_defective,
+                defect=sample.defect if sample.is_defective else None,
+            )
+            for i, sample in enumerate(evaluation.samples)
+        ],
+        false_alarm_rate=false_alarm_rate,
+        image_threshold=pipe.calibration.image_threshold(false_alarm_rate),
+        pixel_threshold=pixel_threshold,
+        normal_scores=pipe.calibration.normal_scores.cpu().numpy(),
+        metrics=results["scores"]["ensemble"],
+        pixel_counts=None if evaluation.masks is None else count_pixels(evaluation.maps, evaluation.masks),
+    )
 
 
 def _metrics(maps: np.ndarray, image_scores: np.ndarray, evaluation: Evaluation) -> dict[str, float]:

@@ -1,0 +1,8 @@
+"""Self-contained HTML reports of evaluations and prediction runs: one file that opens offline."""
+
+from .data import Report, ReportRow
+from .pictures import Pictures, draw_pictures
+from .predictions import report_from_predictions
+from .render import write_report
+
+__all__ = ["Pictures", "Report", "ReportRow", "draw_pictures", "report_from_predictions", "write_report"]

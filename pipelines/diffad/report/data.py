@@ -1,0 +1,83 @@
+"""What a report is made of."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from ..bootstrap import ScoreCounts
+from .pictures import Pictures
+
+
+class Outcome(Enum):
+    """How a verdict turned out, worst first: against the truth, or, where it is unknown, the verdict itself."""
+
+    MISSED = "missed"
+    FALSE_ALARM = "false alarm"
+    FOUND = "found"
+    PASSED = "passed"
+    CALLED_DEFECTIVE = "called defective"
+    CALLED_GOOD = "called good"
+
+    @property
+    def is_failure(self) -> bool:
+        return self in (Outcome.MISSED, Outcome.FALSE_ALARM)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRow:
+    """One image.
+
+    Args:
+        name: how the report calls it.
+        score: image score, higher is more anomalous.
+        p_value: share of normal parts expected to score at least as high.
+        label: whether it was called defective.
+        pictures: draws the image's pictures; called for the gallery's rows only, one at a time.
+        truth: whether it is defective, or None if nobody knows.
+        defect: its defect type.
+    """
+
+    name: str
+    score: float
+    p_value: float
+    label: bool
+    pictures: Callable[[], Pictures]
+    truth: bool | None = None
+    defect: str | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.truth is None:
+            return Outcome.CALLED_DEFECTIVE if self.label else Outcome.CALLED_GOOD
+        if self.truth:
+            return Outcome.FOUND if self.label else Outcome.MISSED
+        return Outcome.FALSE_ALARM if self.label else Outcome.PASSED
+
+
+@dataclass(frozen=True)
+class Report:
+    """An evaluation, whose rows all have a truth, or a prediction run, where none has.
+
+    Args:
+        title: of the page.
+        facts: name and value of what to say of model and data.
+        rows: at least one image, in any order.
+        false_alarm_rate: the requested share of good parts that may be called defective.
+        image_threshold, pixel_threshold: above them images and pixels are called defective at that rate.
+        normal_scores: scores of the held-out normal images that the thresholds come from.
+        metrics: of an evaluation, named as by `detection_metrics` and `localization_metrics`, each in [0, 1].
+        pixel_counts: of an evaluation with masks, in the order of the rows: gives the localization metrics their confidence
+            intervals and the PRO curve.
+    """
+
+    title: str
+    facts: Mapping[str, str]
+    rows: Sequence[ReportRow]
+    false_alarm_rate: float
+    image_threshold: float
+    pixel_threshold: float
+    normal_scores: np.ndarray
+    metrics: Mapping[str, float] | None = None
+    pixel_counts: ScoreCounts | None = None

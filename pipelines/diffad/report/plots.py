@@ -1,0 +1,104 @@
+"""The plots of a report as inline SVG whose colours are the page's own, so that they follow its light or dark scheme."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+# Stand-ins that matplotlib takes for colours; the page's variables replace them in the SVG.
+TEXT, LINE, GOOD, DEFECTIVE = "#000001", "#000002", "#000003", "#000004"
+VARIABLES = {TEXT: "var(--text)", LINE: "var(--line)", GOOD: "var(--good)", DEFECTIVE: "var(--defective)"}
+STYLE = {
+    "axes.edgecolor": LINE,
+    "axes.grid": True,
+    "axes.labelcolor": TEXT,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.size": 9,
+    "grid.alpha": 0.5,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "diffad",  # the same report is the same file
+    "text.color": TEXT,
+    "xtick.color": TEXT,
+    "ytick.color": TEXT,
+}
+BINS = 40
+FAR_OUT = 4  # scores this many times as far above the threshold as the lowest is below it share the last bar
+
+
+def curve_plot(
+    x: np.ndarray,
+    y: np.ndarray,
+    x_label: str,
+    y_label: str,
+    point: tuple[float, float] | None = None,
+    x_limit: float = 1.0,
+) -> str:
+    """A curve of two rates, with the operating point marked."""
+    with rc_context(STYLE):
+        figure, axes = _new_figure((3.6, 3.1))
+        shown = x <= x_limit
+        axes.plot(x[shown], y[shown], color=GOOD, linewidth=2, solid_joinstyle="round", clip_on=False)
+        if point is not None:
+            axes.plot(*point, "o", color=DEFECTIVE, markersize=7, clip_on=False, label="at the threshold", zorder=3)
+            axes.legend(loc="lower left" if x[0] == 0 and y[0] == 1 else "lower right")
+        axes.set(xlabel=x_label, ylabel=y_label, xlim=(0, x_limit), ylim=(0, 1.02))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(6))
+            axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        return _svg(figure)
+
+
+def score_histogram(groups: Mapping[str, tuple[Sequence[float], str]], threshold: float) -> str:
+    """Shares of every group's scores over a common axis, with the threshold.
+
+    Args:
+        groups: name to scores and colour.
+        threshold: drawn as a line.
+    """
+    scores = np.concatenate([np.asarray(values, dtype=float) for values, _ in groups.values()])
+    low, high = scores.min(), max(scores.max(), threshold)
+    end = min(high, threshold + FAR_OUT * max(threshold - low, 1e-6))
+    edges = np.linspace(low, end, BINS + 1) if end > low else np.linspace(low - 0.5, low + 0.5, BINS + 1)
+    with rc_context(STYLE):
+        figure, axes = _new_figure((11.0, 3.0))
+        for name, (values, colour) in groups.items():
+            shown = np.clip(values, edges[0], edges[-1])
+            shares = np.full(len(shown), 1 / len(shown))
+            axes.hist(
+                shown, edges, weights=shares, histtype="stepfilled", color=colour, alpha=0.35, label=f"{name} ({len(shown):,})"
+            )
+            axes.hist(shown, edges, weights=shares, color=colour, histtype="step", linewidth=1.4)
+        axes.axvline(threshold, color=TEXT, linewidth=1.2, linestyle=(0, (4, 3)), label=f"threshold {threshold:.2f}")
+        axes.legend(loc="upper right")
+        axes.set(xlabel="image score" + (", last bar: all higher ones" if end < high else ""), ylabel="share of images")
+        axes.set_xlim(edges[0], edges[-1])
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        axes.grid(axis="x", visible=False)
+        return _svg(figure)
+
+
+def _new_figure(inches: tuple[float, float]) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=inches, layout="constrained")
+    return figure, figure.subplots()
+
+
+def _svg(figure: Figure) -> str:
+    """The bare SVG element: no prolog, metadata or names that would clash with another plot's on the same page."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    for colour, variable in VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    return svg

@@ -1,0 +1,62 @@
+"""The report of a prediction run, whose images have no known truth."""
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+
+from ..image_io import read_image
+from ..pipeline_diffad import DiffADPipeline
+from .data import Report, ReportRow
+from .pictures import Pictures, draw_pictures
+
+
+def report_from_predictions(
+    pipe: DiffADPipeline,
+    rows: Iterable[Mapping],
+    folder: str | Path,
+    false_alarm_rate: float = 0.05,
+    facts: Mapping[str, str] | None = None,
+) -> Report:
+    """A report of images that were scored before; only those that the gallery shows are read and scored again.
+
+    Args:
+        pipe: the pipeline that scored them. Its progress bar is turned off.
+        rows: one for every scored image: `path` (absolute or relative to `folder`), `score`, `p_value` and `label` (True if
+            called defective).
+        folder: of the images.
+        false_alarm_rate: that they were scored with.
+        facts: further facts of the run for the page's head.
+
+    Raises:
+        ValueError: if there are no rows.
+    """
+    folder = Path(folder)
+    pipe.set_progress_bar_config(disable=True)
+    report_rows = [
+        ReportRow(
+            name=str(row["path"]),
+            score=float(row["score"]),
+            p_value=float(row["p_value"]),
+            label=bool(row["label"]),
+            pictures=partial(_pictures, pipe, folder / row["path"], bool(row["label"]), false_alarm_rate),
+        )
+        for row in rows
+    ]
+    if not report_rows:
+        raise ValueError(f"{folder}: no scored images to report on")
+    return Report(
+        title=f"Inspection of {folder.resolve().name}",
+        facts={"Images": f"{len(report_rows):,} in {folder}", **(facts or {})},
+        rows=report_rows,
+        false_alarm_rate=false_alarm_rate,
+        image_threshold=pipe.calibration.image_threshold(false_alarm_rate),
+        pixel_threshold=pipe.calibration.pixel_threshold(false_alarm_rate),
+        normal_scores=pipe.calibration.normal_scores.cpu().numpy(),
+    )
+
+
+def _pictures(pipe: DiffADPipeline, path: Path, called_defective: bool, false_alarm_rate: float) -> Pictures:
+    image = read_image(path)
+    anomaly_map = pipe(image, false_alarm_rate=false_alarm_rate).anomaly_maps[0]
+    repaired = pipe.reconstruct(image, false_alarm_rate=false_alarm_rate).images[0] if called_defective else None
+    return draw_pictures(image, anomaly_map, pipe.calibration.pixel_threshold(false_alarm_rate), repaired=repaired)
