@@ -69,7 +69,9 @@ def run(options: argparse.Namespace, category: str, seed: int, training_options:
     if not (model / "model_index.json").is_file():
         settings = ["--config", options.config, "--data", data, "--output_dir", model, "--seed", seed, *training_options]
         _run([sys.executable, "-m", "accelerate.commands.launch", TRAINING / "train.py", *settings])
-    _run([sys.executable, TRAINING / "evaluate.py", "--model", model, "--data", data, "--output_dir", evaluation, "--no-report"])
+    _run(
+        [sys.executable, TRAINING / "evaluate.py", "--model", model, "--data", data, "--output_dir", evaluation, "--no-report"]
+    )
     result = json.loads((evaluation / "metrics.json").read_text())
     result.pop("model")
     return {

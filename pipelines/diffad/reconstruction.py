@@ -145,13 +145,15 @@ class PartialDiffusion:
 class Repair:
     """Denoising where the anomaly map says there is a defect, and nowhere else (ours).
 
-    The marked region is filled from its surroundings, then noised and denoised at falling noise levels with the input put back
+    The marked region is mostly filled from its surroundings, then noised and denoised at falling noise levels with the input put back
     outside each time, so that structure returns first and detail last. Grain, which a mean lacks, is borrowed from the image's
     surroundings where that lowers Eq. 12. An image that scores as normal is returned as it is, and one that still scores as
     defective gets another go with what is marked then added to the region.
 
     Args:
         timesteps: noise levels, descending.
+        input_share: what of the input remains in the filled region: enough to show a structure that the region cut through, too
+            little for a defect to survive the first noise level.
         region_level: pixels of a region exceed this share of the pixel threshold; it must reach above the threshold itself.
         peak_share: and this share of the region's own peak.
         margin: pixels by which the region is widened, at the model's resolution.
@@ -159,6 +161,7 @@ class Repair:
     """
 
     timesteps: tuple[int, ...] = (490, 400, 300, 200, 100, 50)
+    input_share: float = 0.25
     region_level: float = 0.7
     peak_share: float = 0.6
     margin: int = 4
@@ -186,7 +189,8 @@ class Repair:
     def _repair(self, images, repaired, region, active, models: Models, report: Report) -> torch.Tensor:
         """`repaired` with the active images repaired anew from `images`."""
         inputs, opacity = images[active], soft_edge(region[active])
-        repaired = repaired.index_copy(0, active, fill_from_surroundings(inputs, region[active]))
+        filled = torch.lerp(fill_from_surroundings(inputs, region[active]), inputs, self.input_share)
+        repaired = repaired.index_copy(0, active, filled)
         for t in self.timesteps:
             denoised = models.predict_x0(models.add_noise(repaired[active], t), t)
             repaired = report(repaired.index_copy(0, active, torch.lerp(inputs, denoised, opacity)))
