@@ -145,10 +145,10 @@ class PartialDiffusion:
 class Repair:
     """Denoising where the anomaly map says there is a defect, and nowhere else (ours).
 
-    The marked region is mostly filled from its surroundings, then noised and denoised at falling noise levels with the input put
-    back outside each time, so that structure returns first and detail last. Grain, which a mean lacks, is borrowed from the
-    image's surroundings where that lowers Eq. 12. An image that scores as normal is returned as it is, and one that still scores
-    as defective gets another go with what is marked then added to the region.
+    The marked region is mostly filled from its surroundings, then noised and denoised at falling noise levels with the input
+    put back outside each time, so that structure returns first and detail last. Grain, which a mean lacks, is borrowed from the
+    image's surroundings where that lowers Eq. 12. An image that scores as normal is returned as it is, and one that still
+    scores as defective gets another go with what is marked then added to the region.
 
     Args:
         timesteps: noise levels, descending.
