@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import HTTPError  # the HTTP library's, whichever the Hub's client uses
+from huggingface_hub.utils import validate_repo_id
+
 from .model_card import DataTerms, Evaluation, model_card, read_evaluation
 from .model_index import with_installed_classes, with_repository_code
 from .remote_code import FILE_PREFIX, code_module_name, component_code, component_module_name, single_file_code
@@ -33,7 +37,7 @@ def push(
 
     Args:
         model: a pipeline, or the folder of a trained one.
-        repo_id: `owner/name`.
+        repo_id: `owner/name`, or `name` for one of your own.
         evaluations: output folders of evaluations, for the card.
         terms: licence and origin of the training images, for the card.
         private: whether a new repository is private; None is the owner's default.
@@ -45,25 +49,25 @@ def push(
 
     Raises:
         ValueError: as `export_repo`.
-        huggingface_hub.errors.HfHubHTTPError: if the Hub refuses.
+        ConnectionError: if the Hub can't be reached or refuses.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.utils import validate_repo_id
-
     from . import __version__
 
     validate_repo_id(repo_id)
     api = HfApi(token=token)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "repository"
         export_repo(model, folder, evaluations, terms, repo_id)
-        url = api.create_repo(repo_id, private=private, exist_ok=True)
-        api.upload_folder(
-            folder_path=folder,
-            repo_id=url.repo_id,
-            commit_message=commit_message or f"Upload with diffad {__version__}",
-            # Code of an earlier upload, which the new model_index.json doesn't name.
-            delete_patterns=f"*{FILE_PREFIX}*.py",
-        )
+        try:
+            url = api.create_repo(repo_id, private=private, exist_ok=True)
+            # One commit, where upload_folder may make several: nobody loads half a model.
+            api.create_commit(
+                url.repo_id,
+                _upload_operations(folder, api.list_repo_files(url.repo_id)),
+                commit_message=commit_message or f"Upload with diffad {__version__}",
+            )
+        except (HTTPError, OSError, RuntimeError) as error:
+            raise ConnectionError(f"{repo_id} could not be uploaded to {api.endpoint}: {_reason(error)}") from error
     return str(url)
 
 
@@ -87,12 +91,23 @@ def export_repo(
         ValueError: if the folder is not empty, `model` is no complete pipeline with safetensors and a calibration, or the card
             can't be written (see [`diffad.model_card.model_card`]).
     """
-    from . import __version__
-
     folder = Path(folder)
     read = [read_evaluation(path) for path in evaluations]
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder}: not an empty folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the folder until it is complete.
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        unfinished = Path(scratch) / "repository"
+        _write_repo(model, unfinished, read, terms, repo_id or folder.name)
+        if folder.exists():
+            folder.rmdir()
+        unfinished.rename(folder)
+
+
+def _write_repo(model, folder: Path, evaluations: Sequence[Evaluation], terms: DataTerms | None, repo_id: str) -> None:
+    from . import __version__
+
     if isinstance(model, str | Path):
         source = Path(model)
         config = _saved_pipeline(source)
@@ -109,23 +124,34 @@ def export_repo(
     code_module = _write_code(folder, config, __version__)
     training = _read_json(source / TRAINING_CONFIG)
     if training is not None:
-        training = {key: value for key, value in training.items() if key not in LOCAL_SETTINGS}
-        for key in ("data", "pretrained_unet"):
-            if training[key] is not None and (Path(training[key]).is_absolute() or Path(training[key]).exists()):
-                training[key] = Path(training[key]).resolve().name
+        training = _without_paths(training)
         _write_json(folder / TRAINING_CONFIG, training)
     card = model_card(
-        repo_id or folder.name,
+        repo_id,
         configs,
         __version__,
         code_module,
-        read,
-        [_copy_sheet(evaluation, folder) for evaluation in read],
+        evaluations,
+        [_copy_sheet(evaluation, folder) for evaluation in evaluations],
         training,
         _read_json(source / TRAINING_SUMMARY),
         terms,
     )
     (folder / "README.md").write_text(f"{card}\n", encoding="utf-8")
+
+
+def _upload_operations(folder: Path, present: Sequence[str]) -> list[CommitOperationAdd | CommitOperationDelete]:
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    # Code of an earlier upload, which the new model_index.json doesn't name.
+    stale = [name for name in present if Path(name).name.startswith(FILE_PREFIX) and name not in paths]
+    return [CommitOperationAdd(name, path) for name, path in paths.items()] + [CommitOperationDelete(name) for name in stale]
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "server_message", None) or str(error).partition("\n")[0]
+    response = getattr(error, "response", None)
+    refused = response is not None and response.status_code in (401, 403)
+    return f"{reason} (log in with `hf auth login`, with a token that may write)" if refused else reason
 
 
 def _saved_pipeline(folder: Path) -> dict:
@@ -164,6 +190,15 @@ def _remove_paths(folder: Path, component: str) -> dict:
     if config.pop("_name_or_path", None) is not None:
         _write_json(path, config)
     return config
+
+
+def _without_paths(training: dict) -> dict:
+    """Settings of a training run without the machine's folders; of those that it read only the name is left."""
+    kept = {key: value for key, value in training.items() if key not in LOCAL_SETTINGS}
+    for key in ("data", "pretrained_unet"):
+        if kept[key] is not None and (Path(kept[key]).is_absolute() or Path(kept[key]).exists()):
+            kept[key] = Path(kept[key]).resolve().name
+    return kept
 
 
 def _write_code(folder: Path, config: dict, version: str) -> str:

@@ -28,9 +28,12 @@ TERM_NAMES = {
     "mahalanobis": "Mahalanobis distance of the features",
 }
 MVTEC_AD_LICENSE = "cc-by-nc-sa-4.0"
-MVTEC_AD_CATEGORIES = frozenset(
-    "bottle cable capsule carpet grid hazelnut leather metal_nut pill screw tile toothbrush transistor wood zipper".split()
+# fmt: off
+MVTEC_AD_CATEGORIES = (
+    "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw", "tile", "toothbrush",
+    "transistor", "wood", "zipper",
 )
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -272,7 +275,7 @@ def _protocol(num_normals: int) -> str:
 
 def _limits(configs: dict[str, dict], num_normals: int, training: dict | None) -> list[str]:
     limits = [
-        "Valid for images taken as in training: same part, camera, light and framing. After a change, recalibrate on good images.",
+        "Valid for images taken as in training: same part, camera, light, framing. After a change, recalibrate on good images.",
         f"{num_normals} good images set the thresholds: a false-alarm rate of {1 / (num_normals + 1):.1%} or more can be "
         "guaranteed, on average over such sets of images. The rate met on one test set scatters around it.",
         "A high score says that something is unusual, not what it is; a defect smaller than a few pixels after resizing can be "
@@ -296,8 +299,8 @@ def _costs(evaluations: Sequence[Evaluation], summary: dict | None) -> list[str]
         cost = evaluation.metrics["cost"]
         costs.append(
             f"Scoring ({evaluation.data}): {cost['images_per_second']:.1f} images/s one by one on {cost['device']} "
-            f"({cost['threads']} threads), {cost['unet_parameters'] / 1e6:.1f} M UNet parameters; peak memory of the evaluation "
-            f"{cost['peak_memory_mib'] / 1024:.1f} GiB."
+            f"({cost['threads']} threads), {cost['unet_parameters'] / 1e6:.1f} M UNet parameters; peak memory of the "
+            f"evaluation {cost['peak_memory_mib'] / 1024:.1f} GiB."
         )
     return costs or ["Not measured."]
 

@@ -13,9 +13,7 @@ def push(
         list[Path] | None, typer.Option(help="output folder of an evaluation, for the card; once for each category")
     ] = None,
     license: Annotated[str | None, typer.Option(help="of the weights, as the Hub names it, such as apache-2.0")] = None,
-    dataset: Annotated[
-        list[str] | None, typer.Option(help="data set on the Hub that it was trained on; may be repeated")
-    ] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="data set on the Hub that it was trained on")] = None,
     data_note: Annotated[str | None, typer.Option(help="where the training images come from, for the card")] = None,
     private: Annotated[bool, typer.Option("--private", help="make a new repository private")] = False,
     dry_run: Annotated[Path | None, typer.Option(help="write the repository to this folder instead, upload nothing")] = None,
@@ -29,8 +27,6 @@ def push(
     `diffad push runs/part me/part --evaluation runs/part-evaluation --dry-run part-repository`
     """
     # Not at the top: these take seconds to import.
-    from huggingface_hub.errors import HfHubHTTPError
-
     from ..hub import export_repo
     from ..hub import push as push_model
     from ..model_card import DataTerms
@@ -43,10 +39,6 @@ def push(
         else:
             url = push_model(model, repo_id, evaluation or (), terms, private=True if private else None)
             typer.echo(f"uploaded {url}")
-    except HfHubHTTPError as error:
-        reason = error.server_message or str(error).splitlines()[0]
-        typer.echo(f"error: the Hub refused: {reason}", err=True)
-        raise typer.Exit(1) from None
     except (ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
