@@ -12,6 +12,7 @@ import torch
 from diffad import DiffADPipeline
 from diffad.hub import export_repo
 from diffad.model_card import DataTerms
+from diffad_training.config import TrainingConfig, parse_config, save_config
 from hub_server import TOKEN, hub_server
 from PIL import Image
 from tiny_pipeline import smooth_images, tiny_pipeline
@@ -93,9 +94,8 @@ def model(pipe, tmp_path_factory):
     """A trained model's folder, with what training leaves there besides the pipeline."""
     folder = tmp_path_factory.mktemp("runs") / "part"
     pipe.save_pretrained(folder)
-    config = {"data": str(folder.parent / "gear"), "output_dir": str(folder), "cache_dir": None, "resume_from_checkpoint": None}
-    config |= {"report_to": "tensorboard", "pretrained_unet": None, "held_out_fraction": 0.15, "seed": 7, "max_train_steps": 30}
-    (folder / "training_config.json").write_text(json.dumps(config))
+    config = TrainingConfig(data=str(folder.parent / "gear"), output_dir=str(folder), seed=7, max_train_steps=30)
+    save_config(config, folder / "training_config.json")
     (folder / "training_summary.json").write_text(json.dumps({"seconds": 600.0, "peak_memory_mib": 2048.0, "steps": 30}))
     (folder / "checkpoint-30").mkdir()
     (folder / "checkpoint-30" / "optimizer.bin").write_bytes(b"pickled")
@@ -240,8 +240,15 @@ def test_export_holds_what_is_needed_and_no_paths_of_the_machine(model, evaluati
     repo = tmp_path / "repo"
     export_repo(model, repo, [evaluation], DataTerms(license="apache-2.0"), "me/gear")
     assert not (repo / "checkpoint-30").exists()
-    config = json.loads((repo / "training_config.json").read_text())
-    assert config["data"] == "gear" and config["seed"] == 7 and "output_dir" not in config
+    settings = [
+        "--config",
+        str(repo / "training_config.json"),
+        "--data",
+        str(model.parent / "gear"),
+        "--output_dir",
+        str(model),
+    ]
+    assert parse_config(settings) == parse_config(["--config", str(model / "training_config.json")])
     for path in repo.rglob("*"):
         if path.suffix in (".json", ".md", ".py"):
             assert str(tmp_path.parent) not in path.read_text(), path

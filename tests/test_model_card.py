@@ -26,14 +26,14 @@ def evaluation(data: str = "gear", metrics: dict = METRICS, **recipe) -> Evaluat
     return Evaluation(data, content, [("good", 2, 0.5), ("hole", 3, 2 / 3)], sheet=None)
 
 
-def card(evaluations=(), classes: int | None = None, grid=(4, 4), **options) -> ModelCard:
+def card(evaluations=(), classes: int | None = None, grid=(4, 4), sheets=None, **options) -> ModelCard:
     configs = {
         "unet": {"sample_size": 32, "num_class_embeds": classes},
         "calibration": {**RECIPE, "per_image": False},
         "gaussian": {"grid": grid},
         "feature_extractor": {"backbone": "tf_efficientnet_lite0"},
     }
-    sheets = [f"samples/{one.data}.png" for one in evaluations]
+    sheets = [f"samples/{one.data}.png" for one in evaluations] if sheets is None else sheets
     return model_card("me/gear-detector", configs, "1.2", "diffad_code_0", evaluations, sheets, **options)
 
 
@@ -104,6 +104,12 @@ def test_a_card_without_evaluation_training_or_licence_says_so():
     assert "settings of the training run were not kept" in written.text
     assert "model-index" not in written.data.to_dict()
     assert "false_alarm_rate=0.05" in written.text
+
+
+def test_sample_pictures_are_shown_where_there_are_some():
+    text = card([evaluation(), evaluation("shaft")], sheets=["samples/gear.png", ""]).text
+    assert text.count("](samples/") == 1 and "![gear: input, truth, heat map, overlay](samples/gear.png)" in text
+    assert "## Samples" not in card([evaluation()], sheets=[""]).text
 
 
 def test_limits_and_usage_follow_the_model():
