@@ -17,6 +17,7 @@ from .feature_extractor import FeatureExtractor
 from .gaussian import PadimGaussian
 from .gradient_denoising import mahalanobis_loss
 from .image_processor import ImageInput, as_image_list, blend_change, load_rgb, resize_rgb, to_model_range, to_pil
+from .model_index import with_installed_classes
 from .noise import timestep_noise
 from .pipeline_output import DiffADOutput, ReconstructionOutput
 from .reconstruction import PRESETS, Models, Recipe
@@ -56,6 +57,17 @@ class DiffADPipeline(DiffusionPipeline):
             residual_gaussian=residual_gaussian,
             calibration=calibration,
         )
+
+    @classmethod
+    def _dict_from_json_file(cls, *args, **kwargs) -> dict:
+        # A repository's own code is for readers without diffad. This class needs none of it, nor trust in it.
+        return with_installed_classes(super()._dict_from_json_file(*args, **kwargs))
+
+    def push_to_hub(self, repo_id: str, **options) -> str:
+        """Uploads a complete model repository; options and errors are those of [`diffad.hub.push`]."""
+        from .hub import push
+
+        return push(self, repo_id, **options)
 
     @property
     def image_size(self) -> tuple[int, int]:

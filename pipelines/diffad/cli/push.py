@@ -1,0 +1,44 @@
+"""`diffad push`: a trained model as a repository of the Hugging Face Hub."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def push(
+    model: Annotated[Path, typer.Argument(help="folder of a trained pipeline")],
+    repo_id: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="repository on the Hub; created where there is none")],
+    evaluation: Annotated[
+        list[Path] | None, typer.Option(help="output folder of an evaluation, for the card; once for each category")
+    ] = None,
+    license: Annotated[str | None, typer.Option(help="of the weights, as the Hub names it, such as apache-2.0")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="data set on the Hub that it was trained on")] = None,
+    data_note: Annotated[str | None, typer.Option(help="where the training images come from, for the card")] = None,
+    private: Annotated[bool, typer.Option("--private", help="make a new repository private")] = False,
+    dry_run: Annotated[Path | None, typer.Option(help="write the repository to this folder instead, upload nothing")] = None,
+) -> None:
+    """Uploads a model with its card, sample pictures and the code that runs it where diffad is not installed.
+
+    Log in once with `hf auth login`. Examples:
+
+    `diffad push runs/part me/part --evaluation runs/part-evaluation --license apache-2.0 --private`
+
+    `diffad push runs/part me/part --evaluation runs/part-evaluation --dry-run part-repository`
+    """
+    # Not at the top: these take seconds to import.
+    from ..hub import export_repo
+    from ..hub import push as push_model
+    from ..model_card import DataTerms
+
+    terms = DataTerms(license=license, datasets=tuple(dataset or ()), note=data_note)
+    try:
+        if dry_run is not None:
+            export_repo(model, dry_run, evaluation or (), terms, repo_id)
+            typer.echo(f"wrote {dry_run}")
+        else:
+            url = push_model(model, repo_id, evaluation or (), terms, private=True if private else None)
+            typer.echo(f"uploaded {url}")
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
