@@ -66,8 +66,8 @@ class Description:
 
     def _false_alarm_text(self) -> str:
         needed = {rate: held_out_needed(rate) for rate in FALSE_ALARM_RATES}
-        rates = ", ".join(f"{rate:.0%} {'yes' if n <= self.held_out else f'no, needs {n}'}" for rate, n in needed.items())
-        return f"held-out images guarantee {self.best_false_alarm_rate:.1%} at best ({rates})"
+        rates = ", ".join(f"{rate:.0%} {'yes' if n <= self.held_out else f'no (needs {n})'}" for rate, n in needed.items())
+        return f"held-out images guarantee {self.best_false_alarm_rate:.1%} at best: {rates}"
 
     def _test_text(self) -> str:
         if not self.test:
@@ -198,7 +198,8 @@ def _size_text(sizes: Counter) -> str:
         return "unknown"
     if len(sizes) <= 3:
         each = [
-            f"{width}x{height}" + (f" ({count} images)" if len(sizes) > 1 else "") for (width, height), count in sizes.items()
+            f"{width}x{height}" + (f" ({_count(count, 'image')})" if len(sizes) > 1 else "")
+            for (width, height), count in sizes.items()
         ]
         return ", ".join(each) + " pixels"
     expanded = np.repeat(list(sizes), list(sizes.values()), axis=0)
