@@ -310,6 +310,11 @@ def test_soft_edges_of_a_mask_are_kept(save_image):
     np.testing.assert_allclose(read_mask(save_image(levels, "mask.png")), levels / 255, rtol=1e-6)
 
 
+def test_class_labels_of_a_mask_are_all_defects(save_image):
+    labels = np.tile(np.array([0, 1, 2, 127], dtype=np.uint8), (4, 2))
+    np.testing.assert_array_equal(read_mask(save_image(labels, "mask.png")), labels > 0)
+
+
 def test_mask_is_rotated_like_its_image(save_image):
     mask = np.zeros((10, 16), dtype=np.uint8)
     mask[:3, :5] = 255

@@ -105,7 +105,7 @@ def read_truth(samples: Sequence[Sample]) -> np.ndarray | None:
     Raises:
         ImageError, DataError: naming the first image or mask that can't be used.
     """
-    if any(sample.mask_path for sample in samples):
+    if any(sample.mask for sample in samples):
         for sample in samples:
             if not sample.is_defective:
                 sample.read()

@@ -26,10 +26,16 @@ def read_image(path: str | Path) -> Image.Image:
 def read_mask(path: str | Path) -> np.ndarray:
     """Decodes a ground-truth mask to `(height, width)` float32 in [0, 1], 1 on defects.
 
-    A mask stored as 0/1 or 0/255 reads the same.
+    A mask stored as 0/1 or 0/255 reads the same. One without bright levels (all below 128) holds class labels 1, 2, ..., each
+    of them a defect; in any other, levels in between are soft edges.
     """
-    levels = np.asarray(_flatten(ImageOps.exif_transpose(_decode(path))).convert("L"), dtype=np.float32)
-    return levels / max(levels.max(), 1.0)
+    return mask_levels(_decode(path))
+
+
+def mask_levels(image: Image.Image) -> np.ndarray:
+    """A decoded mask as [`read_mask`] returns it."""
+    levels = np.asarray(_flatten(ImageOps.exif_transpose(image)).convert("L"), dtype=np.float32)
+    return np.minimum(levels, 1) if levels.max() < 128 else levels / levels.max()
 
 
 def to_rgb(image: Image.Image, name: str) -> Image.Image:

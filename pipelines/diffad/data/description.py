@@ -1,0 +1,222 @@
+"""What a source of images holds and what can be done with it, said before anything is trained."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .inspection import Images, inspect_images
+from .registry import find_layout
+from .sample import DataError, Sample, split_held_out
+
+FALSE_ALARM_RATES = (0.1, 0.05, 0.01)
+SHOWN = 5  # of a list of files
+
+
+@dataclass
+class Description:
+    """What [`describe`] found. `str()` renders it for people.
+
+    Args:
+        source: as it was given.
+        layout: name of the recognised layout.
+        structure: what it was recognised by.
+        notes: how this layout is read.
+        training: number of good images to train on, held-out ones included.
+        held_out: how many of them calibrate thresholds; 0 where there are too few to split.
+        own_split: the dataset itself says which are held out.
+        test: number of test images by type, `good` first.
+        images: what decoding all of them showed.
+        warnings: what may spoil a result.
+    """
+
+    source: str
+    layout: str
+    structure: str
+    notes: list[str]
+    training: int
+    held_out: int
+    own_split: bool
+    test: dict[str, int]
+    images: Images
+    warnings: list[str]
+
+    @property
+    def best_false_alarm_rate(self) -> float | None:
+        """The lowest rate that the held-out images can guarantee, 1 / (n + 1)."""
+        return 1 / (self.held_out + 1) if self.held_out else None
+
+    def __str__(self) -> str:
+        rows = [("source", self.source), ("layout", f"{self.layout}: {self.structure}")]
+        rows += [("", note) for note in self.notes]
+        rows += [("training", _count(self.training, "good image")), ("held out", self._held_out_text())]
+        rows += [("false alarms", self._false_alarm_text())] if self.held_out else []
+        rows += [("test", self._test_text()), ("masks", self._mask_text()), ("size", _size_text(self.images.sizes))]
+        rows += [("colour", _colour_text(self.images)), ("unreadable", _first(self.images.unreadable) or "none")]
+        rows += [("warning", warning) for warning in self.warnings]
+        return "\n".join(f"{label:<14}{text}" for label, text in rows)
+
+    def _held_out_text(self) -> str:
+        if not self.held_out:
+            return "none: too few images to split"
+        origin = "the dataset's validation images" if self.own_split else "drawn from them"
+        return f"{self.held_out}, {origin}; {self.training - self.held_out} remain to train on"
+
+    def _false_alarm_text(self) -> str:
+        needed = {rate: held_out_needed(rate) for rate in FALSE_ALARM_RATES}
+        rates = ", ".join(f"{rate:.0%} {'yes' if n <= self.held_out else f'no (needs {n})'}" for rate, n in needed.items())
+        return f"held-out images guarantee {self.best_false_alarm_rate:.1%} at best: {rates}"
+
+    def _test_text(self) -> str:
+        if not self.test:
+            return "none: can train and predict, but not evaluate"
+        defects = [f"{name} {count}" for name, count in self.test.items() if name != "good"]
+        total = sum(count for name, count in self.test.items() if name != "good")
+        return f"{self.test.get('good', 0)} good, {total} defective" + (f": {', '.join(defects)}" if defects else "")
+
+    def _mask_text(self) -> str:
+        masks = self.images.masks
+        total = masks["present"] + masks["missing"]
+        if not masks["present"]:
+            return "none" + (": evaluation gives image metrics only" if total else "")
+        return f"{masks['present']} of {total} defective images"
+
+
+def held_out_needed(false_alarm_rate: float) -> int:
+    """Held-out normal images that a guaranteed false-alarm rate takes: 1 / (n + 1) must not exceed it."""
+    return math.ceil(1 / false_alarm_rate - 1e-9) - 1
+
+
+def describe(source, held_out_fraction: float = 0.15, seed: int = 0) -> Description:
+    """Recognises a source and decodes all of its images and masks once.
+
+    Args:
+        source: as for `training_samples`.
+        held_out_fraction, seed: of the split that training would make.
+
+    Raises:
+        DataError: if the layout is not recognised. Whatever else is wrong is told in the description.
+    """
+    layout, source = find_layout(source)
+    warnings = []
+    training = _attempt(layout.training, source, "training would stop", warnings)
+    test = _attempt(layout.test, source, "evaluation would stop", warnings)
+    held_out = []
+    if training:
+        try:
+            held_out = split_held_out(training, held_out_fraction, seed)[1]
+        except DataError as error:
+            warnings.append(f"training would stop: {error}")
+    images = inspect_images([*training, *test])
+    counts = Counter(sample.defect for sample in test)
+    description = Description(
+        source=str(source),
+        layout=layout.name,
+        structure=layout.structure,
+        notes=_attempt(layout.notes, source, "notes", warnings),
+        training=len(training),
+        held_out=len(held_out),
+        own_split=any(sample.held_out for sample in training),
+        test={name: counts[name] for name in sorted(counts, key=lambda name: (name != "good", name))},
+        images=images,
+        warnings=warnings,
+    )
+    warnings += _few_images(description, held_out_fraction) + _doubtful_test(test, images) + _size_warnings(images.sizes)
+    warnings += _duplicates(training, test, images.digests)
+    return description
+
+
+def _attempt(read, source, problem: str, warnings: list[str]) -> list:
+    try:
+        return read(source)
+    except DataError as error:
+        warnings.append(f"{problem}: {error}")
+        return []
+
+
+def _few_images(description: Description, fraction: float) -> list[str]:
+    needed = held_out_needed(0.05)
+    if not description.training or description.held_out >= needed:
+        return []
+    remedy = f"{needed} validation images" if description.own_split else f"about {math.ceil(needed / fraction)} good images"
+    return [f"too few good images for a guaranteed false-alarm rate of 5%: that takes {remedy}"]
+
+
+def _doubtful_test(test: Sequence[Sample], images: Images) -> list[str]:
+    found = []
+    if test and len({sample.is_defective for sample in test}) == 1:
+        kind = "defective" if test[0].is_defective else "good"
+        found.append(f"evaluation would stop: all test images are {kind}")
+    masks = images.masks
+    if masks["present"] and masks["missing"]:
+        found.append(f"evaluation would stop: {_count(masks['missing'], 'defective image')} without a mask, others with one")
+    if masks["of another size"]:
+        found.append(f"evaluation would stop: {_count(masks['of another size'], 'mask')} of another size than the image")
+    if masks["blank"]:
+        found.append(f"{_count(masks['blank'], 'defective image')} with a blank mask")
+    if images.unreadable:
+        found.append(
+            f"training or evaluation would stop at {_count(len(images.unreadable), 'unreadable file')}: remove or save anew"
+        )
+    return found
+
+
+def _size_warnings(sizes: Counter) -> list[str]:
+    ratios = {width / height for width, height in sizes}
+    if len(sizes) < 2:
+        return []
+    if max(ratios) / min(ratios) > 1.1:
+        return [f"{len(sizes)} image sizes of different shape: each is stretched to the model's square, so parts are distorted"]
+    return [f"{len(sizes)} image sizes: parts may appear at different scales"]
+
+
+def _duplicates(training: Sequence[Sample], test: Sequence[Sample], digests: dict[str, bytes]) -> list[str]:
+    first, copies, leaked = {}, [], []
+    for sample in training:
+        if sample.name in digests:
+            original = first.setdefault(digests[sample.name], sample.name)
+            if original != sample.name:
+                copies.append(f"{sample.name} = {original}")
+    for sample in test:
+        if digests.get(sample.name) in first:
+            kind = " (defective)" if sample.is_defective else ""
+            leaked.append(f"{sample.name}{kind} = {first[digests[sample.name]]}")
+    found = []
+    if leaked:
+        found.append(f"{_count(len(leaked), 'test image')} also among the training images: {_first(leaked)}")
+    if copies:
+        found.append(
+            f"{_count(len(copies), 'training image')} the same as another, so held-out ones may be known: {_first(copies)}"
+        )
+    return found
+
+
+def _size_text(sizes: Counter) -> str:
+    if not sizes:
+        return "unknown"
+    if len(sizes) <= 3:
+        each = [
+            f"{width}x{height}" + (f" ({_count(count, 'image')})" if len(sizes) > 1 else "")
+            for (width, height), count in sizes.items()
+        ]
+        return ", ".join(each) + " pixels"
+    expanded = np.repeat(list(sizes), list(sizes.values()), axis=0)
+    low, middle, high = expanded.min(axis=0), np.median(expanded, axis=0).astype(int), expanded.max(axis=0)
+    return f"width {low[0]} to {high[0]} (median {middle[0]}), height {low[1]} to {high[1]} (median {middle[1]}) pixels"
+
+
+def _colour_text(images: Images) -> str:
+    if images.colour and images.grey:
+        return f"{images.colour} in colour, {images.grey} grey"
+    return "colour" if images.colour else "grey" if images.grey else "unknown"
+
+
+def _first(lines: Sequence[str]) -> str:
+    rest = f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+    return "; ".join(lines[:SHOWN]) + rest
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

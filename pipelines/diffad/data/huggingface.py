@@ -1,0 +1,251 @@
+"""Datasets of the `datasets` library: saved folders, names on the Hub, and dataset objects, map-style or streamed.
+
+The image is the column of images that is not named like a mask (of several, the one named `image`), the mask the one that is;
+the label is a column `label` of class names or text, one of which means good (good, ok, normal). Splits are `train`,
+`validation` and `test`; a dataset without splits is `train`. Defective images of train and validation are left out.
+"""
+
+import io
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..image_io import ImageError, mask_levels, to_rgb
+from .layout import Layout
+from .plain_folder import GOOD_NAMES
+from .sample import GOOD, DataError, Mask, Sample
+
+MASK_NAMES = frozenset({"mask", "masks", "ground_truth", "gt", "segmentation", "segmentation_mask", "defect_mask"})
+
+
+def recognize(source) -> bool:
+    """Whether it is a dataset object, a folder written by `save_to_disk`, or a name on the Hub (`owner/name`)."""
+    if isinstance(source, Path):
+        return any((source / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    return not isinstance(source, str) or is_hub_name(source)
+
+
+def is_hub_name(source: str) -> bool:
+    """`owner/name` with no folder of either name here: anything else can only be a path, and is never looked up."""
+    owner, _, name = source.partition("/")
+    looks_like_name = all(part and not part.startswith((".", "~")) for part in (owner, name)) and "/" not in name
+    return looks_like_name and "\\" not in source and not Path(owner).exists()
+
+
+def training_samples(source) -> list[Sample]:
+    splits = _load(source)
+    if "train" not in splits:
+        raise DataError(f"{_name(source)}: no split 'train', only {', '.join(splits)}")
+    samples = _split_samples(splits, "train", source)
+    if "validation" in splits:
+        samples += _split_samples(splits, "validation", source)
+    return [sample for sample in samples if not sample.is_defective]
+
+
+def test_samples(source) -> list[Sample]:
+    splits = _load(source)
+    if "test" not in splits:
+        return []
+    if _good_labels(splits["test"]) is None:
+        raise DataError(f"{_name(source)}: split 'test' has no column label of class names, one of them good, ok or normal")
+    return _split_samples(splits, "test", source)
+
+
+def stream_samples(source, split: str = "train") -> Iterator[Sample]:
+    """Samples of a stream one by one, in its order; each holds its own encoded image, nothing else is kept.
+
+    Args:
+        source: name of a dataset on the Hub, downloaded only as far as it is iterated, or a `datasets.IterableDataset`.
+        split: of a dataset on the Hub.
+
+    Raises:
+        DataError: if it can't be loaded, or has no such split or no images.
+    """
+    import datasets
+
+    if isinstance(source, str):
+        splits = _call(source, partial(datasets.load_dataset, source, streaming=True))
+        if split not in splits:
+            raise DataError(f"{source}: no split {split!r}, only {', '.join(splits)}")
+        stream = splits[split]
+    else:
+        stream = source
+    image, mask = _image_columns(stream, _name(source))
+    good = _good_labels(stream)
+    for column in filter(None, (image, mask)):
+        stream = stream.cast_column(column, datasets.Image(decode=False))
+    for i, row in enumerate(stream):
+        name = f"{_name(source)}/{split}[{i}]"
+        defect = GOOD if good is None else _defect(stream, good, row["label"])
+        read_mask = partial(_decode_mask, _encoded(row[mask]), name) if mask and defect != GOOD and row[mask] else None
+        yield Sample(
+            name,
+            partial(_decode, _encoded(row[image]), name),
+            defect,
+            Mask(f"mask of {name}", read_mask) if read_mask else None,
+            held_out=split == "validation",
+        )
+
+
+def notes(source) -> list[str]:
+    splits = _load(source)
+    lines = []
+    if "train" in splits and _good_labels(splits["train"]) is None:
+        lines.append("no column label that tells good from defective: all images of split train are taken for good ones")
+    elif "train" in splits and not _is_stream(splits["train"]):
+        left_out = sum(
+            sample.is_defective
+            for split in ("train", "validation")
+            if split in splits
+            for sample in _split_samples(splits, split, source)
+        )
+        if left_out:
+            lines.append(f"{left_out} defective images of the training and validation splits are left out")
+    return lines
+
+
+def _load(source) -> Mapping:
+    """Splits by name."""
+    import datasets
+
+    if isinstance(source, Path):
+        source = _call(source, partial(datasets.load_from_disk, str(source)))
+    elif isinstance(source, str):
+        source = _call(source, partial(datasets.load_dataset, source))
+    if isinstance(source, Mapping):
+        return source
+    if not isinstance(source, (datasets.Dataset, datasets.IterableDataset)):
+        raise DataError(f"{type(source).__name__}: neither a path nor a dataset")
+    return {str(source.split or "train").partition("[")[0]: source}
+
+
+def _call(source, load):
+    try:
+        return load()
+    except Exception as error:
+        raise DataError(f"{source}: neither a folder nor a loadable dataset ({error})") from error
+
+
+def _name(source) -> str:
+    return str(source) if isinstance(source, (str, Path)) else type(source).__name__
+
+
+def _is_stream(dataset) -> bool:
+    import datasets
+
+    return isinstance(dataset, datasets.IterableDataset)
+
+
+def _split_samples(splits: Mapping, split: str, source) -> list[Sample]:
+    dataset = splits[split]
+    if _is_stream(dataset):
+        return list(stream_samples(dataset, split))
+    image, mask = _image_columns(dataset, _name(source))
+    good = _good_labels(dataset)
+    defects = [GOOD] * len(dataset) if good is None else [_defect(dataset, good, label) for label in dataset["label"]]
+    images, masks = dataset.select_columns([image]), dataset.select_columns([mask]) if mask else None
+    samples = []
+    for i, defect in enumerate(defects):
+        name = f"{_name(source)}/{split}[{i}]"
+        # Whether a row has a mask shows without decoding it.
+        has_mask = mask and defect != GOOD and masks.data.column(0)[i].is_valid
+        truth = Mask(f"mask of {name}", partial(_read_mask_row, masks, mask, i, name)) if has_mask else None
+        samples.append(Sample(name, partial(_read_row, images, image, i, name), defect, truth, held_out=split == "validation"))
+    return samples
+
+
+def _image_columns(dataset, name: str) -> tuple[str, str | None]:
+    """Names of the image column and of the mask column."""
+    import datasets
+
+    if dataset.features is None:
+        raise DataError(f"{name}: the types of its columns are unknown; give its `features`")
+    columns = [column for column, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
+    masks = [column for column in columns if column.lower() in MASK_NAMES]
+    images = [column for column in columns if column not in masks]
+    if not images:
+        raise DataError(f"{name}: no image column among {', '.join(dataset.features)}")
+    if len(images) > 1 and "image" not in images:
+        raise DataError(f"{name}: several image columns, {', '.join(images)}; rename the one to use to image")
+    return "image" if "image" in images else images[0], masks[0] if masks else None
+
+
+def _good_labels(dataset) -> set | None:
+    """Values of the column `label` that mean good, or None if the dataset doesn't tell good from defective."""
+    import datasets
+
+    feature = (dataset.features or {}).get("label")
+    if isinstance(feature, datasets.ClassLabel):
+        return {i for i, name in enumerate(feature.names) if name.lower() in GOOD_NAMES} or None
+    if getattr(feature, "dtype", None) == "string":
+        return GOOD_NAMES
+    return None
+
+
+def _defect(dataset, good: set, label) -> str:
+    import datasets
+
+    if (label.lower() if isinstance(label, str) else label) in good:
+        return GOOD
+    feature = dataset.features["label"]
+    return feature.int2str(label) if isinstance(feature, datasets.ClassLabel) and label is not None else str(label)
+
+
+def _cell(rows, column: str, index: int, name: str) -> Image.Image:
+    try:
+        image = rows[index][column]
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"{name}: damaged image ({error}); remove the row") from error
+    if image is None:
+        raise ImageError(f"{name}: has no image; remove the row")
+    return image
+
+
+def _read_row(rows, column: str, index: int, name: str) -> Image.Image:
+    return to_rgb(_cell(rows, column, index, name), name)
+
+
+def _read_mask_row(rows, column: str, index: int, name: str) -> np.ndarray:
+    return mask_levels(_cell(rows, column, index, name))
+
+
+def _encoded(value: dict | None) -> bytes | None:
+    """Bytes of an undecoded image; a stream may give just its address."""
+    import fsspec
+
+    if value is None or value["bytes"] is not None:
+        return value and value["bytes"]
+    with fsspec.open(value["path"], "rb") as file:
+        return file.read()
+
+
+def _open(encoded: bytes | None, name: str) -> Image.Image:
+    if encoded is None:
+        raise ImageError(f"{name}: has no image; remove the row")
+    try:
+        image = Image.open(io.BytesIO(encoded))
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"{name}: damaged image ({error}); remove the row") from error
+    return image
+
+
+def _decode(encoded: bytes | None, name: str) -> Image.Image:
+    return to_rgb(_open(encoded, name), name)
+
+
+def _decode_mask(encoded: bytes, name: str) -> np.ndarray:
+    return mask_levels(_open(encoded, name))
+
+
+LAYOUT = Layout(
+    "datasets",
+    "a folder written by datasets.save_to_disk, or the name owner/name of a dataset on the Hub",
+    recognize,
+    training_samples,
+    test_samples,
+    notes,
+)

@@ -1,0 +1,140 @@
+"""Which layout a source has, and its samples."""
+
+from contextlib import suppress
+from pathlib import Path
+
+from . import (
+    btad,
+    huggingface,
+    kolektor_sdd,
+    kolektor_sdd2,
+    manifest,
+    mvtec_ad,
+    mvtec_ad2,
+    mvtec_loco,
+    plain_folder,
+    visa,
+)
+from .files import image_files, subfolders
+from .layout import Layout
+from .sample import DataError, Sample
+
+# Layouts with a structure of their own. A plain folder is what has none, so it is asked last.
+STRUCTURED = (
+    mvtec_ad.LAYOUT,
+    mvtec_loco.LAYOUT,
+    mvtec_ad2.LAYOUT,
+    visa.LAYOUT,
+    btad.LAYOUT,
+    kolektor_sdd.LAYOUT,
+    kolektor_sdd2.LAYOUT,
+    manifest.LAYOUT,
+    huggingface.LAYOUT,
+)
+LAYOUTS = (*STRUCTURED, plain_folder.LAYOUT)
+# A dataset's image folders lie at most this deep in it (VisA's Data/Images/Normal).
+DEPTH = 3
+
+
+def training_samples(source) -> list[Sample]:
+    """Good images to train on, in a fixed order; a dataset's own validation images are among them, marked `held_out`.
+
+    Args:
+        source: folder in one of the known layouts, folder of good images (searched recursively), CSV manifest, folder written
+            by `datasets.save_to_disk`, name `owner/name` of a dataset on the Hub, or a dataset object of the `datasets`
+            library. A stream (`IterableDataset`) is read once, in order, and kept in memory as it was encoded.
+
+    Raises:
+        DataError: if there is no such source, its layout is not recognised, or it holds no images.
+    """
+    layout, source = find_layout(source)
+    return layout.training(source)
+
+
+def evaluation_samples(source) -> list[Sample]:
+    """Good and defective test images with their defect types and masks.
+
+    Args:
+        source: as for [`training_samples`].
+
+    Raises:
+        DataError: if good or defective test images are missing, or some defective images have masks and others don't: without
+            any masks there are image-level metrics only.
+    """
+    layout, source = find_layout(source)
+    samples = layout.test(source)
+    needed = f"evaluation needs good and defective test images ({layout.structure})"
+    if not samples:
+        raise DataError(f"{source}: no test images; {needed}")
+    if not any(sample.is_defective for sample in samples):
+        raise DataError(f"{source}: no defective images; {needed}")
+    if all(sample.is_defective for sample in samples):
+        raise DataError(f"{source}: no good test images; {needed}")
+    defective = [sample for sample in samples if sample.is_defective]
+    bare = [sample.name for sample in defective if not sample.mask]
+    if bare and len(bare) < len(defective):
+        raise DataError(
+            f"{bare[0]}: no mask in {source}, though other defective images have one; add it, "
+            "or remove all masks for image metrics only"
+        )
+    return samples
+
+
+def find_layout(source) -> tuple[Layout, object]:
+    """The layout of a source, and the source as the layout wants it.
+
+    Raises:
+        DataError: if it doesn't exist, fits no layout or several, or lies inside a dataset and holds more than good images.
+    """
+    if not isinstance(source, (str, Path)):
+        return huggingface.LAYOUT, source
+    path = Path(source).expanduser()
+    if not path.exists():
+        if isinstance(source, str) and huggingface.is_hub_name(source):
+            return huggingface.LAYOUT, source
+        raise DataError(f"{source}: no such folder or file (datasets on the Hub are named owner/name)")
+    found = [layout for layout in STRUCTURED if layout.recognize(path)]
+    if len(found) > 1:
+        fits = "; ".join(f"{layout.name} ({layout.structure})" for layout in found)
+        raise DataError(f"{source}: fits several layouts: {fits}. Leave the folders of one of them")
+    if found:
+        return found[0], path
+    if not plain_folder.recognize(path):
+        raise DataError(_nothing_recognized(path))
+    _refuse_part_of_dataset(path)
+    return plain_folder.LAYOUT, path
+
+
+def _nothing_recognized(path: Path) -> str:
+    reason = plain_folder.objection(path) if path.is_dir() else "it is a file, but no manifest (.csv)"
+    lines = [f"{path}: no known layout; {reason}. Looked for:"]
+    lines += [f"  {layout.name}: {layout.structure}" for layout in LAYOUTS]
+    datasets = {}
+    for folder in subfolders(path) if path.is_dir() else []:
+        for layout in STRUCTURED:
+            if layout.recognize(folder):
+                datasets[folder.name] = layout.name
+    if datasets:
+        names = ", ".join(f"{name} ({layout})" for name, layout in datasets.items())
+        lines.append(f"It holds {names}: name one of them.")
+    return "\n".join(lines)
+
+
+def _refuse_part_of_dataset(folder: Path) -> None:
+    """A folder inside a dataset may hold defects or masks that nothing in the folder itself gives away."""
+    folder = folder.resolve()
+    for root in folder.parents[:DEPTH]:
+        for layout in STRUCTURED:
+            if not layout.recognize(root):
+                continue
+            images, good = image_files(folder), set()
+            for samples in (layout.training, layout.test):
+                if not good.issuperset(images):
+                    with suppress(DataError):  # a dataset without training images may still have good test images
+                        good |= {root / sample.name for sample in samples(root) if not sample.is_defective}
+            other = [path for path in images if path not in good]
+            if other:
+                raise DataError(
+                    f"{folder}: is part of {root} ({layout.name}), where {other[0].relative_to(root)} is not a good image; "
+                    f"name {root} itself, or its folder of good images"
+                )
