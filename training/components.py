@@ -26,14 +26,14 @@ def build_unet(config: TrainingConfig, feature_channels: int) -> JointUNet2DMode
         "feature_stride": config.feature_stride,
         **config.unet,
     }
-    if config.pretrained_unet is None:
-        return JointUNet2DModel(**settings)
-    class_name = UNet2DModel.load_config(config.pretrained_unet)["_class_name"]
-    trained_class = JointUNet2DModel if class_name == "JointUNet2DModel" else UNet2DModel
     try:
+        if config.pretrained_unet is None:
+            return JointUNet2DModel(**settings)
+        class_name = UNet2DModel.load_config(config.pretrained_unet)["_class_name"]
+        trained_class = JointUNet2DModel if class_name == "JointUNet2DModel" else UNet2DModel
         return JointUNet2DModel.from_unet(trained_class.from_pretrained(config.pretrained_unet), **settings)
     except ValueError as error:
-        raise DataError(f"--pretrained_unet {config.pretrained_unet} with the settings unet={config.unet}: {error}") from error
+        raise DataError(f"pretrained_unet={config.pretrained_unet} and unet={config.unet}: {error}") from error
 
 
 def build_scheduler(config: TrainingConfig) -> DDPMScheduler:

@@ -4,7 +4,7 @@ python training/convert_adm.py 256x256_diffusion.pt --output adm-256
 accelerate launch training/train.py --config paper --pretrained_unet adm-256 --data DATA --output_dir runs/part
 
 The file is a pickle, as all of OpenAI's are. It is read with `weights_only=True`, which rebuilds tensors and plain containers
-and refuses anything that would run code; nothing else in diffad reads pickles.
+and refuses anything that would run code.
 
 The weights are copied one by one: the converted model computes what the checkpoint's own code computes, epsilon in the first
 three channels and the variance interpolation v in the last three. Its feature head is empty and is replaced in training.
@@ -181,7 +181,7 @@ def load_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     try:
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: damaged, or more than tensors: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{path}: damaged, or holds more than tensors") from error
     if not isinstance(state_dict, dict) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
         raise ValueError(f"{path}: not a state dict of tensors")
     return state_dict
