@@ -236,9 +236,12 @@ def _adm_blocks(config: dict) -> dict[str, str]:
 
 def _split_projection(tensor: torch.Tensor, layout: AttentionLayout) -> tuple[torch.Tensor, ...]:
     """Rows of q, k and v from the joint projection's `(3 C, ...)` weight or bias, heads one after the other in each."""
+    channels = len(tensor) // 3
+    heads = layout.num_heads or channels // layout.num_head_channels
+    if channels != heads * (layout.num_head_channels or channels // heads):
+        raise ValueError(f"{channels} attention channels do not split into equal heads under {layout}")
     if layout.new_order:
         return tensor.chunk(3)
-    heads = layout.num_heads or len(tensor) // 3 // layout.num_head_channels
     grouped = tensor.unflatten(0, (heads, 3, -1))  # (heads, 3, C / heads, ...)
     return tuple(grouped[:, i].flatten(0, 1) for i in range(3))
 
