@@ -10,7 +10,7 @@ from diffad import FeatureExtractor
 from diffad.lite0_weights import load_lite0_weights, timm_name
 from PIL import Image
 from torchvision.transforms import Normalize
-from transformers import AutoBackbone, AutoImageProcessor, BitImageProcessor, Dinov2Config
+from transformers import AutoBackbone, BitImageProcessor, Dinov2Config
 
 LITE0_CHANNELS = (16, 24, 40, 112, 320)  # of the feature levels at strides 2, 4, 8, 16, 32
 
@@ -293,6 +293,18 @@ def test_from_timm_takes_the_pretrained_weights(monkeypatch):
     torch.testing.assert_close(extractor(images), torch.cat([F.avg_pool2d(fine, 2), level], dim=1), rtol=1e-3, atol=1e-4)
 
 
+def test_channels_last_backbone_gives_channels_first_features_at_any_size():
+    torch.manual_seed(0)
+    extractor = FeatureExtractor("swin_tiny_patch4_window7_224", (0, 1), 8, 96 + 192)
+    images = random_images(1, 3, 64, 96)
+    with torch.no_grad():
+        fine, coarse = extractor.network(backbone_inputs(extractor, images))
+        assert fine.shape == (1, 16, 24, 96) and coarse.shape == (1, 8, 12, 192)
+        features = extractor(images)
+    expected = torch.cat([fine.view(1, 8, 2, 12, 2, 96).mean(dim=(2, 4)), coarse], dim=-1)
+    torch.testing.assert_close(features.movedim(1, -1), expected)
+
+
 # transformers backbones
 
 
@@ -314,20 +326,13 @@ def test_vision_transformer_sees_the_whole_image():
     assert (gradient[0, :, -1].abs().amax(dim=0) > 0).all() and (gradient[0, :, :, -1].abs().amax(dim=0) > 0).all()
 
 
-def test_from_transformers_takes_weights_levels_and_normalisation(monkeypatch):
+def test_from_transformers_loads_a_folder_without_network(tmp_path, no_network):
     backbone = AutoBackbone.from_config(tiny_dinov2((1, 2)))
-    asked = {}
-
-    def from_pretrained(name, out_indices):
-        asked.update(name=name, out_indices=out_indices)
-        return backbone
-
-    processor = BitImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
-    monkeypatch.setattr(AutoBackbone, "from_pretrained", from_pretrained)
-    monkeypatch.setattr(AutoImageProcessor, "from_pretrained", lambda name: processor)
-    extractor = FeatureExtractor.from_transformers("tiny/dinov2", (1, 2), 14)
-    assert asked == {"name": "tiny/dinov2", "out_indices": [1, 2]}
+    backbone.save_pretrained(tmp_path)
+    BitImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6]).save_pretrained(tmp_path)
+    extractor = FeatureExtractor.from_transformers(str(tmp_path), (2, 3), 14)
     images = random_images(1, 3, 56, 56)
+    backbone.out_indices = [2, 3]
     with torch.no_grad():
         maps = backbone.eval()(Normalize((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))((images + 1) / 2)).feature_maps
     torch.testing.assert_close(extractor(images), torch.cat(maps, dim=1))

@@ -221,6 +221,31 @@ def test_wrapped_unet_survives_saving(tmp_path):
     torch.testing.assert_close(loaded(images, 20).sample, plain(images, 20).sample, rtol=0, atol=1e-5)
 
 
+def test_wrapping_takes_settings_that_replace_those_of_the_unet():
+    joint = JointUNet2DModel.from_unet(plain_unet(), sample_size=64, dropout=0.1)
+    assert (joint.config.sample_size, joint.config.dropout) == (64, 0.1)
+    with pytest.raises(ValueError, match="do not fit.*conv_in.weight"):
+        JointUNet2DModel.from_unet(plain_unet(), patch_size=2)
+
+
+@pytest.mark.parametrize("patch_size", [1, 2])
+def test_joint_model_gets_a_new_head(patch_size):
+    source, images = joint_unet(patch_size=patch_size, num_attention_heads=2, time_proj_dim=12), random_images(1, 3, 32, 32)
+    wrapped = JointUNet2DModel.from_unet(source, feature_channels=7)
+    output = wrapped(images, 20)
+    torch.testing.assert_close(output.sample, source(images, 20).sample, rtol=0, atol=1e-6)
+    assert output.features.shape == (1, 7, 8, 8) and (output.features == 0).all()
+
+
+def test_labels_added_to_a_trained_model_have_no_effect_yet():
+    plain, images = plain_unet(6), random_images(2, 3, 32, 32)
+    joint = JointUNet2DModel.from_unet(plain, num_class_embeds=3)
+    output = joint(images, 20, torch.tensor([0, 2])).sample
+    torch.testing.assert_close(output, plain(images, 20).sample, rtol=0, atol=1e-6)
+    output.square().sum().backward()
+    assert joint.class_embedding.weight.grad[0].any() and not joint.class_embedding.weight.grad[1].any()
+
+
 @pytest.mark.parametrize("out_channels", [1, 4, 9])
 def test_unet_of_other_output_channels_is_refused(out_channels):
     with pytest.raises(ValueError, match=f"3 to {out_channels} channels"):

@@ -2,6 +2,7 @@
 
 import torch
 from diffad import Calibration, FeatureExtractor, JointUNet2DModel, PadimGaussian
+from diffad.data import DataError
 from diffad_training.config import TrainingConfig
 from diffusers import DDPMScheduler, UNet2DModel
 
@@ -18,14 +19,21 @@ def build_extractor(config: TrainingConfig) -> FeatureExtractor:
 
 
 def build_unet(config: TrainingConfig, feature_channels: int) -> JointUNet2DModel:
-    """A new joint UNet, or a trained UNet2DModel wrapped into one."""
-    head = {"feature_channels": feature_channels, "feature_stride": config.feature_stride}
-    if config.pretrained_unet is None:
-        return JointUNet2DModel(sample_size=config.resolution, **head, **config.unet)
-    unet = UNet2DModel.from_pretrained(config.pretrained_unet)
-    joint = JointUNet2DModel.from_unet(unet, **head)
-    joint.register_to_config(sample_size=config.resolution)
-    return joint
+    """A new joint UNet, or a trained UNet2DModel or JointUNet2DModel under a new feature head."""
+    settings = {
+        "sample_size": config.resolution,
+        "feature_channels": feature_channels,
+        "feature_stride": config.feature_stride,
+        **config.unet,
+    }
+    try:
+        if config.pretrained_unet is None:
+            return JointUNet2DModel(**settings)
+        class_name = UNet2DModel.load_config(config.pretrained_unet)["_class_name"]
+        trained_class = JointUNet2DModel if class_name == "JointUNet2DModel" else UNet2DModel
+        return JointUNet2DModel.from_unet(trained_class.from_pretrained(config.pretrained_unet), **settings)
+    except ValueError as error:
+        raise DataError(f"pretrained_unet={config.pretrained_unet} and unet={config.unet}: {error}") from error
 
 
 def build_scheduler(config: TrainingConfig) -> DDPMScheduler:

@@ -32,7 +32,8 @@ class TrainingConfig:
     # joint UNet
     unet: dict = field(default_factory=dict)  # arguments of JointUNet2DModel
     prediction_type: str = "epsilon"  # what the UNet predicts: epsilon (the paper) or sample (better for a small one)
-    pretrained_unet: str | None = None  # folder or Hub name of a diffusers UNet2DModel to start from, instead of `unet`
+    # folder or Hub name of a UNet2DModel or JointUNet2DModel to start from; `unet` then only holds what differs from it
+    pretrained_unet: str | None = None
 
     # Gaussian of normal features
     gaussian_dims: int | None = None  # channels used; None is all

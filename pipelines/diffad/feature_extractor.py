@@ -1,5 +1,7 @@
 """Frozen pretrained backbone as a pipeline component: image in, one standardised feature map out."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -70,10 +72,12 @@ class FeatureExtractor(Float32ModelMixin, ConfigMixin):
 
     @classmethod
     def from_transformers(cls, name: str, levels: tuple[int, ...], stride: int) -> "FeatureExtractor":
-        """Downloads a transformers backbone, such as `facebook/dinov2-small`, through AutoBackbone."""
-        from transformers import AutoBackbone, AutoImageProcessor
+        """Loads a transformers backbone from a folder, or downloads it from the Hub, such as `facebook/dinov2-small`."""
+        from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoConfig, AutoImageProcessor
 
-        backbone = AutoBackbone.from_pretrained(name, out_indices=list(levels))
+        config = AutoConfig.from_pretrained(name, out_indices=list(levels))
+        # Not AutoBackbone.from_pretrained, which asks the Hub for the name even where it is a folder.
+        backbone = MODEL_FOR_BACKBONE_MAPPING[type(config)].from_pretrained(name, config=config)
         processor = AutoImageProcessor.from_pretrained(name)
         extractor = cls(
             backbone=None,
@@ -132,6 +136,8 @@ class FeatureExtractor(Float32ModelMixin, ConfigMixin):
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         if self.config.backbone is not None:
             levels = self.network(inputs)
+            if getattr(self.network, "output_fmt", "NCHW") == "NHWC":  # Swin and its like
+                levels = [level.permute(0, 3, 1, 2) for level in levels]
         else:
             levels = self.network(_fit_to_patches(inputs, self.network.config)).feature_maps
         return torch.cat([_resize_level(level, grid) for level in levels], dim=1)  # (B, D, h, w)
@@ -149,7 +155,11 @@ class FeatureExtractor(Float32ModelMixin, ConfigMixin):
 def _build_timm(name: str, levels: tuple[int, ...]) -> torch.nn.Module:
     import timm
 
-    backbone = timm.create_model(name, pretrained=False, features_only=True, out_indices=tuple(levels))
+    build = partial(timm.create_model, name, pretrained=False, features_only=True, out_indices=tuple(levels))
+    try:
+        backbone = build(strict_img_size=False)  # Swin and its like take other sizes than their own only when told
+    except TypeError:  # networks that take any size do not know the option
+        backbone = build()
     return backbone.to(memory_format=torch.channels_last)
 
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from diffusers import UNet2DModel
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.utils import BaseOutput
 from torch import nn
 
@@ -57,6 +59,8 @@ class JointUNet2DModel(UNet2DModel):
         feature_block: index of the decoder block (0 is the coarsest) whose output feeds the head.
         patch_size: side of the pixel patches folded into channels before, and unfolded after the network. 1 works on
             pixels like the paper; 4 costs a sixteenth of the arithmetic at the same image size.
+        num_attention_heads: heads of every attention layer, instead of heads of `attention_head_dim` channels.
+        time_proj_dim: channels of the sinusoidal time embedding; None is `block_out_channels[0]`.
 
     `in_channels` counts image channels; the output always has twice as many (noise and variance). Height and width must
     be divisible by `stride`.
@@ -91,6 +95,8 @@ class JointUNet2DModel(UNet2DModel):
         resnet_time_scale_shift: str = "default",
         add_attention: bool = True,
         num_class_embeds: int | None = None,
+        num_attention_heads: int | None = None,
+        time_proj_dim: int | None = None,
     ):
         # The undecorated constructor: the decorated one would overwrite this class's config with the folded channels.
         UNet2DModel.__init__.__wrapped__(
@@ -119,6 +125,14 @@ class JointUNet2DModel(UNet2DModel):
             add_attention=add_attention,
             num_class_embeds=num_class_embeds,
         )
+        # UNet2DModel cannot express these two, which some of OpenAI's checkpoints need.
+        if time_proj_dim is not None:
+            self.time_proj = Timesteps(time_proj_dim, flip_sin_to_cos, freq_shift)
+            self.time_embedding = TimestepEmbedding(time_proj_dim, self.time_embedding.linear_2.out_features)
+        if num_attention_heads is not None:
+            for module in self.modules():
+                if isinstance(module, Attention):
+                    module.heads = num_attention_heads
         if any(hasattr(block, "skip_conv") for block in (*self.down_blocks, *self.up_blocks)):
             raise ValueError("skip blocks (SkipDownBlock2D and the like) are not supported by JointUNet2DModel")
         if not -len(up_block_types) <= feature_block < len(up_block_types):
@@ -130,32 +144,49 @@ class JointUNet2DModel(UNet2DModel):
 
     @classmethod
     def from_unet(cls, unet: UNet2DModel, **joint_config) -> "JointUNet2DModel":
-        """Wraps a trained UNet2DModel: the same epsilon, a new head, and v = 0 where the model had no variance.
+        """Wraps a trained UNet2DModel or joint model: the same prediction under a new feature head.
+
+        A part that the trained model lacks starts without effect: v = 0 where it had no variance, class embeddings of zero
+        where it had no labels.
 
         Args:
-            unet: predicts noise, with as many output channels as input channels or twice as many (learned variance).
-            joint_config: `feature_channels`, `feature_stride` and `feature_block` of the joint model.
+            unet: predicts as many output channels as it has input channels, or twice as many (learned variance).
+            joint_config: settings of the joint model that replace or complete those of `unet`, such as
+                `feature_channels`, `sample_size`, `dropout`, or `num_class_embeds` for a model without labels.
 
         Raises:
-            ValueError: if the UNet's configuration has no counterpart here.
+            ValueError: if the UNet's configuration has no counterpart here, or its weights do not fit `joint_config`.
         """
+        is_joint = isinstance(unet, JointUNet2DModel)
         channels = unet.config.in_channels
-        if unet.config.out_channels not in (channels, 2 * channels):
-            raise ValueError(
-                f"the UNet maps {channels} to {unet.config.out_channels} channels; need {channels} or {2 * channels}"
-            )
-        if unet.config.time_embedding_type != "positional" or unet.config.class_embed_type or unet.config.center_input_sample:
-            raise ValueError("only UNets with positional time embedding, label embedding and uncentered input can be wrapped")
+        if not is_joint:
+            if unet.config.out_channels not in (channels, 2 * channels):
+                raise ValueError(
+                    f"the UNet maps {channels} to {unet.config.out_channels} channels; need {channels} or {2 * channels}"
+                )
+            if (
+                unet.config.time_embedding_type != "positional"
+                or unet.config.class_embed_type
+                or unet.config.center_input_sample
+            ):
+                raise ValueError(
+                    "only UNets with positional time embedding, label embedding and uncentered input can be wrapped"
+                )
         accepted = cls._get_init_keys(cls)
-        joint = cls(**{name: value for name, value in unet.config.items() if name in accepted}, **joint_config)
+        joint = cls(**{name: value for name, value in unet.config.items() if name in accepted} | joint_config)
 
         weights = unet.state_dict()
-        for name in ("conv_out.weight", "conv_out.bias"):
-            variance = torch.zeros_like(joint.state_dict()[name][channels:])
-            weights[name] = torch.cat([weights[name][:channels], weights[name][channels:], variance])[: 2 * channels]
-        missing, unexpected = joint.load_state_dict(weights, strict=False)
-        if unexpected or any(not name.startswith("feature_head.") for name in missing):
-            raise ValueError(f"the UNet's weights do not fit: missing {missing}, unexpected {unexpected}")
+        if not is_joint:
+            for name in ("conv_out.weight", "conv_out.bias"):
+                weights[name] = torch.cat([weights[name], torch.zeros_like(weights[name])])[: 2 * channels]
+        if unet.class_embedding is None and joint.class_embedding is not None:
+            weights["class_embedding.weight"] = torch.zeros_like(joint.class_embedding.weight)
+        weights |= joint.feature_head.state_dict(prefix="feature_head.")
+        misfits = _shapes(weights) ^ _shapes(joint.state_dict())
+        if misfits:
+            names = sorted({name for name, _ in misfits})
+            raise ValueError(f"the UNet's weights do not fit the joint model's settings: {', '.join(names[:4])}, ...")
+        joint.load_state_dict(weights)
         return joint.to(unet.device, unet.dtype).train(unet.training)
 
     def forward(
@@ -215,3 +246,7 @@ class JointUNet2DModel(UNet2DModel):
         if class_labels is not None:
             embedding = embedding + self.class_embedding(class_labels).to(self.dtype)
         return embedding  # (B, E)
+
+
+def _shapes(weights: dict[str, torch.Tensor]) -> set[tuple[str, torch.Size]]:
+    return {(name, tensor.shape) for name, tensor in weights.items()}
