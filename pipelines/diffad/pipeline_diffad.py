@@ -67,7 +67,7 @@ class DiffADPipeline(DiffusionPipeline):
         images: ImageInput | Sequence[ImageInput],
         batch_size: int = 8,
         class_labels: Sequence[int] | None = None,
-        false_alarm_rate: float = 0.05,
+        false_alarm_rate: float | None = None,
         map_size: tuple[int, int] | None = None,
         return_partial_maps: bool = False,
         return_dict: bool = True,
@@ -78,17 +78,20 @@ class DiffADPipeline(DiffusionPipeline):
             images: one or many of: path, PIL image, numpy `(H, W[, C])`, tensor `(C, H, W)`; uint8 or float in [0, 1].
             batch_size: images per forward pass; memory grows with it, scores do not depend on it.
             class_labels: one category index per image, for a model trained on several categories.
-            false_alarm_rate: share of normal parts that may be called defective; sets the thresholds.
+            false_alarm_rate: share of normal parts that may be called defective; sets the thresholds. None is 5 %, or the
+                smallest rate that the calibration supports, 1 / (n + 1), where that is larger.
             map_size: `(height, width)` of all returned maps; None returns each at its image's own size.
             return_partial_maps: also return the map of every score term at every timestep.
             return_dict: whether to return a [`DiffADOutput`] instead of a tuple of its fields.
 
         Raises:
             ImageError: if an image can't be used.
-            ValueError: if the pipeline is not calibrated or the class labels do not match.
+            ValueError: if the pipeline is not calibrated, on too few images for the requested false-alarm rate, or the class
+                labels do not match.
         """
         images = as_image_list(images)
         self.check_inputs(images, class_labels, batch_size)
+        false_alarm_rate = self.calibration.supported_rate(false_alarm_rate)
         image_threshold = self.calibration.image_threshold(false_alarm_rate)
         pixel_threshold = self.calibration.pixel_threshold(false_alarm_rate)
         terms = TERMS if return_partial_maps else tuple(self.calibration.config.weights)
@@ -117,6 +120,7 @@ class DiffADPipeline(DiffusionPipeline):
             labels=image_scores > image_threshold,
             anomaly_maps=maps,
             masks=[anomaly_map > pixel_threshold for anomaly_map in maps],
+            false_alarm_rate=false_alarm_rate,
             partial_maps=partial_maps if return_partial_maps else None,
         )
         return output if return_dict else output.to_tuple()
@@ -128,7 +132,7 @@ class DiffADPipeline(DiffusionPipeline):
         preset: str | Recipe = "default",
         batch_size: int = 8,
         class_labels: Sequence[int] | None = None,
-        false_alarm_rate: float = 0.05,
+        false_alarm_rate: float | None = None,
         seed: int = 0,
         intermediate_steps: Sequence[int] = (),
         callback_on_step_end: Callable[["DiffADPipeline", int, int, dict], dict | None] | None = None,
@@ -150,11 +154,13 @@ class DiffADPipeline(DiffusionPipeline):
 
         Raises:
             ImageError: if an image can't be used.
-            ValueError: if the pipeline is not calibrated, or a preset or setting does not exist.
+            ValueError: if the pipeline is not calibrated, on too few images for the requested false-alarm rate, or a preset or
+                setting does not exist.
         """
         images = as_image_list(images)
         self.check_inputs(images, class_labels, batch_size)
         recipe = _resolve_recipe(preset, settings)
+        false_alarm_rate = self.calibration.supported_rate(false_alarm_rate)
         image_threshold = self.calibration.image_threshold(false_alarm_rate)
         pixel_threshold = self.calibration.pixel_threshold(false_alarm_rate)
         output = ReconstructionOutput(images=[], difference_maps=[], traces=[], intermediates=[])
@@ -185,7 +191,8 @@ class DiffADPipeline(DiffusionPipeline):
         """Measures held-out normal images and sets `calibration`; needed once after training, or for new conditions.
 
         Args:
-            normal_images: images of good parts that neither the UNet nor the Gaussian was fitted on.
+            normal_images: images of good parts that neither the UNet nor the Gaussian was fitted on. One in ten of them gives
+                the statistics of standardisation, the others the thresholds.
             batch_size, class_labels: as for scoring.
             recipe: arguments of [`Calibration`] that differ from the present one.
         """
