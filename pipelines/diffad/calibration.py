@@ -231,15 +231,19 @@ def check_supported(n: int, false_alarm_rate: float) -> None:
 def conformal_threshold(normal_scores: np.ndarray, false_alarm_rate: float) -> float:
     """Smallest threshold that a new exchangeable normal score exceeds with probability at most `false_alarm_rate`.
 
-    With n sorted scores it is the k-th, k = ceil((n + 1) (1 - rate)). The probability is over draws of all n + 1 scores.
+    With n sorted scores it is the k-th of `threshold_rank`. The probability is over draws of all n + 1 scores.
 
     Raises:
         ValueError: if there are no scores or too few for the rate, or it is not in (0, 1).
     """
     n = len(normal_scores)
     check_supported(n, false_alarm_rate)
-    rank = math.ceil((n + 1) * (1 - false_alarm_rate) - 1e-9)
-    return float(np.sort(normal_scores)[rank - 1])
+    return float(np.sort(normal_scores)[threshold_rank(n, false_alarm_rate) - 1])
+
+
+def threshold_rank(n: int, false_alarm_rate: float) -> int:
+    """k = ceil((n + 1) (1 - rate)): a new score exceeds the k-th lowest of n with probability (n + 1 - k) / (n + 1), or less."""
+    return math.ceil((n + 1) * (1 - false_alarm_rate) - 1e-9)
 
 
 def _scores_needed(false_alarm_rate: float) -> int:
