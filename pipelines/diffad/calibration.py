@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -40,7 +40,11 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         per_image: standardise with each map's own statistics instead, like the paper's released code.
         smoothing_sigma: Gaussian smoothing of every partial map, in pixels of the model's resolution.
         top_k: the image score is the mean of this many highest pixels.
+        short_side: pixels of the shorter side of images that keep their aspect and are scored in tiles of the model's
+            resolution; None resizes every image to the model's resolution, whatever its aspect.
+        tile_overlap: share of a tile that neighbours have in common, at least.
         seed: of the noise.
+        roi_size: `(height, width)` of the region of interest; None is the whole image.
         num_normals: n, the held-out normal images behind the thresholds; 0 before fitting.
     """
 
@@ -57,7 +61,10 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         per_image: bool = False,
         smoothing_sigma: float = 4.0,
         top_k: int = 1,
+        short_side: int | None = None,
+        tile_overlap: float = 0.25,
         seed: int = 0,
+        roi_size: tuple[int, int] | None = None,
         num_normals: int = 0,
     ):
         super().__init__()
@@ -70,6 +77,9 @@ class Calibration(Float32ModelMixin, ConfigMixin):
             raise ValueError(f"timesteps {timesteps} hold one twice")
         if top_k < 1 or smoothing_sigma < 0:
             raise ValueError(f"top_k must be at least 1 and smoothing_sigma at least 0, got {top_k} and {smoothing_sigma}")
+        if not 0 <= tile_overlap < 1:
+            raise ValueError(f"tile_overlap must lie in [0, 1), got {tile_overlap}")
+        self.register_buffer("roi", torch.zeros(roi_size, dtype=torch.bool) if roi_size else None)
         self.register_buffer("partial_mean", torch.zeros(len(self.partial_names)))
         self.register_buffer("partial_std", torch.ones(len(self.partial_names)))
         self.register_buffer("normal_scores", torch.zeros(num_normals))  # ascending
@@ -95,18 +105,46 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         return scoring.standardize(partial, self.partial_mean[index], self.partial_std[index])
 
     def combine(self, partials: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Eq. 11: weighted sum over terms of the mean over timesteps of standardised partial maps, `(batch, height, width)`."""
+        """Eq. 11: weighted sum over terms of the mean over timesteps of standardised partial maps, `(batch, height, width)`.
+
+        0, where standardisation puts normal pixels, outside the region of interest.
+        """
         shares = {name: self.config.weights.get(name.partition("@")[0], 0.0) for name in self.partial_names}
         shares = {
             name: weight / len(self.config.timesteps) if "@" in name else weight for name, weight in shares.items() if weight
         }
-        return scoring.weighted_sum(partials, shares)
+        anomaly_map = scoring.weighted_sum(partials, shares)
+        return anomaly_map if self.roi is None else anomaly_map.where(self.inside(anomaly_map.shape[-2:]), 0.0)
 
-    def fit(self, partials: np.ndarray) -> None:
+    def image_scores(self, anomaly_maps: torch.Tensor, top_k: int | None = None) -> torch.Tensor:
+        """Scores `(batch,)` of maps `(batch, height, width)`: the mean of the highest pixels of the region of interest."""
+        if self.roi is not None:
+            anomaly_maps = anomaly_maps[:, self.inside(anomaly_maps.shape[-2:])]
+        return scoring.image_score(anomaly_maps, top_k or self.config.top_k)
+
+    def set_roi(self, roi: torch.Tensor | None) -> None:
+        """Sets the region of interest, bool `(height, width)`, before fitting: thresholds hold for no other."""
+        self.register_to_config(roi_size=None if roi is None else tuple(roi.shape))
+        self.roi = None if roi is None else roi.to(self.partial_mean.device)
+
+    def inside(self, size: tuple[int, int]) -> torch.Tensor:
+        """The region of interest `(height, width)` at a map's size.
+
+        Raises:
+            ValueError: if it has no pixel there.
+        """
+        if self.roi is None:
+            return torch.ones(tuple(size), dtype=torch.bool)
+        inside = scoring.resize_map(self.roi[None].float(), tuple(size))[0] >= 0.5
+        if not inside.any():
+            raise ValueError(f"the region of interest has no pixel in a map of {size[0]}x{size[1]}")
+        return inside
+
+    def fit(self, partials: Sequence[np.ndarray]) -> None:
         """Statistics of every term from some normal images, then the scores that the others get under them.
 
         Args:
-            partials: `(images, len(partial_names), height, width)` raw partial maps of held-out normal images; may be
+            partials: raw partial maps `(len(partial_names), height, width)` of each held-out normal image; may be
                 memory-mapped, one image is read at a time.
 
         Raises:
@@ -125,26 +163,28 @@ class Calibration(Float32ModelMixin, ConfigMixin):
             raise ValueError("partial maps of the normal images are not finite; use float32 or bfloat16 weights")
         self._set_normal_scores(scores, maxima)
 
-    def _fit_statistics(self, partials: np.ndarray, chosen: np.ndarray) -> None:
-        count = len(chosen) * partials[0, 0].size
-        mean, mean_square = np.zeros(partials.shape[1]), np.zeros(partials.shape[1])
+    def _fit_statistics(self, partials: Sequence[np.ndarray], chosen: np.ndarray) -> None:
+        count, total, total_square = 0, 0.0, 0.0
         for image in (partials[i] for i in chosen):
-            mean += image.sum(axis=(1, 2), dtype=np.float64) / count
-            mean_square += np.square(image, dtype=np.float64).sum(axis=(1, 2)) / count
+            pixels = image[:, self.inside(image.shape[1:]).cpu().numpy()]  # (partials, pixels)
+            count += pixels.shape[1]
+            total += pixels.sum(axis=1, dtype=np.float64)
+            total_square += np.square(pixels, dtype=np.float64).sum(axis=1)
+        mean, mean_square = total / count, total_square / count
         std = np.sqrt(np.maximum(mean_square - mean**2, 0))
         for index, name in enumerate(self.partial_names):
             if name.partition("@")[0] in self.config.standardized_terms:
                 self.partial_mean[index] = mean[index]
                 self.partial_std[index] = max(std[index], 1e-12)
 
-    def _score_normals(self, partials: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _score_normals(self, partials: Sequence[np.ndarray], chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Image scores and highest pixels of the chosen images, `(n,)` each."""
         scores, maxima = [], []
         for image in (partials[i] for i in chosen):
             raw = zip(self.partial_names, torch.from_numpy(np.array(image)), strict=True)
             anomaly_map = self.combine({name: self.standardize(name, partial[None]) for name, partial in raw})
-            scores.append(scoring.image_score(anomaly_map, self.config.top_k).item())
-            maxima.append(scoring.image_score(anomaly_map).item())
+            scores.append(self.image_scores(anomaly_map).item())
+            maxima.append(self.image_scores(anomaly_map, top_k=1).item())
         return np.array(scores), np.array(maxima)
 
     def _set_normal_scores(self, scores: np.ndarray, maxima: np.ndarray) -> None:
@@ -242,7 +282,7 @@ def conformal_threshold(normal_scores: np.ndarray, false_alarm_rate: float) -> f
 
 
 def threshold_rank(n: int, false_alarm_rate: float) -> int:
-    """k = ceil((n + 1) (1 - rate)): a new score exceeds the k-th lowest of n with probability (n + 1 - k) / (n + 1), or less."""
+    """k = ceil((n + 1) (1 - rate)): a new score exceeds the k-th lowest of n with probability (n + 1 - k) / (n + 1) at most."""
     return math.ceil((n + 1) * (1 - false_alarm_rate) - 1e-9)
 
 
