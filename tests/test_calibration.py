@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffad import Calibration
-from diffad.calibration import conformal_threshold
+from diffad.calibration import TERMS, check_supported, conformal_threshold, normals_needed, split_for_statistics
 from diffad.scoring import standardize_per_image
 
 RATES = (0.01, 0.05, 0.1, 0.2, 0.25, 1 / 3, 0.5, 0.7, 0.9, 0.99)
@@ -58,12 +58,10 @@ def test_threshold_matches_brute_force(rate, kind):
         scores = score_pool(kind, count)
         expected = brute_force_threshold(scores, exact(rate))
         if expected is None:
-            with pytest.warns(UserWarning, match=f"{count} held-out normal images"):
-                assert conformal_threshold(scores, rate) == scores.max()
+            with pytest.raises(ValueError, match=f"there are {count}"):
+                conformal_threshold(scores, rate)
         else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
-                assert conformal_threshold(scores, rate) == expected
+            assert conformal_threshold(scores, rate) == expected
 
 
 @pytest.mark.parametrize("kind", ["distinct", "ties", "all equal"])
@@ -86,15 +84,50 @@ def test_random_splits_keep_the_level_on_average():
     assert 0.09 < np.mean(realised) < 0.11
 
 
-@pytest.mark.parametrize(("rate", "needed"), [(0.5, 1), (0.1, 9), (0.05, 19), (0.01, 99), (0.03, 33)])
-def test_too_few_normal_images_warn_with_the_number_needed(rate, needed):
+@pytest.mark.parametrize(
+    ("rate", "needed", "total"), [(0.5, 1, 2), (0.1, 9, 10), (0.05, 19, 21), (0.01, 99, 109), (0.03, 33, 36)]
+)
+def test_unsupported_rate_is_refused_with_the_number_needed_and_the_smallest_rate(rate, needed, total):
     scores = np.arange(needed, dtype=float)
+    assert conformal_threshold(scores, rate) == needed - 1
+    assert fitted(scores).supported_rate(rate) == rate
+    assert normals_needed(rate) == total
+    if needed == 1:
+        return
+    with pytest.raises(ValueError, match=f"{rate:g} needs {needed} .*there are {needed - 1}: calibrate on {total} ") as error:
+        conformal_threshold(scores[:-1], rate)
+    with pytest.raises(ValueError, match="needs"):
+        fitted(scores[:-1]).supported_rate(rate)
+    smallest = float(str(error.value).rsplit(" ", 1)[1])
+    assert smallest == pytest.approx(1 / needed, abs=1e-4)
+    check_supported(needed - 1, smallest)
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.3, 0.1, 0.05, 0.02, 0.01])
+def test_the_number_of_images_needed_is_the_smallest_that_leaves_enough_for_thresholds(rate):
+    needed = normals_needed(rate)
+    left = [len(split_for_statistics(np.arange(count), seed=0)[1]) for count in range(2, needed + 1)]
+    check_supported(left[-1], rate)
+    for fewer in left[:-1]:
+        with pytest.raises(ValueError, match="needs"):
+            check_supported(fewer, rate)
+
+
+@pytest.mark.parametrize(("count", "rate"), [(1, 1 / 2), (4, 1 / 5), (18, 1 / 19)])
+def test_default_rate_is_the_smallest_supported_one_where_5_percent_is_not_and_says_so(count, rate):
+    calibration = fitted(np.arange(count, dtype=float))
+    with pytest.warns(UserWarning, match=f"{count} normal images .* {rate:.3g} at best.*0.05, which needs 21"):
+        assert calibration.supported_rate() == rate
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert calibration.image_threshold(calibration.supported_rate()) == count - 1
+
+
+@pytest.mark.parametrize("count", [19, 20, 500])
+def test_default_rate_is_5_percent_where_supported(count):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        conformal_threshold(scores, rate)
-    if needed > 1:
-        with pytest.warns(UserWarning, match=f"{needed - 1} held-out.* {1 / needed:.3f} at best, not {rate}.*needs {needed}$"):
-            assert conformal_threshold(scores[:-1], rate) == needed - 2
+        assert fitted(np.arange(count, dtype=float)).supported_rate() == 0.05
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, 5, float("nan")])
@@ -108,6 +141,8 @@ def test_no_scores_are_refused():
         conformal_threshold(np.array([]), 0.05)
     with pytest.raises(ValueError, match="calibrate"):
         Calibration().image_threshold(0.05)
+    with pytest.raises(ValueError, match="calibrate"):
+        Calibration().supported_rate()
 
 
 def test_order_of_the_normal_scores_does_not_matter():
@@ -176,21 +211,62 @@ def test_fit_matches_the_formulas_written_out(standardized_terms):
         standardized_terms=standardized_terms,
         top_k=3,
     )
-    partials = random_partials(calibration)
+    partials = random_partials(calibration, count=23)
     calibration.fit(partials)
+    of_statistics, of_thresholds = split_for_statistics(np.arange(23), seed=0)
+    assert len(of_statistics) == 2
+    if not standardized_terms:
+        of_thresholds = np.arange(23)
     mean, std = {}, {}
     for i, name in enumerate(calibration.partial_names):
         chosen = name.split("@")[0] in standardized_terms
-        mean[name] = partials[:, i].astype(float).mean() if chosen else 0.0
-        std[name] = partials[:, i].astype(float).std() if chosen else 1.0
+        mean[name] = partials[of_statistics, i].astype(float).mean() if chosen else 0.0
+        std[name] = partials[of_statistics, i].astype(float).std() if chosen else 1.0
         standardized = calibration.standardize(name, torch.from_numpy(partials[:, i])).numpy()
         np.testing.assert_allclose(standardized, (partials[:, i] - mean[name]) / std[name], rtol=1e-4, atol=1e-5)
-    maps = [naive_map(calibration, image, mean, std) for image in partials]
+    maps = [naive_map(calibration, image, mean, std) for image in partials[of_thresholds]]
     scores = sorted(np.sort(m, axis=None)[-3:].mean() for m in maps)
     np.testing.assert_allclose(calibration.normal_scores, scores, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(calibration.normal_maxima, sorted(m.max() for m in maps), rtol=1e-4, atol=1e-5)
-    assert calibration.is_fitted and calibration.config.num_normals == 6
+    assert calibration.is_fitted and calibration.config.num_normals == len(of_thresholds)
     assert calibration.image_threshold(0.2) < calibration.pixel_threshold(0.2)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(2, 1), (4, 1), (19, 1), (20, 2), (114, 11)])
+def test_one_image_in_ten_gives_the_statistics_and_none_is_lost(count, expected):
+    images = np.arange(count) + 1000
+    of_statistics, of_thresholds = split_for_statistics(images, seed=3)
+    assert len(of_statistics) == expected
+    assert sorted([*of_statistics, *of_thresholds]) == images.tolist()
+    if count > 4:
+        assert not np.array_equal(of_statistics, split_for_statistics(images, seed=4)[0])
+
+
+def test_statistics_and_thresholds_do_not_share_images():
+    """Else the scores behind the thresholds would not be exchangeable with those of new images."""
+    calibration = Calibration()
+    partials = random_partials(calibration, count=12)
+    of_statistics, of_thresholds = split_for_statistics(np.arange(12), seed=0)
+    calibration.fit(partials)
+    mean, std = calibration.partial_mean.clone(), calibration.partial_std.clone()
+    partials[of_thresholds] *= 3
+    calibration.fit(partials)
+    assert torch.equal(mean, calibration.partial_mean) and torch.equal(std, calibration.partial_std)
+
+
+def test_scores_of_a_calibrated_recipe_are_exchangeable_with_new_ones():
+    """Terms with outliers of their own: with statistics of the scored images themselves 0.33 in place of 0.2."""
+    rng = np.random.default_rng(0)
+    calibration = Calibration(timesteps=(20,), weights=dict.fromkeys(TERMS, 0.2))
+    draws, alarms = 300, 0
+    for _ in range(draws):
+        partials = rng.standard_t(df=1, size=(5, len(TERMS), 1, 2)).astype(np.float32)
+        calibration.fit(partials[:4])
+        raw = zip(calibration.partial_names, torch.from_numpy(partials[4]), strict=True)
+        score = calibration.combine({name: calibration.standardize(name, partial[None]) for name, partial in raw}).max()
+        level = 1 / (calibration.config.num_normals + 1)
+        alarms += score.item() > calibration.image_threshold(level)
+    assert alarms / draws == pytest.approx(level, abs=0.05)  # two standard errors
 
 
 def test_standardisation_per_image_ignores_the_normal_statistics():
@@ -223,21 +299,26 @@ def test_statistics_survive_a_large_mean_and_a_small_spread():
     partials[:, 0] = 1000 + 0.01 * partials[:, 0]
     calibration.fit(partials)
     index = calibration.partial_names.index("kl@20")
-    np.testing.assert_allclose(calibration.partial_std[index], partials[:, 0].astype(float).std(), rtol=1e-5)
+    of_statistics, _ = split_for_statistics(np.arange(len(partials)), seed=0)
+    np.testing.assert_allclose(calibration.partial_std[index], partials[of_statistics, 0].astype(float).std(), rtol=1e-5)
 
 
-def test_non_finite_maps_are_refused():
+@pytest.mark.parametrize("image", range(6))
+def test_non_finite_maps_are_refused(image):
     calibration = Calibration()
     partials = random_partials(calibration)
-    partials[2, 0, 1, 1] = np.nan
+    partials[image, 0, 1, 1] = np.nan
     with pytest.raises(ValueError, match="finite|NaN"):
         calibration.fit(partials)
 
 
-def test_fitting_on_no_images_is_refused():
-    calibration = Calibration()
-    with pytest.raises(ValueError, match="normal images"):
-        calibration.fit(random_partials(calibration, count=0))
+@pytest.mark.parametrize(("recipe", "needed"), [({}, 2), ({"standardized_terms": ()}, 1), ({"per_image": True}, 1)])
+def test_fitting_on_too_few_images_is_refused(recipe, needed):
+    calibration = Calibration(**recipe)
+    with pytest.raises(ValueError, match=f"at least {needed} normal images, got {needed - 1}"):
+        calibration.fit(random_partials(calibration, count=needed - 1))
+    calibration.fit(random_partials(calibration, count=needed))
+    assert calibration.config.num_normals == 1
 
 
 # Recipe, saving and loading
@@ -287,7 +368,7 @@ def test_saved_calibration_loads_bit_equal(tmp_path):
     calibration.fit(partials)
     calibration.save_pretrained(tmp_path)
     loaded = Calibration.from_pretrained(tmp_path)
-    assert loaded.is_fitted and loaded.config.num_normals == len(loaded.normal_scores) == 6
+    assert loaded.is_fitted and loaded.config.num_normals == len(loaded.normal_scores) == 5
     for name, value in recipe.items():
         kept = loaded.config[name]
         assert (tuple(kept) if isinstance(kept, list) else kept) == value

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffad import DiffADPipeline, ImageError
+from diffad.calibration import split_for_statistics
 from diffad.noise import timestep_noise
 from diffusers import DDPMScheduler
 from diffusers.pipelines import pipeline_utils
@@ -18,7 +19,7 @@ from tiny_pipeline import SIZE, smooth_images, tiny_pipeline
 @pytest.fixture(scope="module")
 def pipe():
     pipe = tiny_pipeline(smoothing_sigma=1.0)
-    pipe.calibrate(smooth_images(19, seed=4))
+    pipe.calibrate(smooth_images(21, seed=4))  # two for the statistics, 19 for thresholds at 5 %
     return pipe
 
 
@@ -35,7 +36,7 @@ def test_output_has_one_entry_per_image_at_its_own_size(pipe):
     assert list(output.partial_maps[0]) == pipe.calibration.partial_names
     assert output.masks[0].dtype == bool and np.isfinite(output.anomaly_maps[0]).all()
     assert pipe(images, map_size=(16, 20)).anomaly_maps[1].shape == (16, 20)
-    assert len(pipe(images, return_dict=False)) == 5
+    assert len(pipe(images, return_dict=False)) == 6
 
 
 def test_every_input_type_gets_the_same_score(pipe, images, tmp_path):
@@ -137,19 +138,42 @@ def test_one_unet_pass_per_timestep_and_none_for_the_gaussian_alone(images):
 
 
 def test_calibration_standardises_the_normal_images_it_saw(images):
-    normals = smooth_images(6, seed=7)
+    images = smooth_images(6, seed=7)
+    of_statistics, of_thresholds = split_for_statistics(np.arange(6), seed=0)
     pipe = tiny_pipeline(smoothing_sigma=0.5)
-    pipe.calibrate(normals, batch_size=4)
-    partials = pipe(normals, return_partial_maps=True).partial_maps
+    pipe.calibrate(images, batch_size=4)
+    partials = pipe([images[i] for i in of_statistics], return_partial_maps=True).partial_maps
     for name in pipe.calibration.partial_names:
         values = np.stack([partial[name] for partial in partials])
         assert values.mean() == pytest.approx(0, abs=1e-3) and values.std() == pytest.approx(1, rel=1e-3)
-    np.testing.assert_allclose(np.sort(pipe(normals).image_scores), pipe.calibration.normal_scores, rtol=1e-4, atol=1e-5)
+    scores = pipe([images[i] for i in of_thresholds]).image_scores
+    np.testing.assert_allclose(np.sort(scores), pipe.calibration.normal_scores, rtol=1e-4, atol=1e-5)
 
 
-def test_no_normal_image_exceeds_the_threshold_of_its_own_calibration(pipe):
-    output = pipe(smooth_images(19, seed=4), false_alarm_rate=0.051)
-    assert output.labels.sum() == 0 and output.p_values.min() >= 1 / 20
+def test_thresholds_are_the_ranks_of_the_normal_images_behind_them(pipe):
+    images = smooth_images(21, seed=4)
+    of_thresholds = split_for_statistics(np.arange(21), seed=0)[1]
+    output = pipe([images[i] for i in of_thresholds], false_alarm_rate=0.099)
+    # At most one of 20 exchangeable images may exceed the threshold: of these 19 it is the highest itself.
+    assert output.labels.sum() == 0 and output.p_values.min() == pytest.approx(2 / 20)
+    assert pipe([images[i] for i in of_thresholds], false_alarm_rate=0.1).labels.sum() == 1
+
+
+def test_false_alarm_rate_is_reported_and_chosen_or_refused_in_one_place(pipe, images):
+    assert pipe(images[0]).false_alarm_rate == 0.05
+    assert pipe(images[0], false_alarm_rate=0.2).false_alarm_rate == 0.2
+    small = tiny_pipeline()
+    small.calibrate(smooth_images(4, seed=4))
+    with pytest.warns(UserWarning, match="0.25 at best"):
+        output = small(images)
+    explicit = small(images, false_alarm_rate=0.25)
+    assert output.false_alarm_rate == explicit.false_alarm_rate == 0.25
+    np.testing.assert_array_equal(output.labels, explicit.labels)
+    np.testing.assert_array_equal(output.labels, output.p_values <= 0.25)
+    np.testing.assert_array_equal(output.masks, explicit.masks)
+    for call in (small, small.reconstruct):
+        with pytest.raises(ValueError, match="0.05 needs 19 .* there are 3: calibrate on 21 .* 0.25$"):
+            call(images[0], false_alarm_rate=0.05)
 
 
 def test_recalibration_changes_the_recipe_and_a_failed_one_changes_nothing(images):

@@ -107,7 +107,7 @@ def measure(pipe: DiffADPipeline, recipe: Callable, defects: list[SyntheticDefec
             "median": float(np.median(values)),
             "worst_decile": float(np.quantile(values, 0.1 if higher_is_better else 0.9)),
         }
-    threshold = pipe.calibration.image_threshold(0.05)
+    threshold = pipe.calibration.image_threshold(pipe.calibration.supported_rate())
     return {
         **summary,
         "scored_normal": float(np.mean([row["score"] <= threshold for row in rows])),
@@ -168,7 +168,7 @@ def fill(pipe: DiffADPipeline, image: np.ndarray) -> np.ndarray:
         return image
     recipe = PRESETS["default"]
     anomaly_map = torch.from_numpy(output.anomaly_maps[0])[None]
-    threshold = pipe.calibration.pixel_threshold(0.05)
+    threshold = pipe.calibration.pixel_threshold(pipe.calibration.supported_rate())
     region = defect_region(anomaly_map, threshold, recipe.region_level, recipe.peak_share, recipe.margin)
     filled = fill_from_surroundings(_tensor(image, pipe).cpu(), region)[0]
     return ((filled + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()

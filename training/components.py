@@ -53,7 +53,7 @@ def build_gaussian(config: TrainingConfig, feature_channels: int) -> PadimGaussi
 
 
 def build_calibration(config: TrainingConfig) -> Calibration:
-    return Calibration(seed=config.seed, **config.recipe)
+    return Calibration(seed=config.seed, short_side=config.short_side, tile_overlap=config.tile_overlap, **config.recipe)
 
 
 def choose_precision(config: TrainingConfig) -> str:

@@ -20,6 +20,8 @@ class TrainingConfig:
     output_dir: str = "runs/model"
     cache_dir: str | None = None  # of decoded images and features; None is <output_dir>/cache, removed at the end
     resolution: int = 256  # pixels per side at which images are trained on and scored
+    short_side: int | None = None  # scale images to so many pixels, keep their aspect, cut them into tiles of `resolution`
+    tile_overlap: float = 0.25  # share of a tile that neighbours have in common, at least
     held_out_fraction: float = 0.15  # of the good images: validation, statistics and thresholds come from these
     augmentations: list[str] = field(default_factory=list)  # of hflip, vflip, rot90: only what leaves a part good
     num_workers: int = 0  # data loading processes; the cache makes 0 the fastest for most
@@ -73,6 +75,13 @@ class TrainingConfig:
             raise ValueError(f"prediction_type must be epsilon or sample, got {self.prediction_type!r}")
         if not 0 < self.held_out_fraction < 1:
             raise ValueError(f"held_out_fraction must lie between 0 and 1, got {self.held_out_fraction}")
+        if self.short_side is not None:
+            if self.short_side < self.resolution:
+                raise ValueError(f"short_side must be at least the resolution {self.resolution}, got {self.short_side}")
+            if not self.position_free:
+                raise ValueError("short_side needs position_free: tiles from all over an image share one Gaussian")
+        if not 0 <= self.tile_overlap < 1:
+            raise ValueError(f"tile_overlap must lie in [0, 1), got {self.tile_overlap}")
         if self.report_to == "none":
             self.report_to = None
 

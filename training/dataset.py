@@ -10,12 +10,13 @@ import torch
 from diffad.data import Sample
 from diffad.feature_extractor import FeatureExtractor
 from diffad.image_processor import resize_rgb, to_model_range
+from diffad.tiling import cut, tile_corners, working_size
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 
 class CachedDataset(Dataset):
-    """Images `(3, S, S)` uint8 and raw features `(D, h, w)` float16 of good samples, as memory-mapped arrays.
+    """Good images or tiles of them, `(3, S, S)` uint8, and raw features `(D, h, w)` float16, as memory-mapped arrays.
 
     Nothing but the pages in use occupies memory, however many images there are.
     """
@@ -23,6 +24,7 @@ class CachedDataset(Dataset):
     def __init__(self, folder: Path):
         self.images = np.load(folder / "images.npy", mmap_mode="r")
         self.features = np.load(folder / "features.npy", mmap_mode="r")
+        self.owners = np.load(folder / "owners.npy")  # the sample that each entry was cut from
 
     def __len__(self) -> int:
         return len(self.images)
@@ -33,28 +35,48 @@ class CachedDataset(Dataset):
             "features": torch.from_numpy(self.features[index].copy()),
         }
 
+    def entries_of(self, samples: Sequence[int]) -> list[int]:
+        """Indices of the images or tiles of these samples."""
+        return np.flatnonzero(np.isin(self.owners, samples)).tolist()
+
 
 def build_cache(
-    samples: Sequence[Sample], extractor: FeatureExtractor, resolution: int, folder: Path, batch_size: int = 16
+    samples: Sequence[Sample],
+    extractor: FeatureExtractor,
+    resolution: int,
+    folder: Path,
+    batch_size: int = 16,
+    short_side: int | None = None,
+    tile_overlap: float = 0.25,
 ) -> None:
     """Fills `folder` for [`CachedDataset`], or keeps it when it already holds just these samples and features.
 
     Decoding every image here also means that a damaged one stops the run before training starts.
     """
-    fingerprint = _fingerprint(samples, extractor, resolution)
+    fingerprint = _fingerprint(samples, extractor, resolution, short_side, tile_overlap)
     marker = folder / "cache.json"
     if marker.is_file() and json.loads(marker.read_text()) == fingerprint:
         return
     folder.mkdir(parents=True, exist_ok=True)
     marker.unlink(missing_ok=True)
 
-    images = _new_array(folder / "images.npy", (len(samples), 3, resolution, resolution), np.uint8)
+    tile = (resolution, resolution)
+    sizes = [tile] * len(samples)
+    if short_side is not None:
+        originals = (sample.read() for sample in tqdm(samples, desc="reading sizes"))
+        sizes = [working_size((image.height, image.width), short_side) for image in originals]
+    corners = [tile_corners(size, tile, tile_overlap) for size in sizes]
+    owners = np.repeat(np.arange(len(samples)), [len(of_sample) for of_sample in corners])
+    np.save(folder / "owners.npy", owners)
+
+    images = _new_array(folder / "images.npy", (len(owners), 3, *tile), np.uint8)
     for i, sample in enumerate(tqdm(samples, desc="reading images")):
-        images[i] = resize_rgb(sample.read(), (resolution, resolution))
+        image = torch.from_numpy(resize_rgb(sample.read(), sizes[i]))
+        images[owners == i] = cut(image[None], corners[i], tile).numpy()
 
     grid = resolution // extractor.config.stride
-    features = _new_array(folder / "features.npy", (len(samples), extractor.config.channels, grid, grid), np.float16)
-    for start in tqdm(range(0, len(samples), batch_size), desc="extracting features"):
+    features = _new_array(folder / "features.npy", (len(owners), extractor.config.channels, grid, grid), np.float16)
+    for start in tqdm(range(0, len(owners), batch_size), desc="extracting features"):
         batch = torch.from_numpy(images[start : start + batch_size]).to(extractor.device)
         with torch.inference_mode():
             features[start : start + batch_size] = extractor.raw_features(to_model_range(batch)).cpu().numpy()
@@ -98,8 +120,10 @@ def _new_array(path: Path, shape: tuple[int, ...], dtype) -> np.ndarray:
     return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
 
 
-def _fingerprint(samples: Sequence[Sample], extractor: FeatureExtractor, resolution: int) -> dict:
-    """Changes whenever a cached number could: files, their contents, the extractor's weights or the resolution."""
+def _fingerprint(
+    samples: Sequence[Sample], extractor: FeatureExtractor, resolution: int, short_side: int | None, tile_overlap: float
+) -> dict:
+    """Changes whenever a cached number could: files, their contents, the extractor's weights, the resolution or the tiles."""
     digest = hashlib.sha256()
     for sample in samples:
         path = getattr(sample.read, "args", [None])[0]
@@ -114,4 +138,5 @@ def _fingerprint(samples: Sequence[Sample], extractor: FeatureExtractor, resolut
         "levels": list(extractor.config.levels),
         "stride": extractor.config.stride,
         "resolution": resolution,
+        "tiles": None if short_side is None else [short_side, tile_overlap],
     }

@@ -68,7 +68,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", required=True, help="MVTec-layout folder with test/good and test/<defect>")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/evaluation"))
     parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--false_alarm_rate", type=float, default=0.05, help="share of good parts that may be called defective")
+    parser.add_argument(
+        "--false_alarm_rate",
+        type=float,
+        help="share of good parts that may be called defective (default: 0.05, or the smallest that the calibration supports)",
+    )
     parser.add_argument(
         "--report",
         action=argparse.BooleanOptionalAction,
@@ -81,17 +85,21 @@ def main(arguments: list[str] | None = None) -> None:
     samples = evaluation_samples(options.data)
     masks = read_truth(samples)  # decodes everything: bad input ends the run here
     pipe = DiffADPipeline.from_pretrained(options.model)
+    try:
+        false_alarm_rate = pipe.calibration.supported_rate(options.false_alarm_rate)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     options.output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.output_dir) as scratch:
-        evaluation = score_samples(pipe, samples, masks, Path(scratch), options.batch_size, options.false_alarm_rate)
-        results = summarize(pipe, evaluation, options.false_alarm_rate)
+        evaluation = score_samples(pipe, samples, masks, Path(scratch), options.batch_size, false_alarm_rate)
+        results = summarize(pipe, evaluation, false_alarm_rate)
         results.update(model=options.model, data=Path(options.data).name)
         (options.output_dir / "metrics.json").write_text(json.dumps(results, indent=2) + "\n")
         table = metrics_table(results)
         (options.output_dir / "metrics.md").write_text(table)
         write_scores(options.output_dir / "scores.csv", evaluation)
-        write_sheet(options.output_dir / "sheet.png", evaluation, pipe.calibration.pixel_threshold(options.false_alarm_rate))
+        write_sheet(options.output_dir / "sheet.png", evaluation, pipe.calibration.pixel_threshold(false_alarm_rate))
         if options.report:
             write_report(build_report(pipe, evaluation, results), options.output_dir / "report.html")
     print(table)
@@ -121,7 +129,7 @@ def score_samples(
     masks: np.ndarray | None,
     scratch: Path,
     batch_size: int = 8,
-    false_alarm_rate: float = 0.05,
+    false_alarm_rate: float | None = None,
 ) -> Evaluation:
     """Scores all samples; maps go to files in `scratch`, so that memory grows with the batch only."""
     names = pipe.calibration.partial_names

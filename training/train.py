@@ -75,17 +75,24 @@ def main(config: TrainingConfig) -> None:
     samples = training_samples(config.data)
     train_samples, held_out_samples = split_held_out(samples, config.held_out_fraction, config.seed)
     position = {sample.name: i for i, sample in enumerate(samples)}
-    train_indices = [position[sample.name] for sample in train_samples]
-    held_out_indices = [position[sample.name] for sample in held_out_samples]
     extractor = build_extractor(config).to(accelerator.device)
     scheduler = build_scheduler(config)
     unet = build_unet(config, extractor.config.channels)
     if accelerator.is_main_process:
         output_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, output_dir / "training_config.json")
-        build_cache(samples, extractor, config.resolution, cache_dir)
+        build_cache(
+            samples,
+            extractor,
+            config.resolution,
+            cache_dir,
+            short_side=config.short_side,
+            tile_overlap=config.tile_overlap,
+        )
     accelerator.wait_for_everyone()
     cached = CachedDataset(cache_dir)
+    train_indices = cached.entries_of([position[sample.name] for sample in train_samples])
+    held_out_indices = cached.entries_of([position[sample.name] for sample in held_out_samples])
     extractor.set_statistics(*channel_statistics(cached.features, train_indices))
 
     # 2. Optimization
@@ -119,7 +126,8 @@ def main(config: TrainingConfig) -> None:
     if accelerator.is_main_process:
         print(
             f"{len(train_samples)} images to train on, {len(held_out_samples)} held out; "
-            f"{sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M parameters; {accelerator.num_processes} process(es) on "
+            + (f"{len(train_indices)} and {len(held_out_indices)} tiles; " if config.short_side else "")
+            + f"{sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M parameters; {accelerator.num_processes} process(es) on "
             f"{accelerator.device.type}, {accelerator.mixed_precision} precision",
             flush=True,
         )

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,10 +16,19 @@ TERMS = (*TIMESTEP_TERMS, "residual", "mahalanobis")
 DEFAULT_TIMESTEPS = (20, 201, 401)
 # Chosen on synthetic defects on held-out good images (training/choose_weights.py), the same for every category.
 DEFAULT_WEIGHTS = {"rgb": 1 / 6, "feature": 1 / 6, "residual": 1 / 3, "mahalanobis": 1 / 3}
+DEFAULT_FALSE_ALARM_RATE = 0.05
+IMAGES_PER_STATISTICS_IMAGE = 10
 
 
 class Calibration(Float32ModelMixin, ConfigMixin):
     """Scoring recipe with the statistics of held-out normal images under it.
+
+    One held-out image in ten, drawn by `seed` and at least one, gives the statistics of standardisation; the scores of the
+    other n give thresholds and p-values. Hence these n scores and that of a new normal part are exchangeable if the images
+    are: same camera, parts and light, no order in time that matters. Then P(false alarm) <= rate and P(p <= rate) <= rate for
+    every rate, whatever the distribution of scores (split conformal prediction, Vovk et al. 2005). This is marginal: the mean
+    over draws of the n images. With one set of them the long-run rate scatters around it, as Beta(n + 1 - k, k) for continuous
+    scores and a threshold at the k-th, which for few images is wide. Image verdicts and masks have the guarantee each.
 
     Args:
         timesteps: noise levels of the multi-scale score in original units; the default is the paper's {5, 50, 100} of a
@@ -31,8 +40,12 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         per_image: standardise with each map's own statistics instead, like the paper's released code.
         smoothing_sigma: Gaussian smoothing of every partial map, in pixels of the model's resolution.
         top_k: the image score is the mean of this many highest pixels.
+        short_side: pixels of the shorter side of images that keep their aspect and are scored in tiles of the model's
+            resolution; None resizes every image to the model's resolution, whatever its aspect.
+        tile_overlap: share of a tile that neighbours have in common, at least.
         seed: of the noise.
-        num_normals: held-out normal images behind the statistics; 0 before fitting.
+        roi_size: `(height, width)` of the region of interest; None is the whole image.
+        num_normals: n, the held-out normal images behind the thresholds; 0 before fitting.
     """
 
     config_name = "config.json"
@@ -48,7 +61,10 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         per_image: bool = False,
         smoothing_sigma: float = 4.0,
         top_k: int = 1,
+        short_side: int | None = None,
+        tile_overlap: float = 0.25,
         seed: int = 0,
+        roi_size: tuple[int, int] | None = None,
         num_normals: int = 0,
     ):
         super().__init__()
@@ -61,6 +77,9 @@ class Calibration(Float32ModelMixin, ConfigMixin):
             raise ValueError(f"timesteps {timesteps} hold one twice")
         if top_k < 1 or smoothing_sigma < 0:
             raise ValueError(f"top_k must be at least 1 and smoothing_sigma at least 0, got {top_k} and {smoothing_sigma}")
+        if not 0 <= tile_overlap < 1:
+            raise ValueError(f"tile_overlap must lie in [0, 1), got {tile_overlap}")
+        self.register_buffer("roi", torch.zeros(roi_size, dtype=torch.bool) if roi_size else None)
         self.register_buffer("partial_mean", torch.zeros(len(self.partial_names)))
         self.register_buffer("partial_std", torch.ones(len(self.partial_names)))
         self.register_buffer("normal_scores", torch.zeros(num_normals))  # ascending
@@ -86,45 +105,87 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         return scoring.standardize(partial, self.partial_mean[index], self.partial_std[index])
 
     def combine(self, partials: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Eq. 11: weighted sum over terms of the mean over timesteps of standardised partial maps, `(batch, height, width)`."""
+        """Eq. 11: weighted sum over terms of the mean over timesteps of standardised partial maps, `(batch, height, width)`.
+
+        0, where standardisation puts normal pixels, outside the region of interest.
+        """
         shares = {name: self.config.weights.get(name.partition("@")[0], 0.0) for name in self.partial_names}
         shares = {
             name: weight / len(self.config.timesteps) if "@" in name else weight for name, weight in shares.items() if weight
         }
-        return scoring.weighted_sum(partials, shares)
+        anomaly_map = scoring.weighted_sum(partials, shares)
+        return anomaly_map if self.roi is None else anomaly_map.where(self.inside(anomaly_map.shape[-2:]), 0.0)
 
-    def fit(self, partials: np.ndarray) -> None:
-        """Statistics of every term, then the scores that normal images get under them.
+    def image_scores(self, anomaly_maps: torch.Tensor, top_k: int | None = None) -> torch.Tensor:
+        """Scores `(batch,)` of maps `(batch, height, width)`: the mean of the highest pixels of the region of interest."""
+        if self.roi is not None:
+            anomaly_maps = anomaly_maps[:, self.inside(anomaly_maps.shape[-2:])]
+        return scoring.image_score(anomaly_maps, top_k or self.config.top_k)
+
+    def set_roi(self, roi: torch.Tensor | None) -> None:
+        """Sets the region of interest, bool `(height, width)`, before fitting: thresholds hold for no other."""
+        self.register_to_config(roi_size=None if roi is None else tuple(roi.shape))
+        self.roi = None if roi is None else roi.to(self.partial_mean.device)
+
+    def inside(self, size: tuple[int, int]) -> torch.Tensor:
+        """The region of interest `(height, width)` at a map's size.
+
+        Raises:
+            ValueError: if it has no pixel there.
+        """
+        if self.roi is None:
+            return torch.ones(tuple(size), dtype=torch.bool)
+        inside = scoring.resize_map(self.roi[None].float(), tuple(size))[0] >= 0.5
+        if not inside.any():
+            raise ValueError(f"the region of interest has no pixel in a map of {size[0]}x{size[1]}")
+        return inside
+
+    def fit(self, partials: Sequence[np.ndarray]) -> None:
+        """Statistics of every term from some normal images, then the scores that the others get under them.
 
         Args:
-            partials: `(images, len(partial_names), height, width)` raw partial maps of held-out normal images; may be
+            partials: raw partial maps `(len(partial_names), height, width)` of each held-out normal image; may be
                 memory-mapped, one image is read at a time.
 
         Raises:
-            ValueError: if there are no images or a map is not finite.
+            ValueError: if there are fewer than two images (one where nothing is standardised by statistics), or a map is not
+                finite.
         """
-        if len(partials) == 0:
-            raise ValueError("calibration needs normal images, got none")
-        count = partials[:, 0].size
-        mean, mean_square = np.zeros(partials.shape[1]), np.zeros(partials.shape[1])
-        for image in partials:
-            mean += image.sum(axis=(1, 2), dtype=np.float64) / count
-            mean_square += np.square(image, dtype=np.float64).sum(axis=(1, 2)) / count
-        if not np.isfinite(mean_square).all():
+        needs_statistics = bool(self.config.standardized_terms) and not self.config.per_image
+        if len(partials) < 1 + needs_statistics:
+            raise ValueError(f"calibration needs at least {1 + needs_statistics} normal images, got {len(partials)}")
+        chosen = np.arange(len(partials))
+        if needs_statistics:
+            for_statistics, chosen = split_for_statistics(chosen, self.config.seed)
+            self._fit_statistics(partials, for_statistics)
+        scores, maxima = self._score_normals(partials, chosen)
+        if not (np.isfinite(scores).all() and self.partial_std.isfinite().all()):
             raise ValueError("partial maps of the normal images are not finite; use float32 or bfloat16 weights")
+        self._set_normal_scores(scores, maxima)
+
+    def _fit_statistics(self, partials: Sequence[np.ndarray], chosen: np.ndarray) -> None:
+        count, total, total_square = 0, 0.0, 0.0
+        for image in (partials[i] for i in chosen):
+            pixels = image[:, self.inside(image.shape[1:]).cpu().numpy()]  # (partials, pixels)
+            count += pixels.shape[1]
+            total += pixels.sum(axis=1, dtype=np.float64)
+            total_square += np.square(pixels, dtype=np.float64).sum(axis=1)
+        mean, mean_square = total / count, total_square / count
         std = np.sqrt(np.maximum(mean_square - mean**2, 0))
         for index, name in enumerate(self.partial_names):
             if name.partition("@")[0] in self.config.standardized_terms:
                 self.partial_mean[index] = mean[index]
                 self.partial_std[index] = max(std[index], 1e-12)
 
+    def _score_normals(self, partials: Sequence[np.ndarray], chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Image scores and highest pixels of the chosen images, `(n,)` each."""
         scores, maxima = [], []
-        for image in partials:
+        for image in (partials[i] for i in chosen):
             raw = zip(self.partial_names, torch.from_numpy(np.array(image)), strict=True)
             anomaly_map = self.combine({name: self.standardize(name, partial[None]) for name, partial in raw})
-            scores.append(scoring.image_score(anomaly_map, self.config.top_k).item())
-            maxima.append(scoring.image_score(anomaly_map).item())
-        self._set_normal_scores(np.array(scores), np.array(maxima))
+            scores.append(self.image_scores(anomaly_map).item())
+            maxima.append(self.image_scores(anomaly_map, top_k=1).item())
+        return np.array(scores), np.array(maxima)
 
     def _set_normal_scores(self, scores: np.ndarray, maxima: np.ndarray) -> None:
         self.register_to_config(num_normals=len(scores))
@@ -137,6 +198,28 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         at_least = len(normal) - np.searchsorted(normal, scores, side="left")
         return (1 + at_least) / (len(normal) + 1)
 
+    def supported_rate(self, false_alarm_rate: float | None = None) -> float:
+        """The false-alarm rate that thresholds are set for: a requested one, or for None 5 %.
+
+        With too few normal images for 5 %, None is the smallest rate that they support, 1 / (n + 1), and a warning says so.
+
+        Raises:
+            ValueError: if there are no normal images, or too few for the requested rate, or it does not lie in (0, 1).
+        """
+        n = self.config.num_normals
+        if false_alarm_rate is None:
+            smallest = 1 / (n + 1)
+            if n > 0 and smallest > DEFAULT_FALSE_ALARM_RATE:
+                warnings.warn(
+                    f"{n} normal images behind the thresholds guarantee a false-alarm rate of {smallest:.3g} at best: that is "
+                    f"used in place of {DEFAULT_FALSE_ALARM_RATE}, which needs "
+                    f"{normals_needed(DEFAULT_FALSE_ALARM_RATE)} (see pipe.calibrate)",
+                    stacklevel=2,
+                )
+            false_alarm_rate = max(DEFAULT_FALSE_ALARM_RATE, smallest)
+        check_supported(n, false_alarm_rate)
+        return false_alarm_rate
+
     def image_threshold(self, false_alarm_rate: float) -> float:
         """Scores above it are called defective; a normal part exceeds it with at most the given probability."""
         return conformal_threshold(self.normal_scores.cpu().numpy(), false_alarm_rate)
@@ -146,26 +229,62 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         return conformal_threshold(self.normal_maxima.cpu().numpy(), false_alarm_rate)
 
 
+def split_for_statistics(images: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Splits indices of normal images into those for the statistics, one in ten and at least one, and those for thresholds.
+
+    With statistics of its own image a normal score is lower than a new image's: the terms in which the image stands out have
+    a larger standard deviation and so weigh less. Few images do, because each has as many samples as pixels.
+    """
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed), device="cpu").numpy()
+    count = max(1, len(images) // IMAGES_PER_STATISTICS_IMAGE)
+    return np.sort(images[order[:count]]), np.sort(images[order[count:]])
+
+
+def normals_needed(false_alarm_rate: float) -> int:
+    """How many held-out normal images to calibrate on for a false-alarm rate, those for the statistics included."""
+    for_thresholds = _scores_needed(false_alarm_rate)
+    total = for_thresholds + 1
+    while total - max(1, total // IMAGES_PER_STATISTICS_IMAGE) < for_thresholds:
+        total += 1
+    return total
+
+
+def check_supported(n: int, false_alarm_rate: float) -> None:
+    """Refuses a false-alarm rate that n normal scores can't guarantee, which is one below 1 / (n + 1).
+
+    Raises:
+        ValueError: naming how many images are needed and the smallest rate that is supported.
+    """
+    if n == 0:
+        raise ValueError("no normal scores: calibrate the pipeline on held-out normal images first")
+    if not 0 < false_alarm_rate < 1:
+        raise ValueError(f"false_alarm_rate must lie between 0 and 1, got {false_alarm_rate}")
+    if _scores_needed(false_alarm_rate) > n:
+        smallest = math.ceil(1e4 / (n + 1)) / 1e4  # rounded up, so that it is supported as written
+        raise ValueError(
+            f"a false_alarm_rate of {false_alarm_rate:g} needs {_scores_needed(false_alarm_rate)} normal images behind the "
+            f"thresholds, there are {n}: calibrate on {normals_needed(false_alarm_rate)} held-out normal images (some serve "
+            f"the statistics), or ask for the smallest rate that is supported, {smallest:g}"
+        )
+
+
 def conformal_threshold(normal_scores: np.ndarray, false_alarm_rate: float) -> float:
     """Smallest threshold that a new exchangeable normal score exceeds with probability at most `false_alarm_rate`.
 
-    With n sorted scores it is the k-th, k = ceil((n + 1) (1 - rate)). Too few scores for the rate (k > n) leave only the
-    highest, whose guarantee is 1 / (n + 1): a warning says so.
+    With n sorted scores it is the k-th of `threshold_rank`. The probability is over draws of all n + 1 scores.
 
     Raises:
-        ValueError: if there are no scores, or the rate is not in (0, 1).
+        ValueError: if there are no scores or too few for the rate, or it is not in (0, 1).
     """
     n = len(normal_scores)
-    if not 0 < false_alarm_rate < 1:
-        raise ValueError(f"false_alarm_rate must lie between 0 and 1, got {false_alarm_rate}")
-    if n == 0:
-        raise ValueError("no normal scores: calibrate the pipeline on held-out normal images first")
-    rank = math.ceil((n + 1) * (1 - false_alarm_rate) - 1e-9)
-    if rank > n:
-        needed = math.ceil(1 / false_alarm_rate - 1e-9) - 1
-        warnings.warn(
-            f"{n} held-out normal images guarantee a false-alarm rate of {1 / (n + 1):.3f} at best, not "
-            f"{false_alarm_rate}: that needs {needed}",
-            stacklevel=2,
-        )
-    return float(np.sort(normal_scores)[min(rank, n) - 1])
+    check_supported(n, false_alarm_rate)
+    return float(np.sort(normal_scores)[threshold_rank(n, false_alarm_rate) - 1])
+
+
+def threshold_rank(n: int, false_alarm_rate: float) -> int:
+    """k = ceil((n + 1) (1 - rate)): a new score exceeds the k-th lowest of n with probability (n + 1 - k) / (n + 1) at most."""
+    return math.ceil((n + 1) * (1 - false_alarm_rate) - 1e-9)
+
+
+def _scores_needed(false_alarm_rate: float) -> int:
+    return math.ceil(1 / false_alarm_rate - 1e-9) - 1

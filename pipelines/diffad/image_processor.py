@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .image_io import ImageError, read_image, to_rgb
+from .image_io import ImageError, read_image, read_mask, to_rgb
 from .scoring import resize_map
 
 ImageInput = str | Path | Image.Image | np.ndarray | torch.Tensor | Callable[[], Image.Image]
@@ -65,6 +65,25 @@ def load_rgb(image: ImageInput, name: str = "image") -> Image.Image:
             raise ImageError(f"{name}: float values must lie in [0, 1], got {array.min()}..{array.max()}")
         array = np.round(array * 255.0).astype(np.uint8)
     return to_rgb(Image.fromarray(array), name)
+
+
+def load_region(region: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+    """A mask as `(H, W)` bool: from a file or image, of which the brighter half of grey levels is inside, or a bool array.
+
+    Raises:
+        ImageError: if it can't be read, has the wrong shape or type, or nothing is inside.
+    """
+    if isinstance(region, (str, Path)):
+        inside = read_mask(region) >= 0.5
+    elif isinstance(region, Image.Image):
+        inside = np.asarray(region.convert("L")) >= 128
+    else:
+        inside = np.asarray(region)
+    if inside.dtype != bool or inside.ndim != 2:
+        raise ImageError(f"region: arrays must be bool of shape (H, W), got {inside.dtype} of shape {inside.shape}")
+    if not inside.any():
+        raise ImageError("region: no pixel is inside; white marks the inside")
+    return inside
 
 
 def resize_rgb(image: Image.Image, size: tuple[int, int]) -> np.ndarray:

@@ -1,9 +1,11 @@
 """DiffADPipeline: images in; scores, maps and verdicts out (paper Sec. 3.2), and repaired images (Sec. 3.3)."""
 
 import dataclasses
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from pathlib import Path
+from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -16,11 +18,12 @@ from .diffusion import ChainStep, add_noise, chain_step, clamp_to_range, model_l
 from .feature_extractor import FeatureExtractor
 from .gaussian import PadimGaussian
 from .gradient_denoising import mahalanobis_loss
-from .image_processor import ImageInput, as_image_list, blend_change, load_rgb, resize_rgb, to_model_range, to_pil
+from .image_processor import ImageInput, as_image_list, blend_change, load_region, load_rgb, resize_rgb, to_model_range, to_pil
 from .model_index import with_installed_classes
 from .noise import timestep_noise
 from .pipeline_output import DiffADOutput, ReconstructionOutput
 from .reconstruction import PRESETS, Models, Recipe
+from .tiling import add_tiles, blend_weights, cut, tile_corners, working_size
 from .unet_joint import JointUNet2DModel, JointUNet2DOutput
 
 
@@ -71,7 +74,7 @@ class DiffADPipeline(DiffusionPipeline):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """`(height, width)` at which images are scored."""
+        """`(height, width)` at which images, or tiles of them, are scored."""
         size = self.unet.config.sample_size
         return (size, size) if isinstance(size, int) else tuple(size)
 
@@ -81,7 +84,7 @@ class DiffADPipeline(DiffusionPipeline):
         images: ImageInput | Sequence[ImageInput],
         batch_size: int = 8,
         class_labels: Sequence[int] | None = None,
-        false_alarm_rate: float = 0.05,
+        false_alarm_rate: float | None = None,
         map_size: tuple[int, int] | None = None,
         return_partial_maps: bool = False,
         return_dict: bool = True,
@@ -90,19 +93,22 @@ class DiffADPipeline(DiffusionPipeline):
 
         Args:
             images: one or many of: path, PIL image, numpy `(H, W[, C])`, tensor `(C, H, W)`; uint8 or float in [0, 1].
-            batch_size: images per forward pass; memory grows with it, scores do not depend on it.
+            batch_size: images or tiles per forward pass; memory grows with it, scores do not depend on it.
             class_labels: one category index per image, for a model trained on several categories.
-            false_alarm_rate: share of normal parts that may be called defective; sets the thresholds.
+            false_alarm_rate: share of normal parts that may be called defective; sets the thresholds. None is 5 %, or the
+                smallest rate that the calibration supports, 1 / (n + 1), where that is larger.
             map_size: `(height, width)` of all returned maps; None returns each at its image's own size.
             return_partial_maps: also return the map of every score term at every timestep.
             return_dict: whether to return a [`DiffADOutput`] instead of a tuple of its fields.
 
         Raises:
             ImageError: if an image can't be used.
-            ValueError: if the pipeline is not calibrated or the class labels do not match.
+            ValueError: if the pipeline is not calibrated, on too few images for the requested false-alarm rate, or the class
+                labels do not match.
         """
         images = as_image_list(images)
         self.check_inputs(images, class_labels, batch_size)
+        false_alarm_rate = self.calibration.supported_rate(false_alarm_rate)
         image_threshold = self.calibration.image_threshold(false_alarm_rate)
         pixel_threshold = self.calibration.pixel_threshold(false_alarm_rate)
         terms = TERMS if return_partial_maps else tuple(self.calibration.config.weights)
@@ -110,9 +116,9 @@ class DiffADPipeline(DiffusionPipeline):
         scores, maps, partial_maps = [], [], []
         with self.progress_bar(total=len(images)) as progress:
             for batch, labels, originals in self._batches(images, class_labels, batch_size):
-                partials = self._standardized_maps(batch, labels, terms)
+                partials = self._standardized_maps(batch, labels, terms, batch_size)
                 anomaly_map = self.calibration.combine(partials)  # (B, H, W)
-                scores.append(scoring.image_score(anomaly_map, self.calibration.config.top_k).cpu().numpy())
+                scores.append(self.calibration.image_scores(anomaly_map).cpu().numpy())
                 for i, original in enumerate(originals):
                     size = map_size or (original.height, original.width)
                     maps.append(_numpy_map(anomaly_map[i], size))
@@ -130,7 +136,8 @@ class DiffADPipeline(DiffusionPipeline):
             p_values=self.calibration.p_values(image_scores),
             labels=image_scores > image_threshold,
             anomaly_maps=maps,
-            masks=[anomaly_map > pixel_threshold for anomaly_map in maps],
+            masks=[(m > pixel_threshold) & self.calibration.inside(m.shape).cpu().numpy() for m in maps],
+            false_alarm_rate=false_alarm_rate,
             partial_maps=partial_maps if return_partial_maps else None,
         )
         return output if return_dict else output.to_tuple()
@@ -142,7 +149,7 @@ class DiffADPipeline(DiffusionPipeline):
         preset: str | Recipe = "default",
         batch_size: int = 8,
         class_labels: Sequence[int] | None = None,
-        false_alarm_rate: float = 0.05,
+        false_alarm_rate: float | None = None,
         seed: int = 0,
         intermediate_steps: Sequence[int] | Literal["all"] = (),
         callback_on_step_end: Callable[["DiffADPipeline", int, int, dict], dict | None] | None = None,
@@ -165,11 +172,15 @@ class DiffADPipeline(DiffusionPipeline):
 
         Raises:
             ImageError: if an image can't be used.
-            ValueError: if the pipeline is not calibrated, or a preset or setting does not exist.
+            ValueError: if the pipeline is not calibrated, on too few images for the requested false-alarm rate, or a preset or
+                setting does not exist.
         """
+        if self.calibration.config.short_side is not None:
+            raise ValueError("models that score images in tiles can't reconstruct them yet")
         images = as_image_list(images)
         self.check_inputs(images, class_labels, batch_size)
         recipe = _resolve_recipe(preset, settings)
+        false_alarm_rate = self.calibration.supported_rate(false_alarm_rate)
         image_threshold = self.calibration.image_threshold(false_alarm_rate)
         pixel_threshold = self.calibration.pixel_threshold(false_alarm_rate)
         output = ReconstructionOutput(images=[], difference_maps=[], intermediates=[], traces=[] if return_traces else None)
@@ -203,27 +214,36 @@ class DiffADPipeline(DiffusionPipeline):
         normal_images: Sequence[ImageInput],
         batch_size: int = 8,
         class_labels: Sequence[int] | None = None,
+        roi: str | Path | Image.Image | np.ndarray | None = None,
         **recipe,
     ) -> Calibration:
         """Measures held-out normal images and sets `calibration`; needed once after training, or for new conditions.
 
         Args:
-            normal_images: images of good parts that neither the UNet nor the Gaussian was fitted on.
+            normal_images: images of good parts that neither the UNet nor the Gaussian was fitted on. One in ten of them gives
+                the statistics of standardisation, the others the thresholds.
             batch_size, class_labels: as for scoring.
+            roi: region of interest, for parts that lie alike in all images: mask file or image (white is inside) or bool array
+                `(H, W)` in the images' framing. From then on statistics, scores, thresholds and masks are those of its pixels
+                alone, and maps are 0 outside. It is saved with the model, because thresholds hold for no other region. None
+                keeps the present one; a mask of all pixels removes it.
             recipe: arguments of [`Calibration`] that differ from the present one.
+
+        Raises:
+            ImageError: if an image or the region can't be used.
+            ValueError: if there are too few images, or the model does not fit tiles that the recipe asks for.
         """
         images = list(normal_images)
         self._check_class_labels(images, class_labels)
         settings = {name: value for name, value in self.calibration.config.items() if not name.startswith("_")}
-        calibration = Calibration(**{**settings, **recipe, "num_normals": 0})
+        calibration = Calibration(**{**settings, **recipe, "roi_size": None, "num_normals": 0})
+        self._check_tiles(calibration)
         previous, self.calibration = self.calibration, calibration
         try:
+            calibration.set_roi(previous.roi if roi is None else self._region(roi))
             # On disk, because the maps of many images do not fit in memory.
             with tempfile.TemporaryFile() as file:
-                shape = (len(images), len(calibration.partial_names), *self.image_size)
-                partials = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
-                self._measure(images, class_labels, batch_size, partials)
-                calibration.fit(partials)
+                calibration.fit(self._measure(images, class_labels, batch_size, file))
         except BaseException:
             self.calibration = previous
             raise
@@ -231,13 +251,47 @@ class DiffADPipeline(DiffusionPipeline):
         return calibration
 
     def partial_maps(
-        self, images: torch.Tensor, class_labels: torch.Tensor | None, terms: Sequence[str] = TERMS
+        self,
+        images: torch.Tensor,
+        class_labels: torch.Tensor | None,
+        terms: Sequence[str] = TERMS,
+        tiles_per_pass: int = 8,
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """Every term at every timestep, smoothed, not standardised: one UNet pass per timestep for all terms.
+
+        Images larger than the model's resolution are measured in tiles, `tiles_per_pass` at a time, which are blended.
 
         Yields:
             `(name, map)` in the order of `calibration.partial_names`, each map `(batch, height, width)`.
         """
+        if tuple(images.shape[-2:]) == self.image_size:
+            maps = self._raw_maps(images, class_labels, terms)
+        else:
+            maps = self._blended_maps(images, class_labels, terms, tiles_per_pass)
+        for name, partial in maps:
+            yield name, scoring.smooth_map(partial, self.calibration.config.smoothing_sigma)
+
+    def _blended_maps(
+        self, images: torch.Tensor, class_labels: torch.Tensor | None, terms: Sequence[str], tiles_per_pass: int
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        size, tile = tuple(images.shape[-2:]), self.image_size
+        corners = tile_corners(size, tile, self.calibration.config.tile_overlap)
+        weights = blend_weights(size, corners, tile).to(images)
+        blended: dict[str, torch.Tensor] = {}
+        for i, image in enumerate(images):
+            for start in range(0, len(corners), tiles_per_pass):
+                part = slice(start, start + tiles_per_pass)
+                tiles = cut(image[None], corners[part], tile)
+                labels = None if class_labels is None else class_labels[i].expand(len(tiles))
+                for name, maps in self._raw_maps(tiles, labels, terms):
+                    canvas = blended.setdefault(name, images.new_zeros((len(images), *size)))[i]
+                    add_tiles(canvas, maps, weights[part], corners[part])
+        yield from blended.items()
+
+    def _raw_maps(
+        self, images: torch.Tensor, class_labels: torch.Tensor | None, terms: Sequence[str]
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """Partial maps of images at the model's resolution, not smoothed."""
         size = tuple(images.shape[-2:])
         features = self.feature_extractor(images) if set(terms) & {"feature", "residual", "mahalanobis"} else None
         predictions = []
@@ -245,17 +299,17 @@ class DiffADPipeline(DiffusionPipeline):
             x0_predicted, v = self._clean_image_and_variance(noisy, output, step)
             predictions.append(output.features.float())  # (B, D, h, w)
             if "kl" in terms:
-                yield f"kl@{t}", self._finish(scoring.kl_map(images, x0_predicted, v, step), size)
+                yield f"kl@{t}", scoring.kl_map(images, x0_predicted, v, step)
             if "rgb" in terms:
-                yield f"rgb@{t}", self._finish(scoring.rgb_error_map(images, x0_predicted), size)
+                yield f"rgb@{t}", scoring.rgb_error_map(images, x0_predicted)
             if "feature" in terms:
-                yield f"feature@{t}", self._finish(scoring.feature_map(features, predictions[-1]), size)
+                yield f"feature@{t}", scoring.resize_map(scoring.feature_map(features, predictions[-1]), size)
         # Distances, not their squares, whose heavy tail would drown the other terms.
         if "residual" in terms:
             residual = scoring.feature_residual(features, predictions)
-            yield "residual", self._finish(self.residual_gaussian(residual).sqrt(), size)
+            yield "residual", scoring.resize_map(self.residual_gaussian(residual).sqrt(), size)
         if "mahalanobis" in terms:
-            yield "mahalanobis", self._finish(self.gaussian(features).sqrt(), size)
+            yield "mahalanobis", scoring.resize_map(self.gaussian(features).sqrt(), size)
 
     def feature_residuals(self, images: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
         """What `residual_gaussian` is fitted on: `(batch, D, h, w)` for images `(batch, 3, height, width)` in [-1, 1]."""
@@ -304,19 +358,44 @@ class DiffADPipeline(DiffusionPipeline):
     def _batches(
         self, images: list[ImageInput], class_labels: Sequence[int] | None, batch_size: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, list[Image.Image]]]:
-        """Preprocessed batches on the device, their labels and the images as they came, in RGB."""
+        """Preprocessed batches on the device, their labels and the images as they came, in RGB.
+
+        Images that are scored in tiles come one by one, because their sizes differ and each has a batch of tiles.
+        """
         device = self._execution_device
+        batch_size = batch_size if self.calibration.config.short_side is None else 1
         for start in range(0, len(images), batch_size):
             stop = min(start + batch_size, len(images))
             loaded = [load_rgb(images[i], f"image {i}") for i in range(start, stop)]
-            pixels = np.stack([resize_rgb(image, self.image_size) for image in loaded])
+            pixels = np.stack([resize_rgb(image, self._scored_size(image.height, image.width)) for image in loaded])
             labels = None if class_labels is None else torch.tensor(class_labels[start:stop], device=device)
             yield to_model_range(torch.from_numpy(pixels).to(device)), labels, loaded
 
     def _standardized_maps(
-        self, images: torch.Tensor, class_labels: torch.Tensor | None, terms: Sequence[str]
+        self, images: torch.Tensor, class_labels: torch.Tensor | None, terms: Sequence[str], tiles_per_pass: int = 8
     ) -> dict[str, torch.Tensor]:
-        return {name: self.calibration.standardize(name, raw) for name, raw in self.partial_maps(images, class_labels, terms)}
+        maps = self.partial_maps(images, class_labels, terms, tiles_per_pass)
+        return {name: self.calibration.standardize(name, raw) for name, raw in maps}
+
+    def _scored_size(self, height: int, width: int) -> tuple[int, int]:
+        short_side = self.calibration.config.short_side
+        return self.image_size if short_side is None else working_size((height, width), short_side)
+
+    def _region(self, roi: str | Path | Image.Image | np.ndarray) -> torch.Tensor:
+        region = torch.from_numpy(load_region(roi)).float()
+        region = scoring.resize_map(region[None], self._scored_size(*region.shape))[0] >= 0.5
+        if not region.any():
+            raise ValueError("roi: the region of interest is too small for the resolution at which images are scored")
+        return region
+
+    def _check_tiles(self, calibration: Calibration) -> None:
+        short_side = calibration.config.short_side
+        if short_side is None:
+            return
+        if short_side < max(self.image_size):
+            raise ValueError(f"short_side must be at least the model's resolution {max(self.image_size)}, got {short_side}")
+        if self.gaussian.config.grid is not None:
+            raise ValueError("short_side needs one Gaussian for all positions, which tiles share: train with position_free")
 
     def _reconstruction_models(
         self, class_labels: torch.Tensor | None, image_threshold: float, pixel_threshold: float, seed: int
@@ -360,24 +439,27 @@ class DiffADPipeline(DiffusionPipeline):
             reverse_step=reverse_step,
             chain=chain,
             anomaly_map=lambda images: self.calibration.combine(self._standardized_maps(images, class_labels, terms)),
-            image_score=lambda maps: scoring.image_score(maps, self.calibration.config.top_k),
+            image_score=self.calibration.image_scores,
             image_threshold=image_threshold,
             pixel_threshold=pixel_threshold,
         )
 
-    def _finish(self, partial: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """A partial map at the model's resolution, smoothed."""
-        return scoring.smooth_map(scoring.resize_map(partial, size), self.calibration.config.smoothing_sigma)
-
-    def _measure(self, images: list, class_labels, batch_size: int, partials: np.ndarray) -> None:
-        """Fills `(N, partials, H, W)` with the raw partial maps of every image."""
-        done = 0
+    def _measure(self, images: list, class_labels, batch_size: int, file: BinaryIO) -> list[np.ndarray]:
+        """Raw partial maps `(partials, H, W)` of every image, memory-mapped from an empty file."""
+        shapes = []
         with self.progress_bar(total=len(images)) as progress:
             for batch, labels, _ in self._batches(images, class_labels, batch_size):
-                for column, (_, partial) in enumerate(self.partial_maps(batch, labels)):
-                    partials[done : done + len(batch), column] = partial.cpu().numpy()
-                done += len(batch)
+                maps = [partial for _, partial in self.partial_maps(batch, labels, tiles_per_pass=batch_size)]
+                for image_maps in torch.stack(maps, dim=1).cpu().numpy():  # (B, partials, H, W)
+                    file.write(image_maps.tobytes())
+                    shapes.append(image_maps.shape)
                 progress.update(len(batch))
+        if not shapes:
+            return []
+        file.flush()
+        ends = np.cumsum([math.prod(shape) for shape in shapes])
+        flat = np.memmap(file, dtype=np.float32, mode="r")
+        return [part.reshape(shape) for part, shape in zip(np.split(flat, ends[:-1]), shapes, strict=True)]
 
 
 class _StepRecorder:

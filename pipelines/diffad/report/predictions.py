@@ -14,7 +14,7 @@ def report_from_predictions(
     pipe: DiffADPipeline,
     rows: Iterable[Mapping],
     folder: str | Path,
-    false_alarm_rate: float = 0.05,
+    false_alarm_rate: float | None = None,
     facts: Mapping[str, str] | None = None,
 ) -> Report:
     """A report of images that were scored before; only those that the gallery shows are read and scored again.
@@ -24,13 +24,14 @@ def report_from_predictions(
         rows: one for every scored image: `path` (absolute or relative to `folder`), `score`, `p_value` and `label` (True if
             called defective).
         folder: of the images.
-        false_alarm_rate: that they were scored with.
+        false_alarm_rate: that they were scored with; None is the default of scoring.
         facts: further facts of the run for the page's head.
 
     Raises:
         ValueError: if there are no rows.
     """
     folder = Path(folder)
+    false_alarm_rate = pipe.calibration.supported_rate(false_alarm_rate)
     pipe.set_progress_bar_config(disable=True)
     report_rows = [
         ReportRow(
