@@ -1,17 +1,26 @@
-"""The `diffad` command. It stands on top of the package and of training, and holds no logic of its own: one file per command."""
+"""The `diffad` command, one file per command. It stands on top of the package and of training, and holds no logic of its own."""
 
 import typer
+
+from .calibrate import calibrate
+from .errors import OneLineErrors
+from .evaluate import evaluate
+from .info import info
+from .predict import predict
+from .reconstruct import reconstruct
+from .train import train
 
 app = typer.Typer(
     name="diffad",
     help="Visual anomaly detection, localization and repair: train on good images, find what is defective.",
+    cls=OneLineErrors,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
+    # --batch_size is --batch-size: settings have underscores in files and scripts.
+    context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},
 )
 
-
-@app.callback()
-def main() -> None:
-    pass
+for command in (train, evaluate, predict, reconstruct, calibrate, info):
+    app.command()(command)
