@@ -1,4 +1,4 @@
-"""The `diffad` command, one file per command. It stands on top of the package and of training, and holds no logic of its own."""
+"""The `diffad` command, one file per command, on top of the package and of training and without logic of its own."""
 
 import typer
 

@@ -43,6 +43,4 @@ def calibrate(
     else:
         pipe.save_pretrained(output)
     typer.echo(f"{output or model}: calibrated on {len(images)} good images")
-    typer.echo(
-        "thresholds at a false-alarm rate of {:.1%}: {:.4g} (image), {:.4g} (pixel)".format(false_alarm_rate, *thresholds)
-    )
+    typer.echo(f"thresholds at a false-alarm rate of {false_alarm_rate:.1%}: {image:.4g} (image), {pixel:.4g} (pixel)")

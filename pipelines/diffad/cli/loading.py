@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from diffusers.utils import logging
 
 from ..data import DataError
 from ..memory import keep_freed_memory
@@ -25,4 +26,5 @@ def load_model(model: str) -> DiffADPipeline:
     """A pipeline from a folder or the Hub, on the GPU if there is one."""
     check_model(model)
     keep_freed_memory()
+    logging.disable_progress_bar()  # of loading
     return DiffADPipeline.from_pretrained(model).to("cuda" if torch.cuda.is_available() else "cpu")

@@ -41,7 +41,7 @@ def predict(
     summary = predict_folder(load_model(model), folder, output, settings, batch_size)
     typer.echo(f"wrote {output}: {summary.images} images, {summary.defective} of them called defective")
     if summary.unreadable:
-        typer.echo(f"{summary.unreadable} could not be read:", err=True)
+        typer.echo(f"unreadable images: {summary.unreadable}", err=True)
         for message in summary.first_errors:
             typer.echo(f"  {message}", err=True)
         if summary.unreadable > len(summary.first_errors):

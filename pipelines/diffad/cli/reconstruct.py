@@ -35,7 +35,7 @@ def reconstruct(
     summary = repair_folder(load_model(model), folder, output, preset, false_alarm_rate, seed, batch_size)
     typer.echo(f"wrote {output}: {summary.images - len(summary.errors)} images, {summary.changed} of them changed")
     if summary.errors:
-        typer.echo(f"{len(summary.errors)} could not be read:", err=True)
+        typer.echo(f"unreadable images: {len(summary.errors)}", err=True)
         for message in summary.errors:
             typer.echo(f"  {message}", err=True)
         raise typer.Exit(1 if strict else 0)

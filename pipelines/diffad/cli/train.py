@@ -2,7 +2,6 @@
 
 import inspect
 import shlex
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,9 +23,9 @@ def _with_training_settings(command):
 @_with_training_settings
 def train(
     folder: Annotated[str, typer.Argument(help="Good images: a folder, a folder with train/good, or a dataset's name.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the trained model.")] = Path("runs/model"),
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Folder for the trained model [runs/model].")] = None,
     config: Annotated[str, typer.Option(help="Preset (cpu-small, paper) or YAML file of settings.")] = "cpu-small",
-    seed: Annotated[int, typer.Option(help="Decides all random choices.")] = 0,
+    seed: Annotated[str | None, typer.Option(metavar="<int>", help="Decides all random choices [0].")] = None,
     **settings: str | None,
 ) -> None:
     """Train a model on images of good parts.
@@ -45,7 +44,7 @@ def train(
     import torch
     from diffad_training.train import main
 
-    options = {**settings, "data": folder, "output_dir": str(output), "seed": str(seed)}
+    options = {"data": folder, "output_dir": output, "seed": seed, **settings}
     training_config = load_config(config, options)
     if torch.cuda.device_count() > 1:
         typer.echo(f"note: one of {torch.cuda.device_count()} GPUs is used. For all of them:", err=True)
