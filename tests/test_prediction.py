@@ -186,6 +186,13 @@ def test_another_run_is_refused_and_the_journal_kept(tmp_path):
     assert run(Stub(), output, 12).images == 12
 
 
+def test_a_run_that_ended_before_its_first_row_binds_nobody(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(Stub(kill_at="0"), tmp_path / "out.csv", 12)
+    assert (tmp_path / "out.csv.journal").exists()
+    assert run(Stub(), tmp_path / "out.csv", 12, run={"model": "other"}).images == 12
+
+
 @pytest.mark.parametrize("change", ["model", "setting", "folder", "new image", "changed image"])
 def test_everything_rows_depend_on_is_part_of_the_run(pipe, folder, tmp_path, monkeypatch, change):
     output = tmp_path / "out.csv"

@@ -56,23 +56,26 @@ class Journal:
                 yield json.loads(line)
 
     def _open(self) -> None:
-        """Checks whose journal it is, counts its finished rows and cuts off what follows them."""
+        """Counts the finished rows and cuts off what follows them; rows of another run are left alone."""
         self._file = self.path.open("a+b")
         self._file.seek(0)
-        finished_lines, end = 0, 0
+        entries, end = 0, 0
         for line in self._file:
             entry = _parsed(line)
             if entry is None:
                 break
-            if finished_lines == 0:
-                self._check_run(entry)
-            finished_lines += 1
+            if entries == 0:
+                run = entry
+            entries += 1
             end += len(line)
-        self._file.truncate(end)
-        if finished_lines == 0:
+        if entries > 1:
+            self._check_run(run)
+            self._file.truncate(end)
+            self.length = entries - 1
+        else:
+            self._file.truncate(0)
             self._file.write(_line(self.run))
             self._file.flush()
-        self.length = max(finished_lines - 1, 0)
 
     def _check_run(self, kept: dict) -> None:
         for key in {**kept, **self.run}:
