@@ -81,7 +81,7 @@ def predict_folder(
 
     Args:
         output: table to write; `.csv`, `.jsonl` or `.parquet`.
-        batch_size: images per forward pass; scores do not depend on it.
+        batch_size: images per forward pass; scores depend on it by rounding errors only.
 
     Raises:
         DataError: if there are no images, or folders of pictures would collide with them.
