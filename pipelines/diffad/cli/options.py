@@ -7,5 +7,7 @@ import typer
 Model = Annotated[
     str, typer.Option("--model", "-m", help="Folder of a trained model, or its name on the Hub.", show_default=False)
 ]
-BatchSize = Annotated[int, typer.Option(help="Images per forward pass. Memory grows with it; scores change by rounding errors only.", min=1)]
+BatchSize = Annotated[
+    int, typer.Option(help="Images per forward pass; more need more memory. Scores change by rounding only.", min=1)
+]
 FalseAlarmRate = Annotated[float, typer.Option(help="Share of good parts that may be called defective; sets the thresholds.")]
