@@ -91,26 +91,38 @@ def parse_config(arguments: list[str] | None = None) -> TrainingConfig:
 
     Exits with a message naming the option when a value is missing or wrong.
     """
-    fields = {f.name: f for f in dataclasses.fields(TrainingConfig)}
     parser = argparse.ArgumentParser(description="Train diffad on images of good parts.", allow_abbrev=False)
     parser.add_argument("--config", default="cpu-small", help="preset in training/configs, or a YAML file")
-    for name in fields:
+    for name in TrainingConfig.__dataclass_fields__:
         parser.add_argument(f"--{name}", help="see training/config.py")
     options = vars(parser.parse_args(arguments))
     try:
-        settings = _read_preset(options.pop("config"))
-        unknown = sorted(set(settings) - set(fields))
-        if unknown:
-            raise ValueError(f"unknown settings {', '.join(unknown)} in the YAML file")
-        for name, text in options.items():
-            if text is not None:
-                # YAML's scalar rules turn text into numbers, lists, booleans and null.
-                settings[name] = text if fields[name].type is str else yaml.safe_load(text)
-        if not settings.get("data"):
-            raise ValueError("--data is missing: a folder of good images")
-        return TrainingConfig(**{name: _convert(fields[name].type, value, name) for name, value in settings.items()})
+        return load_config(options.pop("config"), options)
     except ValueError as error:
         parser.error(str(error))
+
+
+def load_config(preset: str, options: dict[str, str | None]) -> TrainingConfig:
+    """A preset's settings (name in training/configs, or a YAML file), overridden by the options that are not None.
+
+    Raises:
+        ValueError: naming the preset or setting that is missing or wrong.
+    """
+    fields = {f.name: f for f in dataclasses.fields(TrainingConfig)}
+    settings = _read_preset(preset)
+    unknown = sorted(set(settings) - set(fields))
+    if unknown:
+        raise ValueError(f"unknown settings {', '.join(unknown)} in the YAML file")
+    for name, text in options.items():
+        if text is not None:
+            # YAML's scalar rules turn text into numbers, lists, booleans and null.
+            try:
+                settings[name] = text if fields[name].type is str else yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise ValueError(f"--{name} {text}: not a value ({error})") from None
+    if not settings.get("data"):
+        raise ValueError("--data is missing: a folder of good images")
+    return TrainingConfig(**{name: _convert(fields[name].type, value, name) for name, value in settings.items()})
 
 
 def save_config(config: TrainingConfig, path: Path) -> None:

@@ -32,13 +32,9 @@ def push(
     from ..model_card import DataTerms
 
     terms = DataTerms(license=license, datasets=tuple(dataset or ()), note=data_note)
-    try:
-        if dry_run is not None:
-            export_repo(model, dry_run, evaluation or (), terms, repo_id)
-            typer.echo(f"wrote {dry_run}")
-        else:
-            url = push_model(model, repo_id, evaluation or (), terms, private=True if private else None)
-            typer.echo(f"uploaded {url}")
-    except (ValueError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+    if dry_run is not None:
+        export_repo(model, dry_run, evaluation or (), terms, repo_id)
+        typer.echo(f"wrote {dry_run}")
+    else:
+        url = push_model(model, repo_id, evaluation or (), terms, private=True if private else None)
+        typer.echo(f"uploaded {url}")

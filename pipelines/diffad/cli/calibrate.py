@@ -1,0 +1,47 @@
+"""diffad calibrate"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import BatchSize, FalseAlarmRate
+
+
+def calibrate(
+    model: Annotated[str, typer.Argument(help="Folder of a trained model, or its name on the Hub.")],
+    good_folder: Annotated[Path, typer.Argument(help="Images of good parts that the model was not trained on.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for the calibrated model; without it MODEL is changed.")
+    ] = None,
+    false_alarm_rate: FalseAlarmRate = None,
+    batch_size: BatchSize = 8,
+) -> None:
+    """Set a model's thresholds anew from good images, for example after a change of the lighting.
+
+    Nothing is saved if there are too few images for the false-alarm rate.
+
+    Examples:
+
+    ```
+    diffad calibrate runs/part new/good
+    diffad calibrate runs/part new/good --output runs/part-new-light --false-alarm-rate 0.01
+    ```
+    """
+    from ..recalibration import held_out_images, save_calibration
+    from .loading import check_model, is_model, load_model
+
+    check_model(model)
+    if output is None and not is_model(Path(model)):
+        raise ValueError(f"{model}: is on the Hub; give a folder for the calibrated model with --output")
+    images = held_out_images(good_folder)
+    pipe = load_model(model)
+    calibration = pipe.calibrate(images, batch_size)
+    false_alarm_rate = calibration.supported_rate(false_alarm_rate)
+    image, pixel = calibration.image_threshold(false_alarm_rate), calibration.pixel_threshold(false_alarm_rate)
+    if output is None:
+        save_calibration(pipe, Path(model))
+    else:
+        pipe.save_pretrained(output)
+    typer.echo(f"{output or model}: calibrated on {len(images)} good images")
+    typer.echo(f"thresholds at a false-alarm rate of {false_alarm_rate:.1%}: {image:.4g} (image), {pixel:.4g} (pixel)")

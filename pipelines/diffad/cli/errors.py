@@ -1,0 +1,20 @@
+"""What a user can get wrong is said in one line; anything else keeps its traceback."""
+
+import typer
+from typer.core import TyperGroup
+
+# DataError and ImageError are ValueErrors; OSError is a missing file, a full disk, a Hub that can't be reached.
+EXPECTED = (ValueError, OSError)
+
+
+class OneLineErrors(TyperGroup):
+    """Runs a command and turns its expected errors into `error: ...` on stderr and exit code 1."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except EXPECTED as error:
+            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        except ModuleNotFoundError as error:
+            typer.echo(f"error: this needs the Python package {error.name}, which is not installed", err=True)
+        raise typer.Exit(1)

@@ -1,0 +1,29 @@
+"""diffad info"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def info(
+    path: Annotated[str, typer.Argument(help="Folder of a trained model, or data to train on or to test with.")],
+) -> None:
+    """Say what a trained model is, or what is recognised in a folder of data.
+
+    Examples:
+
+    ```
+    diffad info runs/part
+    diffad info parts
+    ```
+    """
+    from .. import data
+    from ..model_summary import summarize_model
+    from .loading import is_model, load_model
+
+    if not is_model(Path(path)):
+        typer.echo(data.describe(path))
+        return
+    for heading, text in summarize_model(load_model(path)).items():
+        typer.echo(f"{heading + ':':<20} {text}")

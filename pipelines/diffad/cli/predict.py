@@ -1,0 +1,49 @@
+"""diffad predict"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import BatchSize, FalseAlarmRate, Model
+
+
+def predict(
+    folder: Annotated[Path, typer.Argument(help="Images to judge; folders in it are searched, too.")],
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Table to write: .csv, .jsonl or .parquet.")],
+    false_alarm_rate: FalseAlarmRate = None,
+    maps: Annotated[Path | None, typer.Option(help="Folder for anomaly maps (32-bit TIFF).")] = None,
+    overlays: Annotated[Path | None, typer.Option(help="Folder for images with the heat map laid over (PNG).")] = None,
+    masks: Annotated[Path | None, typer.Option(help="Folder for masks of the defective pixels (PNG).")] = None,
+    batch_size: BatchSize = 8,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if an image could not be read.")] = False,
+) -> None:
+    """Score all images of a folder and write a table with one row per image.
+
+    Columns: path (in FOLDER), score, p_value, label (good or defective), defect_pixels, defect_share (of the image), defects
+    (connected regions), boxes ([left, top, right, bottom] of each in pixels, the largest region first), error.
+
+    A run that was stopped goes on where it was when the same command is given again.
+
+    Examples:
+
+    ```
+    diffad predict new --model runs/part --output results.csv
+    diffad predict new --model runs/part --output results.parquet --overlays overlays --masks masks
+    diffad predict new --model runs/part --output results.jsonl --false-alarm-rate 0.01 --strict
+    ```
+    """
+    from ..prediction import PredictionSettings, predict_folder
+    from .loading import load_model
+
+    settings = PredictionSettings(false_alarm_rate, maps, overlays, masks)
+    summary = predict_folder(load_model(model), folder, output, settings, batch_size)
+    typer.echo(f"wrote {output}: {summary.images} images, {summary.defective} of them called defective")
+    if summary.unreadable:
+        typer.echo(f"unreadable images: {summary.unreadable}", err=True)
+        for message in summary.first_errors:
+            typer.echo(f"  {message}", err=True)
+        if summary.unreadable > len(summary.first_errors):
+            typer.echo(f"  ... the others are in the column `error` of {output}", err=True)
+        raise typer.Exit(1 if strict else 0)

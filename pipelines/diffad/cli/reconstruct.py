@@ -1,0 +1,41 @@
+"""diffad reconstruct"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import BatchSize, FalseAlarmRate, Model
+
+
+def reconstruct(
+    folder: Annotated[Path, typer.Argument(help="Images to repair; folders in it are searched, too.")],
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the subfolders `repaired` and `difference`.")],
+    preset: Annotated[
+        str, typer.Option(help="default (marked regions only), paper (Algorithm 1), gradient_descent or partial_diffusion.")
+    ] = "default",
+    false_alarm_rate: FalseAlarmRate = None,
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    batch_size: BatchSize = 8,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if an image could not be read.")] = False,
+) -> None:
+    """Show what the parts should have looked like: repaired images, and maps of what was changed.
+
+    Examples:
+
+    ```
+    diffad reconstruct new --model runs/part --output repaired
+    diffad reconstruct new --model runs/part --output repaired --preset paper
+    ```
+    """
+    from ..repair import repair_folder
+    from .loading import load_model
+
+    summary = repair_folder(load_model(model), folder, output, preset, false_alarm_rate, seed, batch_size)
+    typer.echo(f"wrote {output}: {summary.images - len(summary.errors)} images, {summary.changed} of them changed")
+    if summary.errors:
+        typer.echo(f"unreadable images: {len(summary.errors)}", err=True)
+        for message in summary.errors:
+            typer.echo(f"  {message}", err=True)
+        raise typer.Exit(1 if strict else 0)

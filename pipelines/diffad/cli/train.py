@@ -1,0 +1,61 @@
+"""diffad train"""
+
+import inspect
+import shlex
+from typing import Annotated
+
+import typer
+from diffad_training.config import TrainingConfig, load_config
+
+
+def _with_training_settings(command):
+    """Gives a command with `**settings` an option for every training setting that it has no argument of its own for."""
+    parameters = list(inspect.signature(command).parameters.values())[:-1]
+    option = typer.Option(rich_help_panel="Training settings, explained in training/config.py")
+    for name in TrainingConfig.__dataclass_fields__:
+        if name not in ("data", "output_dir", "seed"):
+            kind = inspect.Parameter.KEYWORD_ONLY
+            parameters.append(inspect.Parameter(name, kind, default=None, annotation=Annotated[str | None, option]))
+    command.__signature__ = inspect.Signature(parameters)
+    return command
+
+
+@_with_training_settings
+def train(
+    folder: Annotated[str, typer.Argument(help="Good images: a folder, a folder with train/good, or a dataset's name.")],
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Folder for the trained model [runs/model].")] = None,
+    config: Annotated[str, typer.Option(help="Preset (cpu-small, paper) or YAML file of settings.")] = "cpu-small",
+    seed: Annotated[str | None, typer.Option(metavar="<int>", help="Decides all random choices [0].")] = None,
+    **settings: str | None,
+) -> None:
+    """Train a model on images of good parts.
+
+    Some of the images are held out: thresholds come from these.
+
+    Examples:
+
+    ```
+    diffad train parts/good --output runs/part
+    diffad train parts/good --output runs/part --max-train-steps 4000 --augmentations "[hflip]"
+    diffad train parts/good --output runs/part --resume-from-checkpoint latest
+    diffad train parts/good --output runs/part --config paper --pretrained-unet checkpoint
+    ```
+    """
+    import torch
+    from diffad_training.train import main
+
+    options = {"data": folder, "output_dir": output, "seed": seed, **settings}
+    training_config = load_config(config, options)
+    if torch.cuda.device_count() > 1:
+        typer.echo(f"note: one of {torch.cuda.device_count()} GPUs is used. For all of them:", err=True)
+        typer.echo(f"  {launch_command(config, options)}", err=True)
+    main(training_config)
+
+
+def launch_command(config: str, options: dict[str, str | None]) -> str:
+    """The same training on all GPUs."""
+    words = ["accelerate", "launch", "--multi_gpu", "-m", "diffad_training.train", "--config", config]
+    for name, text in options.items():
+        if text is not None:
+            words += [f"--{name}", text]
+    return shlex.join(words)

@@ -1,0 +1,18 @@
+"""Defects as a mask shows them: where they are and how large."""
+
+import numpy as np
+from scipy.ndimage import find_objects, label
+
+TOUCHING = np.ones((3, 3))  # pixels that meet at a corner belong together
+
+
+def bounding_boxes(mask: np.ndarray) -> list[list[int]]:
+    """Boxes around the connected regions of a boolean mask `(H, W)`, the largest region first.
+
+    Returns:
+        `[left, top, right, bottom]` in pixels for every region, right and bottom just outside of it.
+    """
+    labels, count = label(mask, TOUCHING)
+    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    boxes = [[columns.start, rows.start, columns.stop, rows.stop] for rows, columns in find_objects(labels)]
+    return [boxes[i] for i in np.argsort(-areas, kind="stable")]

@@ -1,0 +1,193 @@
+"""Predictions for a folder of any number of images: one row each, in memory that does not grow, resumed where it stopped."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from . import __version__
+from .defects import bounding_boxes
+from .fingerprint import files_digest, model_digest
+from .image_io import ImageError, read_image
+from .image_stream import image_names, picture_path, read_batches
+from .journal import Journal
+from .pipeline_diffad import DiffADPipeline
+from .pipeline_output import DiffADOutput
+from .prediction_table import check_table_path, write_table
+from .visualization import overlay
+
+LISTED_ERRORS = 10
+# Names and RGB images of a batch to its rows.
+Score = Callable[[Sequence[str], Sequence[Image.Image]], list[dict]]
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """What decides the content of a run's results.
+
+    Args:
+        false_alarm_rate: share of good parts that may be called defective; None as in scoring.
+        maps: folder for anomaly maps as 32-bit floating-point TIFF, at the images' sizes.
+        overlays: folder for the images with the heat map laid over, as PNG.
+        masks: folder for the defective pixels, 255 on black, as PNG.
+    """
+
+    false_alarm_rate: float | None = None
+    maps: Path | None = None
+    overlays: Path | None = None
+    masks: Path | None = None
+
+    @property
+    def picture_folders(self) -> list[Path]:
+        return [folder for folder in (self.maps, self.overlays, self.masks) if folder is not None]
+
+
+@dataclass
+class PredictionSummary:
+    """Counts of a whole run, earlier parts included; `first_errors` are those of the first few unreadable images."""
+
+    images: int = 0
+    defective: int = 0
+    unreadable: int = 0
+    first_errors: list[str] = field(default_factory=list)
+
+    def counted(self, rows: Iterator[dict]) -> Iterator[dict]:
+        """Passes rows on and counts them."""
+        for row in rows:
+            self.images += 1
+            self.defective += row.get("label") == "defective"
+            if "error" in row:
+                self.unreadable += 1
+                if self.unreadable <= LISTED_ERRORS:
+                    self.first_errors.append(row["error"])
+            yield row
+
+
+def predict_folder(
+    pipe: DiffADPipeline,
+    folder: Path,
+    output: Path,
+    settings: PredictionSettings = PredictionSettings(),
+    batch_size: int = 8,
+) -> PredictionSummary:
+    """Scores all images below a folder and writes a table with the columns of [`diffad.prediction_table.SCHEMA`].
+
+    Finished rows lie in `<output>.journal` until the table is complete. A run that was killed goes on from there, if model,
+    settings and images are the same.
+
+    Args:
+        output: table to write; `.csv`, `.jsonl` or `.parquet`.
+        batch_size: images per forward pass; scores depend on it by rounding errors only.
+
+    Raises:
+        DataError: if there are no images, or folders of pictures would collide with them.
+        ValueError: if the output exists or can't be written, the journal belongs to another run, or the pipeline can't
+            give the false-alarm rate.
+    """
+    check_table_path(output)
+    settings = dataclasses.replace(settings, false_alarm_rate=pipe.calibration.supported_rate(settings.false_alarm_rate))
+    pixel_threshold = pipe.calibration.pixel_threshold(settings.false_alarm_rate)
+    pipe.set_progress_bar_config(disable=True)
+    names = image_names(folder, settings.picture_folders)
+    run = {
+        "version": __version__,
+        "folder": str(folder.resolve()),
+        "images": files_digest(folder, names),
+        "model": model_digest(pipe),
+        **{key: value if value is None else str(value) for key, value in dataclasses.asdict(settings).items()},
+    }
+
+    def score(batch: Sequence[str], images: Sequence[Image.Image]) -> list[dict]:
+        result = pipe(images, batch_size=batch_size, false_alarm_rate=settings.false_alarm_rate)
+        for i, name in enumerate(batch):
+            write_pictures(settings, name, images[i], result.anomaly_maps[i], result.masks[i], pixel_threshold)
+        return rows_of(batch, result)
+
+    return run_prediction(names, lambda name: read_image(folder / name), score, output, run, batch_size)
+
+
+def run_prediction(
+    names: Sequence[str], read: Callable[[str], Image.Image], score: Score, output: Path, run: dict, batch_size: int
+) -> PredictionSummary:
+    """Reads, scores and records images, from where the journal ends to the finished table.
+
+    Args:
+        names: of all images of the run, the finished ones included.
+        read: name to RGB image, or ImageError.
+        run: everything that rows depend on; see [`diffad.journal.Journal`].
+
+    Raises:
+        ValueError: if the output exists, or the journal belongs to another run.
+    """
+    journal_path = output.with_name(f"{output.name}.journal")
+    if output.exists() and not journal_path.exists():
+        raise ValueError(f"{output}: exists already; remove it, or name another file")
+    summary = PredictionSummary()
+    with Journal(journal_path, run) as journal:
+        rest = names[journal.length :]
+        with tqdm(total=len(names), initial=journal.length, desc="predicting", unit="image", mininterval=1) as progress:
+            for batch in read_batches(rest, read, batch_size):
+                journal.append(_score_readable(batch, score))
+                progress.update(len(batch))
+        write_table(summary.counted(iter(journal)), output)
+    journal_path.unlink()
+    return summary
+
+
+def rows_of(names: Sequence[str], output: DiffADOutput) -> list[dict]:
+    """One row per image, with the columns of [`diffad.prediction_table.SCHEMA`] that have a value."""
+    rows = []
+    for name, score, p_value, label, mask in zip(
+        names, output.image_scores, output.p_values, output.labels, output.masks, strict=True
+    ):
+        boxes = bounding_boxes(mask)
+        rows.append(
+            {
+                "path": _printable(name),
+                "score": float(score),
+                "p_value": float(p_value),
+                "label": "defective" if label else "good",
+                "defect_pixels": int(mask.sum()),
+                "defect_share": float(mask.mean()),
+                "defects": len(boxes),
+                "boxes": boxes,
+            }
+        )
+    return rows
+
+
+def write_pictures(
+    settings: PredictionSettings,
+    name: str,
+    image: Image.Image,
+    anomaly_map: np.ndarray,
+    mask: np.ndarray,
+    pixel_threshold: float,
+) -> None:
+    """Writes the pictures of one image that the settings ask for."""
+    if settings.maps is not None:
+        Image.fromarray(anomaly_map).save(picture_path(settings.maps, name, ".tiff"))
+    if settings.overlays is not None:
+        pixels = overlay(np.asarray(image), anomaly_map, pixel_threshold)
+        Image.fromarray(pixels).save(picture_path(settings.overlays, name, ".png"))
+    if settings.masks is not None:
+        Image.fromarray(mask.astype(np.uint8) * 255).save(picture_path(settings.masks, name, ".png"))
+
+
+def _score_readable(batch: list[tuple[str, Image.Image | ImageError]], score: Score) -> list[dict]:
+    """Rows of a batch in its order; what could not be read gets a row with the error."""
+    readable = [(name, image) for name, image in batch if not isinstance(image, ImageError)]
+    rows = iter(score(*zip(*readable)) if readable else ())
+    return [
+        {"path": _printable(name), "error": _printable(str(image))} if isinstance(image, ImageError) else next(rows)
+        for name, image in batch
+    ]
+
+
+def _printable(text: str) -> str:
+    """Bytes of file names that are not UTF-8, which no table can hold, become replacement characters."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")

@@ -1,0 +1,57 @@
+"""Repaired versions of a folder of any number of images."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from .image_io import ImageError, read_image
+from .image_stream import image_names, picture_path, read_batches
+from .pipeline_diffad import DiffADPipeline
+
+
+@dataclass
+class RepairSummary:
+    """`changed` counts the images that were not returned as they came, `errors` holds a message per unreadable image."""
+
+    images: int = 0
+    changed: int = 0
+    errors: list[str] = field(default_factory=list)
+
+
+def repair_folder(
+    pipe: DiffADPipeline,
+    folder: Path,
+    output: Path,
+    preset: str = "default",
+    false_alarm_rate: float | None = None,
+    seed: int = 0,
+    batch_size: int = 8,
+) -> RepairSummary:
+    """Writes `output/repaired` and `output/difference`, PNG files under the names of the images below `folder`.
+
+    A difference of 255 is a change by the whole range of grey levels; see [`DiffADPipeline.reconstruct`] for the arguments.
+
+    Raises:
+        DataError: if there are no images, or the output lies among them.
+        ValueError: if the preset does not exist or the pipeline can't give the false-alarm rate.
+    """
+    pipe.set_progress_bar_config(disable=True)
+    names = image_names(folder, [output])
+    summary = RepairSummary()
+    with tqdm(total=len(names), desc="repairing", unit="image", mininterval=1) as progress:
+        for batch in read_batches(names, lambda name: read_image(folder / name), batch_size):
+            summary.images += len(batch)
+            summary.errors += [str(image) for _, image in batch if isinstance(image, ImageError)]
+            readable = [(name, image) for name, image in batch if not isinstance(image, ImageError)]
+            if readable:
+                repair = pipe.reconstruct([image for _, image in readable], preset, batch_size, None, false_alarm_rate, seed)
+                for (name, _), image, difference in zip(readable, repair.images, repair.difference_maps, strict=True):
+                    image.save(picture_path(output / "repaired", name, ".png"))
+                    levels = (255 * difference).round().astype(np.uint8)
+                    Image.fromarray(levels).save(picture_path(output / "difference", name, ".png"))
+                    summary.changed += bool(difference.any())
+            progress.update(len(batch))
+    return summary
