@@ -20,11 +20,14 @@ def push(
 ) -> None:
     """Uploads a model with its card, sample pictures and the code that runs it where diffad is not installed.
 
-    Log in once with `hf auth login`. Examples:
+    Log in once with `hf auth login`.
 
-    `diffad push runs/part me/part --evaluation runs/part-evaluation --license apache-2.0 --private`
+    Examples:
 
-    `diffad push runs/part me/part --evaluation runs/part-evaluation --dry-run part-repository`
+    ```
+    diffad push runs/part me/part --evaluation runs/part-evaluation --license apache-2.0 --private
+    diffad push runs/part me/part --evaluation runs/part-evaluation --dry-run part-repository
+    ```
     """
     # Not at the top: these take seconds to import.
     from ..hub import export_repo
