@@ -271,7 +271,7 @@ def test_a_loaded_pipeline_keeps_the_settings_it_was_trained_with(model, tmp_pat
     pipe.calibrate(smooth_images(9, seed=31))
     export_repo(pipe, tmp_path / "repo")
     assert json.loads((tmp_path / "repo/training_config.json").read_text())["seed"] == 7
-    assert json.loads((tmp_path / "repo/calibration/config.json").read_text())["num_normals"] == 9
+    assert json.loads((tmp_path / "repo/calibration/config.json").read_text())["num_normals"] == 8
 
 
 def test_what_can_not_be_exported_is_refused_before_anything_is_written(pipe, model, evaluation, tmp_path):
