@@ -13,8 +13,8 @@ BatchSize = Annotated[
 FalseAlarmRate = Annotated[
     float | None,
     typer.Option(
-        help="Share of good parts that may be called defective; sets the thresholds. Without it 0.05, or the smallest rate that "
-        "the model's held-out good images can guarantee.",
+        help="Share of good parts that may be called defective; sets the thresholds. Without it 0.05, or the smallest rate "
+        "that the model's held-out good images can guarantee.",
         show_default=False,
     ),
 ]
