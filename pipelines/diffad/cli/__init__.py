@@ -2,6 +2,8 @@
 
 import typer
 
+from .web_app import serve_app
+
 app = typer.Typer(
     name="diffad",
     help="Visual anomaly detection, localization and repair: train on good images, find what is defective.",
@@ -15,3 +17,6 @@ app = typer.Typer(
 @app.callback()
 def main() -> None:
     pass
+
+
+app.command("app")(serve_app)
