@@ -20,16 +20,11 @@ from .pipeline_diffad import DiffADPipeline
 
 HOUR = 3600  # seconds; what users leave behind is deleted after a day, and when the app ends
 FILE_TYPES = ["image", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".zip"]
+SHOWN_BY_BROWSERS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+IDLE_BATCH = inspection.banner("Waiting for images", "Choose files on the left, then press Inspect.")
 IDLE = inspection.banner("Waiting for an image", "Drop one on the left, paste it, or take it with the camera.")
-
-
-class UploadedImage(gr.Image):
-    """Hands over the file as it came, so that it is read, or refused, as everywhere else in diffad."""
-
-    is_template = True  # shown by gradio's own Image
-
-    def preprocess(self, payload):
-        return None if payload is None else payload.path
+# The system's own font: one of those that gradio ships lacks most letters.
+THEME = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"))
 
 
 def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path | None = None) -> gr.Blocks:
@@ -58,33 +53,43 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
         return inspection.verdict(found, pipe.calibration, rate), *inspection.pictures(found, pipe.calibration, rate)
 
     def inspect(path: str | None, percent: float, class_label: int | None = None) -> Iterator[tuple]:
-        """Inspection, banner, overlay, heat map; later before and after, filmstrip; and a note on these."""
+        """The input, inspection, banner, overlay, heat map; later note, before and after, filmstrip."""
         if path is None:
-            yield None, IDLE, None, None, None, None, ""
+            yield gr.skip(), None, IDLE, None, None, *no_repair("")
             return
         try:
             image = inspection.read_upload(path)
         except ImageError as error:
-            yield None, inspection.banner("This file can't be inspected", str(error)), None, None, None, None, ""
+            refusal = inspection.banner("This file can't be inspected", str(error))
+            yield gr.skip(), None, refusal, None, None, *no_repair("")
+            return
+        if Path(path).suffix.lower() not in SHOWN_BY_BROWSERS:
+            yield image, *[gr.skip()] * 7  # as PNG, with the same pixels; this change calls `inspect` again
             return
         with turn:
             found = inspection.inspect_image(pipe, image, percent / 100, class_label)
-        yield found, *view(found, percent), None, None, "Finding out what the part should have looked like …"
-        yield gr.skip(), gr.skip(), gr.skip(), gr.skip(), *repair(path, percent, class_label)
+        looking = no_repair("Finding out what the part should have looked like …")
+        yield gr.skip(), found, *view(found, percent), *looking
+        yield *[gr.skip()] * 5, *repair(path, percent, class_label)
 
     def repair(path: str | None, percent: float, class_label: int | None = None) -> tuple:
-        """Before and after, filmstrip, note."""
+        """Note, before and after, filmstrip."""
         try:
             image = inspection.read_upload(path) if path else None
         except ImageError:
             image = None  # the banner says so
         if image is None:
-            return None, None, ""
+            return no_repair("")
         with turn:
             repaired = inspection.repair(pipe, image, percent / 100, class_label)
         if repaired is None:
-            return None, None, f"Nothing to repair: at {percent:.3g} % false alarms this part counts as good."
-        return *repaired, f"What counts as defective at {percent:.3g} % false alarms has been repaired."
+            return no_repair(f"Nothing to repair: at {percent:.3g} % false alarms this part counts as good.")
+        note = f"What counts as defective at {percent:.3g} % false alarms has been repaired."
+        return note, *(gr.update(value=value, visible=True) for value in repaired)
+
+    def no_repair(note: str) -> tuple:
+        """Note, and nothing where before and after and the filmstrip would be."""
+        return note, *(gr.update(value=None, visible=False) for _ in range(2))
 
     def inspect_batch(
         paths: list[str] | None,
@@ -93,13 +98,14 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
         progress=gr.Progress(),  # noqa: B008
     ) -> Iterator[tuple]:
         """Summary, table, gallery, CSV file, zip of overlays."""
+        no_results = (None, gr.update(visible=False), *[gr.update(value=None, interactive=False)] * 2)
         try:
             samples = inspection.uploaded_samples(paths or [])
         except ImageError as error:
-            yield inspection.banner("This file can't be inspected", str(error)), None, None, None, None
+            yield inspection.banner("This file can't be inspected", str(error)), *no_results
             return
         if not samples:
-            yield inspection.banner("No images", "Choose image files, or a zip archive of images."), None, None, None, None
+            yield inspection.banner("No images", "Choose image files, or a zip archive of images."), *no_results
             return
         with tempfile.TemporaryDirectory() as folder:  # gradio has copied both files when it comes back for more
             table, overlays = Path(folder, "diffad.csv"), Path(folder, "diffad-overlays.zip")
@@ -113,7 +119,9 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
                 on_progress=lambda done, total: progress((done, total), unit="images"),
             )
             inspection.write_csv(rows, table)
-            yield inspection.summary(rows, percent / 100), inspection.table(rows), gallery, str(table), str(overlays)
+            downloads = [gr.update(value=str(path), interactive=True) for path in (table, overlays)]
+            thumbnails = gr.update(value=gallery, visible=True)
+            yield inspection.summary(rows, percent / 100), inspection.table(rows), thumbnails, *downloads
 
     with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)) as app:
         gr.Markdown(f"# {name}")
@@ -121,36 +129,44 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
             found = gr.State(time_to_live=24 * HOUR)
             with gr.Row():
                 with gr.Column(scale=2, min_width=300):
-                    source = UploadedImage(
+                    source = gr.Image(
                         label="Image",
                         type="filepath",
+                        format="png",
                         sources=["upload", "clipboard", "webcam"],
                         height=340,
                         buttons=[],
                         elem_id="source",
                     )
+                    # The file as it came, so that it is read, or refused, as everywhere else in diffad. No subclass: for every
+                    # subclass of a component gradio writes a stub file into the package.
+                    source.preprocess = lambda payload: payload and payload.path
                     percent = _rate_slider(pipe)
                     class_label = _class_choice(pipe)
-                    again = gr.Button("Repair again at this rate")
+                    again = gr.Button("Repair at this rate")
                     if example_files:
                         gr.Examples(example_files, source, examples_per_page=12)
                 with gr.Column(scale=5):
-                    banner = gr.HTML(IDLE, elem_id="verdict")
+                    banner = gr.HTML(IDLE, padding=False, elem_id="verdict")
                     with gr.Row():
                         picture = gr.Image(label="What stands out", buttons=["fullscreen", "download"], elem_id="overlay")
                         heat = gr.Image(label="Heat map", buttons=["fullscreen", "download"], elem_id="heat")
                     note = gr.Markdown(elem_id="note")
-                    before_after = gr.ImageSlider(label="As it is | as it should be", elem_id="repaired", max_height=420)
-            strip = gr.Image(label="From defective to normal", buttons=["fullscreen", "download"], elem_id="filmstrip")
+                    before_after = gr.ImageSlider(
+                        label="As it is | as it should be", visible=False, max_height=420, elem_id="repaired"
+                    )
+            strip = gr.Image(
+                label="From defective to normal", visible=False, buttons=["fullscreen", "download"], elem_id="filmstrip"
+            )
 
             choice = [class_label] if class_label else []
             shown = [banner, picture, heat]
-            repaired = [before_after, strip, note]
+            repaired = [note, before_after, strip]
             for changed in (source, *choice):
                 changed.change(
                     inspect,
                     [source, percent, *choice],
-                    [found, *shown, *repaired],
+                    [source, found, *shown, *repaired],
                     trigger_mode="always_last",
                     show_progress_on=[banner],
                     api_visibility="private",
@@ -160,7 +176,7 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
             percent.change(
                 view, [found, percent], shown, show_progress="hidden", concurrency_limit=None, api_visibility="private"
             )
-            again.click(repair, [source, percent, *choice], repaired, show_progress_on=[before_after], api_visibility="private")
+            again.click(repair, [source, percent, *choice], repaired, show_progress_on=[note], api_visibility="private")
 
         with gr.Tab("Many images"):
             with gr.Row():
@@ -172,14 +188,14 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
                     batch_class_label = _class_choice(pipe)
                     run = gr.Button("Inspect", variant="primary")
                 with gr.Column(scale=5):
-                    batch_banner = gr.HTML(elem_id="summary")
+                    batch_banner = gr.HTML(IDLE_BATCH, padding=False, elem_id="summary")
                     rows = gr.Dataframe(
                         headers=list(inspection.TABLE_HEADERS), interactive=False, label="Most anomalous first", elem_id="rows"
                     )
                     with gr.Row():
-                        table = gr.DownloadButton("Download table (CSV)")
-                        overlays = gr.DownloadButton("Download overlays (zip)")
-            gallery = gr.Gallery(label="Highest scores", columns=6, object_fit="contain", elem_id="gallery")
+                        table = gr.DownloadButton("Download table (CSV)", interactive=False)
+                        overlays = gr.DownloadButton("Download overlays (zip)", interactive=False)
+            gallery = gr.Gallery(label="Highest scores", columns=6, object_fit="contain", visible=False, elem_id="gallery")
             run.click(
                 inspect_batch,
                 [files, batch_percent, *([batch_class_label] if batch_class_label else [])],
@@ -206,6 +222,7 @@ def launch(app: gr.Blocks, host: str = "127.0.0.1", port: int | None = None, sha
         enable_monitoring=False,
         ssr_mode=False,
         footer_links=[],
+        theme=THEME,
         **options,
     )
 
@@ -218,9 +235,9 @@ def _rate_slider(pipe: DiffADPipeline) -> gr.Slider:
         50,
         value=max(5, smallest),
         step=0.1,
-        label="False alarms, % of good parts",
-        info=f"Good parts that may be called defective. {pipe.calibration.config.num_normals} good parts were measured, "
-        f"which can guarantee {smallest:.3g} % at best.",
+        label="False-alarm rate, %",
+        info="Share of good parts that may be called defective. "
+        f"The {pipe.calibration.config.num_normals} good parts measured for calibration support {smallest:.3g} % or more.",
     )
 
 

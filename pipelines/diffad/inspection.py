@@ -64,7 +64,8 @@ def inspect_image(pipe: DiffADPipeline, image: Image.Image, rate: float, class_l
 
 def marked(image: np.ndarray, anomaly_map: np.ndarray, threshold: float) -> np.ndarray:
     """The image `(H, W, 3)` uint8 under its heat map, with the pixels above the threshold outlined."""
-    return outline(overlay(image, anomaly_map, threshold), anomaly_map > threshold, MASK_COLOUR)
+    line = max(1, round(max(image.shape) / 400))
+    return outline(overlay(image, anomaly_map, threshold), anomaly_map > threshold, MASK_COLOUR, line)
 
 
 def pictures(inspection: Inspection, calibration: Calibration, rate: float) -> tuple[np.ndarray, np.ndarray]:
@@ -93,15 +94,16 @@ def p_value_in_words(p_value: float, num_normals: int) -> str:
         counted = f"None of the {num_normals} good parts measured for calibration scored"
     else:
         counted = f"{at_least_as_high} of the {num_normals} good parts measured for calibration scored"
-    return f"{counted} this high or higher (p-value {p_value:.2g})."
+    return f"{counted} this high or higher (p-value {p_value:.3g})."
 
 
 def banner(headline: str, *lines: str, colour: str = NEUTRAL) -> str:
     """A coloured box of HTML; all text is escaped."""
-    body = "".join(f'<div style="margin-top: 4px">{html.escape(line)}</div>' for line in lines)
+    white = "color: white !important"  # the page's own style colours every element
+    body = "".join(f'<div style="{white}; margin-top: 4px">{html.escape(line)}</div>' for line in lines)
     return (
-        f'<div role="status" style="background: {colour}; color: white; border-radius: 8px; padding: 14px 18px">'
-        f'<div style="font-size: 1.6em; font-weight: 600">{html.escape(headline)}</div>{body}</div>'
+        f'<div role="status" style="background: {colour}; border-radius: 8px; padding: 14px 18px">'
+        f'<div style="{white}; font-size: 1.6em; font-weight: 600">{html.escape(headline)}</div>{body}</div>'
     )
 
 
@@ -212,7 +214,7 @@ def inspect_files(
             gallery = sorted(gallery, key=lambda entry: -entry[0].score)[:GALLERY_SIZE]
             on_progress(min(start + BATCH_SIZE, len(samples)), len(samples))
     rows.sort(key=lambda row: (row.score is None, -(row.score or 0)))
-    return rows, [(np.asarray(picture), f"{row.score:.2f} {row.label}: {row.file}") for row, picture in gallery]
+    return rows, [(np.asarray(picture), f"{row.score:.2f} {_short(row.file)}") for row, picture in gallery]
 
 
 def summary(rows: Sequence[Row], rate: float) -> str:
@@ -233,7 +235,7 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
     return [
         [row.file, row.label, "", "", row.error]
         if row.score is None
-        else [row.file, row.label, f"{row.score:.2f}", f"{row.p_value:.2g}", ""]
+        else [row.file, row.label, f"{row.score:.2f}", f"{row.p_value:.3g}", ""]
         for row in rows
     ]
 
@@ -244,6 +246,11 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(Row.__dataclass_fields__)
         writer.writerows([row.file, row.label, row.score, row.p_value, row.error] for row in rows)
+
+
+def _short(name: str) -> str:
+    """A file's name and its folder's, which tell most files of an archive apart."""
+    return "/".join(PurePosixPath(name).parts[-2:])
 
 
 def _image_members(path: Path) -> list[str]:

@@ -25,12 +25,12 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, threshold: float) -> np.
     return (image * (1 - opacity) + heat_map(anomaly_map, threshold) * opacity).round().astype(np.uint8)
 
 
-def outline(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    """Draws the inner border of a boolean mask `(H, W)` on a copy of an image `(H, W, 3)`."""
+def outline(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], width: int = 1) -> np.ndarray:
+    """Draws the inner border, `width` pixels wide, of a boolean mask `(H, W)` on a copy of an image `(H, W, 3)`."""
     from scipy.ndimage import binary_erosion
 
     drawn = image.copy()
-    drawn[mask & ~binary_erosion(mask)] = colour
+    drawn[mask & ~binary_erosion(mask, iterations=width)] = colour
     return drawn
 
 
