@@ -141,7 +141,7 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
                     # The file as it came, so that it is read, or refused, as everywhere else in diffad. No subclass: for every
                     # subclass of a component gradio writes a stub file into the package.
                     source.preprocess = lambda payload: payload and payload.path
-                    percent = _rate_slider(pipe)
+                    percent = _rate_slider(pipe, "rate")
                     class_label = _class_choice(pipe)
                     again = gr.Button("Repair at this rate")
                     if example_files:
@@ -184,7 +184,7 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
                     files = gr.File(
                         label="Images, or zip archives of images", file_count="multiple", file_types=FILE_TYPES, elem_id="files"
                     )
-                    batch_percent = _rate_slider(pipe)
+                    batch_percent = _rate_slider(pipe, "batch-rate")
                     batch_class_label = _class_choice(pipe)
                     run = gr.Button("Inspect", variant="primary")
                 with gr.Column(scale=5):
@@ -227,7 +227,7 @@ def launch(app: gr.Blocks, host: str = "127.0.0.1", port: int | None = None, sha
     )
 
 
-def _rate_slider(pipe: DiffADPipeline) -> gr.Slider:
+def _rate_slider(pipe: DiffADPipeline, elem_id: str) -> gr.Slider:
     """False-alarm rates in percent, from the smallest one that the calibration can guarantee."""
     smallest = math.ceil(1000 / (pipe.calibration.config.num_normals + 1)) / 10
     return gr.Slider(
@@ -236,6 +236,7 @@ def _rate_slider(pipe: DiffADPipeline) -> gr.Slider:
         value=max(5, smallest),
         step=0.1,
         label="False-alarm rate, %",
+        elem_id=elem_id,
         info="Share of good parts that may be called defective. "
         f"The {pipe.calibration.config.num_normals} good parts measured for calibration support {smallest:.3g} % or more.",
     )
