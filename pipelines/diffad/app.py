@@ -23,6 +23,7 @@ FILE_TYPES = ["image", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".zip"]
 SHOWN_BY_BROWSERS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 IDLE_BATCH = inspection.banner("Waiting for images", "Choose files on the left, then press Inspect.")
 IDLE = inspection.banner("Waiting for an image", "Drop one on the left, paste it, or take it with the camera.")
+CSS = ".banner .html-container { padding: 0 !important }"  # as wide as what is below
 # The system's own font: one of those that gradio ships lacks most letters.
 THEME = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"))
 
@@ -147,7 +148,7 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
                     if example_files:
                         gr.Examples(example_files, source, examples_per_page=12)
                 with gr.Column(scale=5):
-                    banner = gr.HTML(IDLE, padding=False, elem_id="verdict")
+                    banner = gr.HTML(IDLE, elem_id="verdict", elem_classes="banner")
                     with gr.Row():
                         picture = gr.Image(label="What stands out", buttons=["fullscreen", "download"], elem_id="overlay")
                         heat = gr.Image(label="Heat map", buttons=["fullscreen", "download"], elem_id="heat")
@@ -188,7 +189,7 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
                     batch_class_label = _class_choice(pipe)
                     run = gr.Button("Inspect", variant="primary")
                 with gr.Column(scale=5):
-                    batch_banner = gr.HTML(IDLE_BATCH, padding=False, elem_id="summary")
+                    batch_banner = gr.HTML(IDLE_BATCH, elem_id="summary", elem_classes="banner")
                     rows = gr.Dataframe(
                         headers=list(inspection.TABLE_HEADERS), interactive=False, label="Most anomalous first", elem_id="rows"
                     )
@@ -223,6 +224,7 @@ def launch(app: gr.Blocks, host: str = "127.0.0.1", port: int | None = None, sha
         ssr_mode=False,
         footer_links=[],
         theme=THEME,
+        css=CSS,
         **options,
     )
 
