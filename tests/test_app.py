@@ -164,8 +164,8 @@ def test_batch_is_sorted_complete_and_scored_as_one_by_one(pipe, files):
     rows, gallery = inspection.inspect_files(
         pipe, samples, RATE, files / "overlays.zip", on_progress=lambda *counts: progress.append(counts)
     )
-    assert [row.file for row in rows[3:]] == ["parts.zip/bad.png", "parts.zip/damaged.png", "text.png"]
-    assert all(row.label == "unreadable" and row.score is None and row.error.startswith(row.file) for row in rows[3:])
+    assert [row.path for row in rows[3:]] == ["parts.zip/bad.png", "parts.zip/damaged.png", "text.png"]
+    assert all(row.label is None and row.score is None and row.error.startswith(row.path) for row in rows[3:])
     assert progress == [(6, 6)]
     scores = {
         name: float(pipe(path).image_scores[0])
@@ -175,12 +175,12 @@ def test_batch_is_sorted_complete_and_scored_as_one_by_one(pipe, files):
             "other.tif": files / "other.tif",
         }.items()
     }
-    found = {row.file: row.score for row in rows[:3]}
+    found = {row.path: row.score for row in rows[:3]}
     assert found == pytest.approx(scores, rel=1e-4)
     assert [row.score for row in rows[:3]] == sorted(found.values(), reverse=True)
     threshold = pipe.calibration.image_threshold(RATE)
     assert all((row.label == "defective") == (row.score > threshold) for row in rows[:3])
-    assert [caption.split()[1] for _, caption in gallery] == [inspection._short(row.file) for row in rows[:3]]
+    assert [caption.split()[1] for _, caption in gallery] == [inspection._short(row.path) for row in rows[:3]]
 
     with zipfile.ZipFile(files / "overlays.zip") as archive:
         assert sorted(archive.namelist()) == sorted(f"{name}.overlay.png" for name in scores)
@@ -190,7 +190,7 @@ def test_batch_is_sorted_complete_and_scored_as_one_by_one(pipe, files):
     inspection.write_csv(rows, files / "table.csv")
     with (files / "table.csv").open(newline="", encoding="utf-8") as file:
         table = list(csv.DictReader(file))
-    assert [line["file"] for line in table] == [row.file for row in rows]
+    assert [line["path"] for line in table] == [row.path for row in rows]
     assert float(table[0]["score"]) == rows[0].score and table[-1]["score"] == ""
 
 
@@ -210,7 +210,7 @@ def test_a_long_batch_lets_others_take_their_turn(pipe, files):
 
 
 def test_summary_counts():
-    rows = [Row("a", "defective", 3.0, 0.1), Row("b", "good", 1.0, 0.5), Row("c", error="c: damaged")]
+    rows = [Row("a", 3.0, 0.1, "defective"), Row("b", 1.0, 0.5, "good"), Row("c", error="c: damaged")]
     text = inspection.summary(rows, RATE)
     assert "1 of 3 defective" in text and "1 good, at 10 %" in text and "1 could not be read" in text
     assert inspection.GOOD in inspection.summary(rows[1:2], RATE)
@@ -369,5 +369,5 @@ def test_many_images_in_the_browser(open_page, files):
             page.get_by_role("button", name=name).click()
         paths.append(download.value.path())
     with open(paths[0], newline="", encoding="utf-8") as file:
-        assert {line["file"] for line in csv.DictReader(file)} == {"good.png", "hole.png", "text.png"}
+        assert {line["path"] for line in csv.DictReader(file)} == {"good.png", "hole.png", "text.png"}
     assert sorted(zipfile.ZipFile(paths[1]).namelist()) == ["good.png.overlay.png", "hole.png.overlay.png"]

@@ -17,6 +17,7 @@ from .data import DataError, image_files
 from .image_io import ImageError
 from .inspection import Inspection
 from .pipeline_diffad import DiffADPipeline
+from .uploaded_image import UploadedImage
 
 HOUR = 3600  # seconds; what users leave behind is deleted after a day, and when the app ends
 FILE_TYPES = ["image", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".zip"]
@@ -130,18 +131,14 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
             found = gr.State(time_to_live=24 * HOUR)
             with gr.Row():
                 with gr.Column(scale=2, min_width=300):
-                    source = gr.Image(
+                    source = UploadedImage(
                         label="Image",
-                        type="filepath",
                         format="png",
                         sources=["upload", "clipboard", "webcam"],
                         height=340,
                         buttons=[],
                         elem_id="source",
                     )
-                    # The file as it came, so that it is read, or refused, as everywhere else in diffad. No subclass: for every
-                    # subclass of a component gradio writes a stub file into the package.
-                    source.preprocess = lambda payload: payload and payload.path
                     percent = _rate_slider(pipe, "rate")
                     class_label = _class_choice(pipe)
                     again = gr.Button("Repair at this rate")

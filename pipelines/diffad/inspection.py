@@ -8,7 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -140,13 +140,13 @@ def shrunk(image: Image.Image, side: int) -> Image.Image:
 
 @dataclass(frozen=True)
 class Row:
-    """Result of one file; either an error or all of the others."""
+    """Result of one file: either an error, or score, p-value and label (good or defective)."""
 
-    file: str
-    label: str = "unreadable"
+    path: str
     score: float | None = None
     p_value: float | None = None
-    error: str = ""
+    label: str | None = None
+    error: str | None = None
 
 
 def uploaded_samples(paths: Sequence[str | Path]) -> list[Sample]:
@@ -205,7 +205,7 @@ def inspect_files(
                     output = pipe(images, class_labels=labels, false_alarm_rate=rate)
                 for i, name in enumerate(names):
                     score = float(output.image_scores[i])
-                    row = Row(name, "defective" if output.labels[i] else "good", score, float(output.p_values[i]))
+                    row = Row(name, score, float(output.p_values[i]), "defective" if output.labels[i] else "good")
                     picture = Image.fromarray(marked(np.asarray(images[i]), output.anomaly_maps[i], threshold))
                     with archive.open(f"{name}.overlay.png", "w") as file:
                         picture.save(file, format="PNG")
@@ -214,15 +214,15 @@ def inspect_files(
             gallery = sorted(gallery, key=lambda entry: -entry[0].score)[:GALLERY_SIZE]
             on_progress(min(start + BATCH_SIZE, len(samples)), len(samples))
     rows.sort(key=lambda row: (row.score is None, -(row.score or 0)))
-    return rows, [(np.asarray(picture), f"{row.score:.2f} {_short(row.file)}") for row, picture in gallery]
+    return rows, [(np.asarray(picture), f"{row.score:.2f} {_short(row.path)}") for row, picture in gallery]
 
 
 def summary(rows: Sequence[Row], rate: float) -> str:
     """Banner that counts the results and says what could not be read."""
     counts = Counter(row.label for row in rows)
     lines = [f"{counts['good']} good, at {100 * rate:.3g} % false alarms."]
-    if counts["unreadable"]:
-        lines.append(f"{counts['unreadable']} could not be read, see the end of the table.")
+    if counts[None]:
+        lines.append(f"{counts[None]} could not be read, see the end of the table.")
     headline = f"{counts['defective']} of {len(rows)} defective"
     return banner(headline, *lines, colour=DEFECTIVE if counts["defective"] else GOOD if counts["good"] else NEUTRAL)
 
@@ -233,19 +233,19 @@ TABLE_HEADERS = ("File", "Verdict", "Score", "p-value", "Error")
 def table(rows: Sequence[Row]) -> list[list[str]]:
     """Rows as they are shown, under `TABLE_HEADERS`."""
     return [
-        [row.file, row.label, "", "", row.error]
+        [row.path, "unreadable", "", "", row.error]
         if row.score is None
-        else [row.file, row.label, f"{row.score:.2f}", f"{row.p_value:.3g}", ""]
+        else [row.path, row.label, f"{row.score:.2f}", f"{row.p_value:.3g}", ""]
         for row in rows
     ]
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """One line per file: file, label, score, p_value, error."""
+    """One line per file, with the columns of `Row`."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(Row.__dataclass_fields__)
-        writer.writerows([row.file, row.label, row.score, row.p_value, row.error] for row in rows)
+        writer.writerow(field.name for field in fields(Row))
+        writer.writerows(astuple(row) for row in rows)
 
 
 def _short(name: str) -> str:
