@@ -1,7 +1,8 @@
 """Heat maps mean the same on every image."""
 
 import numpy as np
-from diffad.visualization import heat_map, outline, overlay, save_sheet
+import pytest
+from diffad.visualization import filmstrip, heat_map, outline, overlay, save_sheet
 from PIL import Image
 
 
@@ -25,6 +26,40 @@ def test_outline_draws_only_the_inner_border():
     drawn = outline(np.zeros((6, 6, 3), dtype=np.uint8), mask, (0, 255, 0))
     green = drawn[..., 1] == 255
     assert green.sum() == 12 and not green[2:4, 2:4].any() and not green[~mask].any()
+
+
+def test_outline_is_as_wide_as_asked():
+    drawn = outline(np.zeros((9, 9, 3), dtype=np.uint8), np.ones((9, 9), dtype=bool), (0, 255, 0), width=2)
+    green = drawn[..., 1] == 255
+    assert green.sum() == 81 - 25 and not green[2:7, 2:7].any()
+
+
+def test_filmstrip_lays_frames_side_by_side_in_the_shape_of_the_first():
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    sizes = [(200, 100), (64, 64), (400, 200)]  # intermediate images come at the model's resolution
+    strip = np.asarray(filmstrip([Image.new("RGB", *pair) for pair in zip(sizes, colours)], ["a", "b", "c"], height=60))
+    ends = []
+    for colour in colours:
+        rows, columns = np.nonzero((strip == colour).all(axis=2))
+        assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (60, 120) and len(rows) == 60 * 120
+        ends += [columns.min(), columns.max()]
+    assert ends == sorted(ends)
+    assert (strip[rows.max() + 1 :] < 128).any()  # captions below
+
+
+def test_long_labels_of_a_filmstrip_are_wrapped_inside_their_frames():
+    frames = [Image.new("RGB", (40, 40), "white")] * 2
+    short, long = (filmstrip(frames, [label, ""], height=100) for label in ("step 1", "step 1 of a great many steps"))
+    assert long.height > short.height and long.width == short.width
+    dark = (np.asarray(long.convert("L")) < 128).nonzero()[1]
+    assert dark.max() < long.width / 2
+
+
+def test_filmstrip_needs_a_label_per_frame():
+    with pytest.raises(ValueError, match="1 frames and 2 labels"):
+        filmstrip([Image.new("RGB", (8, 8))], ["a", "b"])
+    with pytest.raises(ValueError, match="0 frames"):
+        filmstrip([], [])
 
 
 def test_sheet_is_written(tmp_path):

@@ -1,10 +1,10 @@
-"""Pictures of results: heat maps on a scale that means the same on every image, overlays and sheets."""
+"""Pictures of results: heat maps on a scale that means the same on every image, overlays, sheets and filmstrips."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 OVERLAY_OPACITY = 0.65
 
@@ -25,12 +25,12 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, threshold: float) -> np.
     return (image * (1 - opacity) + heat_map(anomaly_map, threshold) * opacity).round().astype(np.uint8)
 
 
-def outline(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    """Draws the inner border of a boolean mask `(H, W)` on a copy of an image `(H, W, 3)`."""
+def outline(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], width: int = 1) -> np.ndarray:
+    """Draws the inner border, `width` pixels wide, of a boolean mask `(H, W)` on a copy of an image `(H, W, 3)`."""
     from scipy.ndimage import binary_erosion
 
     drawn = image.copy()
-    drawn[mask & ~binary_erosion(mask)] = colour
+    drawn[mask & ~binary_erosion(mask, iterations=width)] = colour
     return drawn
 
 
@@ -52,6 +52,50 @@ def save_sheet(path: Path, columns: Sequence[str], rows: Sequence[tuple[str, Seq
         for axis, title in zip(axes[0], columns, strict=True):
             axis.set_title(title, weight="bold")
         figure.savefig(path, dpi=110)
+
+
+def filmstrip(frames: Sequence[Image.Image], labels: Sequence[str], height: int = 256) -> Image.Image:
+    """Lays frames side by side on white, each with its label below: the way from a defective part to a normal one.
+
+    Every frame is brought to `height` pixels and to the aspect ratio of the first, because intermediate images come at the
+    model's resolution, which need not have the photograph's shape. Labels wider than their frame are wrapped.
+
+    Raises:
+        ValueError: if there are no frames, or not one label for each.
+    """
+    from matplotlib import get_data_path
+
+    if not frames or len(labels) != len(frames):
+        raise ValueError(f"a filmstrip needs one label per frame, got {len(frames)} frames and {len(labels)} labels")
+    width = max(1, round(height * frames[0].width / frames[0].height))
+    gap, margin = max(2, height // 24), max(2, height // 32)
+    font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size=max(9, height // 15))
+    captions = [_wrapped(label, font, width) for label in labels]
+    line_height = sum(font.getmetrics())
+    caption_height = line_height * max(len(lines) for lines in captions)
+
+    size = (gap + len(frames) * (width + gap), gap + height + margin + caption_height + margin)
+    strip = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(strip)
+    for i, (frame, lines) in enumerate(zip(frames, captions)):
+        left = gap + i * (width + gap)
+        strip.paste(frame.convert("RGB").resize((width, height), Image.Resampling.LANCZOS), (left, gap))
+        for row, line in enumerate(lines):
+            position = (left + width / 2, gap + height + margin + row * line_height)
+            draw.text(position, line, fill="black", font=font, anchor="ma")
+    return strip
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+    """Lines no wider than `width` pixels, where words allow it."""
+    lines = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
 
 
 def resized(image: Image.Image, size: tuple[int, int]) -> np.ndarray:

@@ -10,6 +10,7 @@ from .predict import predict
 from .push import push
 from .reconstruct import reconstruct
 from .train import train
+from .web_app import serve_app
 
 app = typer.Typer(
     name="diffad",
@@ -25,3 +26,4 @@ app = typer.Typer(
 
 for command in (train, evaluate, predict, reconstruct, calibrate, info, push):
     app.command()(command)
+app.command("app")(serve_app)
