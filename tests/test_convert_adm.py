@@ -411,7 +411,8 @@ def converted_folder(checkpoint):
     return folder
 
 
-def test_paper_preset_trains_from_a_converted_checkpoint(converted_folder, tmp_path):
+def test_paper_preset_trains_from_a_converted_checkpoint(converted_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # many small operations: threads would only wait for each other
     data = tmp_path / "data"
     data.mkdir()
     for i, image in enumerate(smooth_images(8, seed=0)):
