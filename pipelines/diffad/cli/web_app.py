@@ -8,9 +8,7 @@ import typer
 
 def serve_app(
     model: Annotated[str, typer.Argument(help="Folder of a trained model, or its name on the Hub.", show_default=False)],
-    examples: Annotated[
-        Path | None, typer.Option(help="Folder of images to offer as examples.", exists=True, file_okay=False)
-    ] = None,
+    examples: Annotated[Path | None, typer.Option(help="Folder of images to offer as examples.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets the whole network in.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="Port; by default the first free one from 7860 on.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps, ...; by default the GPU if there is one.")] = None,
