@@ -5,7 +5,7 @@
 Synthetic defects are put on good TEST images, which no choice has seen, so that the true image is known: PSNR, SSIM and the
 distance of features inside the defect (repair) and outside (preservation), Eq. 12, time and UNet passes, for every recipe. On
 real test images: how many defective ones score as normal after repair, and how much of good ones is changed.
-Appends one line per model to training/results/repair.jsonl.
+Appends one line per model to training/results/repair.jsonl and renders the tables between README.md's markers from it.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,7 @@ from skimage.metrics import structural_similarity
 from tqdm.auto import tqdm
 
 RESULTS = Path(__file__).parent / "results" / "repair.jsonl"
+README = Path(__file__).parent.parent / "README.md"
 # The number of gradient steps is the issue of cost: the paper's 500 take five times as long.
 RECIPES = {
     "diffad": {"preset": "default"},
@@ -67,6 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
         with RESULTS.open("a") as file:
             file.write(json.dumps(record) + "\n")
         print(table(record))
+    update_tables(README, RESULTS)
 
 
 def run(pipe: DiffADPipeline, data: Path, synthetic: int, real: int, seed: int) -> dict:
@@ -240,6 +243,15 @@ def table(record: dict) -> str:
         f"of {good['images']} good ones are changed. Seed {record['seed']}, {record['machine']}, {record['date']}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def update_tables(document: Path, results: Path) -> None:
+    """Fills `<!-- repair -->` ... `<!-- /repair -->` of a document with the newest table of every category."""
+    records = [json.loads(line) for line in results.read_text().splitlines()]
+    newest = {record["category"]: record for record in records}
+    tables = "\n".join(f"**{category}**\n\n{table(record)}" for category, record in newest.items())
+    pattern = re.compile(r"(<!-- repair -->\n).*?(<!-- /repair -->)", re.DOTALL)
+    document.write_text(pattern.sub(lambda match: match[1] + tables + match[2], document.read_text()))
 
 
 def _repair(pipe: DiffADPipeline, settings: dict) -> Callable[[np.ndarray], np.ndarray]:
