@@ -147,8 +147,8 @@ class Repair:
 
     The marked region is mostly filled from its surroundings, then noised and denoised at falling noise levels with the input
     put back outside each time, so that structure returns first and detail last. Grain, which a mean lacks, is borrowed from the
-    image's surroundings where that lowers Eq. 12. An image that scores as normal is returned as it is, and one that still
-    scores as defective gets another go with what is marked then added to the region.
+    image's surroundings where that lowers Eq. 12. An image that scores as normal is returned as it is. One that still scores as
+    defective gets another go with what is marked then added to the region; of all goes the one with the lowest score counts.
 
     Args:
         timesteps: noise levels, descending.
@@ -168,14 +168,23 @@ class Repair:
     attempts: int = 2
 
     def run(self, images: torch.Tensor, models: Models, report: Report) -> Reconstruction:
-        repaired = images
-        region = torch.zeros_like(images[:, :1])  # (B, 1, H, W)
+        repaired, region = images, torch.zeros_like(images[:, :1])  # (B, 3, H, W), (B, 1, H, W)
+        best, best_region, best_score = images, region, torch.full_like(images[:, 0, 0, 0], torch.inf)
         active = torch.arange(len(images), device=images.device)
-        for _ in range(self.attempts):
+        for attempt in range(self.attempts + 1):
             if len(active):
                 anomaly_map = models.select(active).anomaly_map(repaired[active])
-                defective = models.image_score(anomaly_map) > models.image_threshold
+                score = models.image_score(anomaly_map)  # (active,)
+                if attempt:
+                    improved = score < best_score[active]
+                    chosen = active[improved]
+                    best = best.index_copy(0, chosen, repaired[chosen])
+                    best_region = best_region.index_copy(0, chosen, region[chosen])
+                    best_score = best_score.index_copy(0, chosen, score[improved])
+                defective = score > models.image_threshold
                 active, anomaly_map = active[defective], anomaly_map[defective]
+            if attempt == self.attempts:
+                break
             if len(active) == 0:
                 # As many steps whatever the batch.
                 for _ in range(len(self.timesteps) + 1):
@@ -184,7 +193,7 @@ class Repair:
             found = defect_region(anomaly_map, models.pixel_threshold, self.region_level, self.peak_share, self.margin)
             region = region.index_copy(0, active, torch.maximum(region[active], found))
             repaired = self._repair(images, repaired, region, active, models.select(active), report)
-        return Reconstruction(repaired, soft_edge(region))
+        return Reconstruction(best, soft_edge(best_region))
 
     def _repair(self, images, repaired, region, active, models: Models, report: Report) -> torch.Tensor:
         """`repaired` with the active images repaired anew from `images`."""
