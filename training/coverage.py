@@ -80,13 +80,15 @@ def measured(pipe: DiffADPipeline, samples: Sequence[Sample], path: Path, batch_
         if partials.shape != shape:
             raise DataError(f"{path}: holds maps of shape {partials.shape}, not {shape}; remove it")
         return partials
-    partials = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    partials = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float32, shape=shape)
     pipe.set_progress_bar_config(disable=True)
     for start in tqdm(range(0, len(samples), batch_size), desc="scoring", mininterval=2):
         batch = [sample.read for sample in samples[start : start + batch_size]]
         output = pipe(batch, batch_size=batch_size, map_size=pipe.image_size, return_partial_maps=True)
         for i, maps in enumerate(output.partial_maps, start=start):
             partials[i] = [maps[name] for name in names]
+    unfinished.rename(path)
     return partials
 
 

@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
             "timesteps": {t: _try(pipe, defects, recipe, t) for t in tqdm(TIMESTEPS, desc=model.name)},
         }
         print(model.name, json.dumps(results[model.name], indent=1))
+    RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 

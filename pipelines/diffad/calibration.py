@@ -236,15 +236,20 @@ def split_for_statistics(images: np.ndarray, seed: int) -> tuple[np.ndarray, np.
     a larger standard deviation and so weigh less. Few images do, because each has as many samples as pixels.
     """
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed), device="cpu").numpy()
-    count = max(1, len(images) // IMAGES_PER_STATISTICS_IMAGE)
+    count = len(images) - normals_behind_thresholds(len(images))
     return np.sort(images[order[:count]]), np.sort(images[order[count:]])
+
+
+def normals_behind_thresholds(held_out: int) -> int:
+    """How many of the held-out normal images are left for thresholds once the statistics have theirs."""
+    return held_out - max(1, held_out // IMAGES_PER_STATISTICS_IMAGE)
 
 
 def normals_needed(false_alarm_rate: float) -> int:
     """How many held-out normal images to calibrate on for a false-alarm rate, those for the statistics included."""
     for_thresholds = _scores_needed(false_alarm_rate)
     total = for_thresholds + 1
-    while total - max(1, total // IMAGES_PER_STATISTICS_IMAGE) < for_thresholds:
+    while normals_behind_thresholds(total) < for_thresholds:
         total += 1
     return total
 

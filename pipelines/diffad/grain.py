@@ -20,7 +20,7 @@ def transfer_grain(images: torch.Tensor, denoised: torch.Tensor, region: torch.T
         `(B, 3, H, W)`, to be added to `denoised`; 0 outside the region and where no sound place is large enough.
     """
     grains = []
-    for image, smooth, inside in zip(images.double().cpu().numpy(), denoised.double().cpu().numpy(), region.cpu().numpy()):
+    for image, smooth, inside in zip(images.cpu().double().numpy(), denoised.cpu().double().numpy(), region.cpu().numpy()):
         grain = np.zeros_like(image)
         labels, count = label(inside[0] > 0)
         for index in range(1, count + 1):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .image_io import ImageError, read_image, read_mask, to_rgb
+from .image_io import ImageError, mask_levels, read_image, read_mask, to_rgb
 from .scoring import resize_map
 
 ImageInput = str | Path | Image.Image | np.ndarray | torch.Tensor | Callable[[], Image.Image]
@@ -76,7 +76,7 @@ def load_region(region: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     if isinstance(region, (str, Path)):
         inside = read_mask(region) >= 0.5
     elif isinstance(region, Image.Image):
-        inside = np.asarray(region.convert("L")) >= 128
+        inside = mask_levels(region) >= 0.5
     else:
         inside = np.asarray(region)
     if inside.dtype != bool or inside.ndim != 2:

@@ -28,6 +28,8 @@ def image_names(folder: Path, outputs: Sequence[Path] = ()) -> list[str]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
+    if len({output.resolve() for output in outputs}) < len(outputs):
+        raise DataError(f"{outputs[0]}: several kinds of pictures would overwrite each other; name a folder for each")
     for output in outputs:
         if output.resolve().is_relative_to(folder.resolve()):
             raise DataError(f"{output}: lies in the folder of images, and would be taken for some of them; name another folder")

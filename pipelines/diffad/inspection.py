@@ -2,6 +2,7 @@
 
 import csv
 import html
+import lzma
 import tempfile
 import zipfile
 import zlib
@@ -24,6 +25,7 @@ from .visualization import filmstrip, heat_map, outline, overlay
 DISPLAY_SIDE = 1600  # pixels; more than a browser window shows
 MAX_FRAMES = 6
 BATCH_SIZE = 8
+MAX_UNPACKED_BYTES = 2**30  # of an archive's member: a few megabytes can unpack to a full disk
 GALLERY_SIZE, THUMBNAIL_SIDE = 24, 320
 MASK_COLOUR = (0, 255, 255)
 DEFECTIVE, GOOD, NEUTRAL = "#b91c1c", "#15803d", "#52525b"
@@ -161,7 +163,10 @@ def uploaded_samples(paths: Sequence[str | Path]) -> list[Sample]:
         used[path.name] += 1
         name = path.name if used[path.name] == 1 else f"{path.stem} ({used[path.name]}){path.suffix}"
         if path.suffix.lower() == ".zip":
-            samples += [Sample(f"{name}/{member}", partial(_read_member, path, member)) for member in _image_members(path)]
+            samples += [
+                Sample(f"{name}/{PurePosixPath(member.filename)}", partial(_read_member, path, member))
+                for member in _image_members(path)
+            ]
         else:
             samples.append(Sample(name, partial(read_upload, path)))
     return samples
@@ -252,26 +257,30 @@ def _short(name: str) -> str:
     return "/".join(PurePosixPath(name).parts[-2:])
 
 
-def _image_members(path: Path) -> list[str]:
+def _image_members(path: Path) -> list[zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [PurePosixPath(name) for name in archive.namelist()]
-    except zipfile.BadZipFile as error:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError) as error:
         raise ImageError(f"{path.name}: not a readable zip archive; pack it anew") from error
-    return sorted(
-        str(member)
-        for member in members
-        if member.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith((".", "__MACOSX")) for part in member.parts)
-    )
+    images = [member for member in members if not member.is_dir() and _is_image(PurePosixPath(member.filename))]
+    return sorted(images, key=lambda member: member.filename)
 
 
-def _read_member(path: Path, member: str) -> Image.Image:
-    name = f"{path.name}/{member}"
+def _is_image(path: PurePosixPath) -> bool:
+    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
+
+
+def _read_member(path: Path, member: zipfile.ZipInfo) -> Image.Image:
+    name = f"{path.name}/{PurePosixPath(member.filename)}"
+    if member.file_size > MAX_UNPACKED_BYTES:
+        raise ImageError(f"{name}: larger than {MAX_UNPACKED_BYTES // 2**20} MiB when unpacked")
     with tempfile.TemporaryDirectory() as folder:
         try:
             with zipfile.ZipFile(path) as archive:
                 extracted = archive.extract(member, folder)
-        except (OSError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (OSError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
             raise ImageError(f"{name}: can't be unpacked ({error}); pack it anew without a password") from error
         try:
             return read_image(extracted)

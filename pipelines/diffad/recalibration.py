@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from .data import DataError
+from .data import DataError, find_layout, plain_folder
 from .image_stream import image_names
 from .pipeline_diffad import DiffADPipeline
 
@@ -15,20 +15,26 @@ def held_out_images(folder: Path) -> list[Path]:
     Raises:
         DataError: if there are none, or the folder is a whole dataset with training images or defects in it.
     """
-    for name in ("train", "test", "ground_truth"):
-        if (folder / name).is_dir():
-            raise DataError(
-                f"{folder}: holds a {name} folder, and calibration takes only good images that were not trained on; name "
-                "the folder with those, such as test/good"
-            )
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    layout, _ = find_layout(folder)
+    if layout is not plain_folder.LAYOUT:
+        raise DataError(
+            f"{folder}: is {layout.name}, and calibration takes only good images that were not trained on; name the folder "
+            "with those, such as test/good"
+        )
     return [folder / name for name in image_names(folder)]
 
 
 def save_calibration(pipe: DiffADPipeline, model: Path) -> None:
-    """Replaces the calibration of a saved pipeline, so that a reader sees either the old or the new one."""
+    """Replaces the calibration of a saved pipeline by two renames; if the second fails, the old one is put back."""
     folder = model / "calibration"
     with tempfile.TemporaryDirectory(dir=model, prefix=".calibration") as scratch:
         new, old = Path(scratch) / "new", Path(scratch) / "old"
         pipe.calibration.save_pretrained(new)
         os.rename(folder, old)
-        os.rename(new, folder)
+        try:
+            os.rename(new, folder)
+        except BaseException:
+            os.rename(old, folder)
+            raise

@@ -6,6 +6,7 @@ import torch
 from diffusers.utils import logging
 
 from ..data import DataError
+from ..data.huggingface import is_hub_name
 from ..memory import keep_freed_memory
 from ..pipeline_diffad import DiffADPipeline
 
@@ -14,7 +15,7 @@ def check_model(model: str) -> None:
     """Raises DataError for a folder without a model; any other name is left to the Hub."""
     if Path(model).exists() and not is_model(Path(model)):
         raise DataError(f"{model}: is not a trained model (no model_index.json); name the --output of `diffad train`")
-    if not Path(model).exists() and (model.count("/") != 1 or model.startswith((".", "/", "~"))):
+    if not Path(model).exists() and not is_hub_name(model):
         raise DataError(f"{model}: no such folder")
 
 

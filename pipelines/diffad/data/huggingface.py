@@ -140,6 +140,8 @@ def _is_stream(dataset) -> bool:
 
 
 def _split_samples(splits: Mapping, split: str, source) -> list[Sample]:
+    import datasets
+
     dataset = splits[split]
     if _is_stream(dataset):
         return list(stream_samples(dataset, split))
@@ -147,11 +149,12 @@ def _split_samples(splits: Mapping, split: str, source) -> list[Sample]:
     good = _good_labels(dataset)
     defects = [GOOD] * len(dataset) if good is None else [_defect(dataset, good, label) for label in dataset["label"]]
     images, masks = dataset.select_columns([image]), dataset.select_columns([mask]) if mask else None
+    encoded_masks = masks.cast_column(mask, datasets.Image(decode=False)) if mask else None
     samples = []
     for i, defect in enumerate(defects):
         name = f"{_name(source)}/{split}[{i}]"
         # Whether a row has a mask shows without decoding it.
-        has_mask = mask and defect != GOOD and masks.data.column(0)[i].is_valid
+        has_mask = mask and defect != GOOD and encoded_masks[i][mask] is not None
         truth = Mask(f"mask of {name}", partial(_read_mask_row, masks, mask, i, name)) if has_mask else None
         samples.append(Sample(name, partial(_read_row, images, image, i, name), defect, truth, held_out=split == "validation"))
     return samples
@@ -182,6 +185,11 @@ def _good_labels(dataset) -> set | None:
         return {i for i, name in enumerate(feature.names) if name.lower() in GOOD_NAMES} or None
     if getattr(feature, "dtype", None) == "string":
         return GOOD_NAMES
+    if feature is not None:
+        raise DataError(
+            f"the column `label` is of type {getattr(feature, 'dtype', feature)}, and what its values mean is not said: cast it "
+            "to a ClassLabel with a class named good, or to strings"
+        )
     return None
 
 
