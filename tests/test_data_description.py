@@ -77,8 +77,8 @@ def test_sizes_and_colour_are_counted(folder):
     save(folder / "train/good/000.png", grey)
     save(folder / "train/good/001.png", np.stack([255 - grey] * 3, axis=-1))
     rows = lines(folder, held_out_fraction=0.5)
-    assert set(rows["size"].removesuffix(" pixels").split(", ")) == {"16x12 (40 images)", "32x24 (2 images)"}
-    assert rows["colour"] == "40 in colour, 2 grey"
+    assert set(rows["size"].removesuffix(" pixels").split(", ")) == {"16x12 (44 images)", "32x24 (2 images)"}
+    assert rows["colour"] == "44 in colour, 2 grey"
     assert rows["warning"] == "2 image sizes: parts may appear at different scales"
     save(folder / "train/good/002.png", np.zeros((12, 40), dtype=np.uint8))
     save(folder / "train/good/003.png", np.zeros((10, 40), dtype=np.uint8))
@@ -133,7 +133,7 @@ def test_without_masks_there_is_no_warning(folder):
 def test_what_would_stop_evaluation_does_not_stop_the_description(folder):
     save_mask(folder / "ground_truth/hole/009_mask.png")
     rows = lines(folder, held_out_fraction=0.5)
-    assert "009_mask.png: mask without an image" in rows["warning"] and rows["training"] == "40 good images"
+    assert "009_mask.png: mask without an image" in rows["warning"] and rows["training"] == "44 good images"
     shutil.rmtree(folder / "test/hole")
     shutil.rmtree(folder / "ground_truth")
     assert lines(folder, held_out_fraction=0.5)["warning"] == "evaluation would stop: all test images are good"

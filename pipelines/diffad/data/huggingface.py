@@ -187,8 +187,8 @@ def _good_labels(dataset) -> set | None:
         return GOOD_NAMES
     if feature is not None:
         raise DataError(
-            f"the column `label` is of type {getattr(feature, 'dtype', feature)}, and what its values mean is not said: cast it "
-            "to a ClassLabel with a class named good, or to strings"
+            f"the column `label` is of type {getattr(feature, 'dtype', feature)}, and what its values mean is not said: cast "
+            "it to a ClassLabel with a class named good, or to strings"
         )
     return None
 
