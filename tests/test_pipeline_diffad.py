@@ -185,16 +185,6 @@ def test_uncalibrated_pipeline_and_wrong_arguments_are_refused(pipe, images):
         pipe([images[0], np.zeros((4, 4, 7))])
 
 
-def test_class_conditional_model_needs_a_label_per_image_and_uses_it(images):
-    pipe = tiny_pipeline(num_class_embeds=2)
-    pipe.calibrate(images[:2], class_labels=[0, 1])
-    zero, one = pipe(images[2], class_labels=[0]), pipe(images[2], class_labels=[1])
-    assert zero.image_scores[0] != one.image_scores[0]
-    for labels in (None, [0, 1], [2]):
-        with pytest.raises(ValueError, match="categor|label"):
-            pipe(images[2], class_labels=labels)
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_gives_nearly_the_same_scores(images, dtype):
     pipe = tiny_pipeline()

@@ -1,7 +1,7 @@
 """Builds the pipeline's components from the settings of a run."""
 
 import torch
-from diffad import Calibration, FeatureExtractor, JointUNet2DModel, PadimGaussian
+from diffad import Calibration, FeatureExtractor, JointUNet2DModel, LinearDiscriminant, PadimGaussian
 from diffad_training.config import TrainingConfig
 from diffusers import DDPMScheduler, UNet2DModel
 
@@ -18,12 +18,14 @@ def build_extractor(config: TrainingConfig) -> FeatureExtractor:
 
 
 def build_unet(config: TrainingConfig, feature_channels: int) -> JointUNet2DModel:
-    """A new joint UNet, or a trained UNet2DModel wrapped into one."""
-    head = {"feature_channels": feature_channels, "feature_stride": config.feature_stride}
+    """A new joint UNet, or a trained UNet2DModel wrapped into one; conditional on the class where there are several."""
+    settings = {"feature_channels": feature_channels, "feature_stride": config.feature_stride}
+    if config.categories:
+        settings["num_class_embeds"] = len(config.categories)
     if config.pretrained_unet is None:
-        return JointUNet2DModel(sample_size=config.resolution, **head, **config.unet)
+        return JointUNet2DModel(sample_size=config.resolution, **{**config.unet, **settings})
     unet = UNet2DModel.from_pretrained(config.pretrained_unet)
-    joint = JointUNet2DModel.from_unet(unet, **head)
+    joint = JointUNet2DModel.from_unet(unet, **settings)
     joint.register_to_config(sample_size=config.resolution)
     return joint
 
@@ -41,11 +43,17 @@ def build_gaussian(config: TrainingConfig, feature_channels: int) -> PadimGaussi
         num_dims=config.gaussian_dims,
         regularization=config.regularization,
         seed=config.seed,
+        num_classes=max(1, len(config.categories)),
     )
 
 
 def build_calibration(config: TrainingConfig) -> Calibration:
-    return Calibration(seed=config.seed, **config.recipe)
+    num_normals = (0,) * len(config.categories) if config.categories else 0
+    return Calibration(seed=config.seed, num_normals=num_normals, **config.recipe)
+
+
+def build_discriminant(config: TrainingConfig, feature_channels: int) -> LinearDiscriminant | None:
+    return LinearDiscriminant(feature_channels, tuple(config.categories)) if config.categories else None
 
 
 def choose_precision(config: TrainingConfig) -> str:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -28,12 +28,14 @@ class Sample:
         read: decodes the image as 8-bit RGB, or raises ImageError naming it.
         defect: folder name of the defect type, `good` for normal images.
         mask_path: ground-truth mask of a defective image, if there is one.
+        class_label: index of its category, where there are several.
     """
 
     name: str
     read: Callable[[], Image.Image]
     defect: str = GOOD
     mask_path: Path | None = None
+    class_label: int = 0
 
     @property
     def is_defective(self) -> bool:
@@ -72,6 +74,19 @@ def training_samples(source: str | Path) -> list[Sample]:
     return samples
 
 
+def category_samples(root: str | Path, categories: Sequence[str]) -> list[Sample]:
+    """Good images of several categories to train on, each a source of its own in the folder `root`; labelled by its place.
+
+    Raises:
+        DataError: if there is no such source or it holds no images.
+    """
+    return [
+        replace(sample, name=f"{category}/{sample.name}", class_label=label)
+        for label, category in enumerate(categories)
+        for sample in training_samples(Path(root) / category)
+    ]
+
+
 def evaluation_samples(source: str | Path) -> list[Sample]:
     """Test images of a MVTec-layout folder with their defect types and masks.
 
@@ -106,17 +121,22 @@ def evaluation_samples(source: str | Path) -> list[Sample]:
 def split_held_out(samples: Sequence[Sample], fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:
     """Splits off held-out normal images for validation and calibration: `(training, held_out)`, both in order.
 
-    At least two images go to either side.
+    At least two images of every category go to either side, and each is split as it would be without the others.
 
     Raises:
-        DataError: with fewer than four images.
+        DataError: with fewer than four images of a category.
     """
-    if len(samples) < 4:
-        raise DataError(f"only {len(samples)} good images; at least 4 are needed to train and to calibrate")
-    count = min(max(round(len(samples) * fraction), 2), len(samples) - 2)
-    chosen = set(torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed), device="cpu")[:count].tolist())
-    training = [sample for i, sample in enumerate(samples) if i not in chosen]
-    return training, [sample for i, sample in enumerate(samples) if i in chosen]
+    held_out = set()
+    for label in sorted({sample.class_label for sample in samples}) or [0]:
+        places = [i for i, sample in enumerate(samples) if sample.class_label == label]
+        if len(places) < 4:
+            names = ", ".join(samples[i].name for i in places) or "none"
+            raise DataError(f"only {len(places)} good images ({names}); at least 4 are needed to train and to calibrate")
+        count = min(max(round(len(places) * fraction), 2), len(places) - 2)
+        drawn = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed), device="cpu")[:count]
+        held_out.update(places[i] for i in drawn.tolist())
+    training = [sample for i, sample in enumerate(samples) if i not in held_out]
+    return training, [sample for i, sample in enumerate(samples) if i in held_out]
 
 
 def load_mask(sample: Sample, size: tuple[int, int]) -> np.ndarray:

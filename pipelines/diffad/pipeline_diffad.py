@@ -12,6 +12,7 @@ from PIL import Image
 from . import scoring
 from .calibration import TERMS, Calibration
 from .diffusion import ChainStep, add_noise, chain_step, model_log_variance, posterior_mean, predict_x0
+from .discriminant import LinearDiscriminant
 from .feature_extractor import FeatureExtractor
 from .gaussian import PadimGaussian
 from .image_processor import ImageInput, as_image_list, blend_change, load_rgb, resize_rgb, to_model_range, to_pil
@@ -19,6 +20,9 @@ from .noise import timestep_noise
 from .pipeline_output import DiffADOutput, ReconstructionOutput
 from .reconstruction import PRESETS, Models, Recipe
 from .unet_joint import JointUNet2DModel, JointUNet2DOutput
+
+# The category of every image by name or index, or one for all.
+ClassLabels = str | int | Sequence[str | int]
 
 
 class DiffADPipeline(DiffusionPipeline):
@@ -32,9 +36,12 @@ class DiffADPipeline(DiffusionPipeline):
         gaussian: normal features at every position.
         residual_gaussian: what the UNet normally gets wrong in them, at every position.
         calibration: how scores are formed, and what normal images score.
+        discriminant: names and recognises the categories of a model trained on several; such a model's UNet, Gaussians and
+            calibration hold one class for each.
     """
 
-    model_cpu_offload_seq = "feature_extractor->unet->residual_gaussian->gaussian"
+    model_cpu_offload_seq = "feature_extractor->discriminant->unet->residual_gaussian->gaussian"
+    _optional_components = ["discriminant"]
 
     def __init__(
         self,
@@ -44,6 +51,7 @@ class DiffADPipeline(DiffusionPipeline):
         gaussian: PadimGaussian,
         residual_gaussian: PadimGaussian,
         calibration: Calibration,
+        discriminant: LinearDiscriminant | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -53,7 +61,13 @@ class DiffADPipeline(DiffusionPipeline):
             gaussian=gaussian,
             residual_gaussian=residual_gaussian,
             calibration=calibration,
+            discriminant=discriminant,
         )
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Categories of a model trained on several, in the order of their indices."""
+        return None if self.discriminant is None else list(self.discriminant.config.class_names)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -66,7 +80,7 @@ class DiffADPipeline(DiffusionPipeline):
         self,
         images: ImageInput | Sequence[ImageInput],
         batch_size: int = 8,
-        class_labels: Sequence[int] | None = None,
+        class_labels: ClassLabels | None = None,
         false_alarm_rate: float = 0.05,
         map_size: tuple[int, int] | None = None,
         return_partial_maps: bool = False,
@@ -77,7 +91,8 @@ class DiffADPipeline(DiffusionPipeline):
         Args:
             images: one or many of: path, PIL image, numpy `(H, W[, C])`, tensor `(C, H, W)`; uint8 or float in [0, 1].
             batch_size: images per forward pass; memory grows with it, scores do not depend on it.
-            class_labels: one category index per image, for a model trained on several categories.
+            class_labels: for a model trained on several categories, the name or index of each image's category, or one for
+                all images. Without it categories are recognised, at the cost of one more pass of the feature extractor.
             false_alarm_rate: share of normal parts that may be called defective; sets the thresholds.
             map_size: `(height, width)` of all returned maps; None returns each at its image's own size.
             return_partial_maps: also return the map of every score term at every timestep.
@@ -88,9 +103,9 @@ class DiffADPipeline(DiffusionPipeline):
             ValueError: if the pipeline is not calibrated or the class labels do not match.
         """
         images = as_image_list(images)
-        self.check_inputs(images, class_labels, batch_size)
-        image_threshold = self.calibration.image_threshold(false_alarm_rate)
-        pixel_threshold = self.calibration.pixel_threshold(false_alarm_rate)
+        self.check_inputs(images, batch_size)
+        class_labels = self._class_indices(images, class_labels, batch_size)
+        image_thresholds, pixel_thresholds = self._thresholds(false_alarm_rate, class_labels, len(images))
         terms = TERMS if return_partial_maps else tuple(self.calibration.config.weights)
 
         scores, maps, partial_maps = [], [], []
@@ -113,11 +128,12 @@ class DiffADPipeline(DiffusionPipeline):
             raise ValueError(f"the score of image {broken} is not finite; use float32 or bfloat16 weights")
         output = DiffADOutput(
             image_scores=image_scores,
-            p_values=self.calibration.p_values(image_scores),
-            labels=image_scores > image_threshold,
+            p_values=self.calibration.p_values(image_scores, class_labels),
+            labels=image_scores > image_thresholds,
             anomaly_maps=maps,
-            masks=[anomaly_map > pixel_threshold for anomaly_map in maps],
+            masks=[anomaly_map > threshold for anomaly_map, threshold in zip(maps, pixel_thresholds, strict=True)],
             partial_maps=partial_maps if return_partial_maps else None,
+            class_labels=None if class_labels is None else [self.class_names[i] for i in class_labels],
         )
         return output if return_dict else output.to_tuple()
 
@@ -127,7 +143,7 @@ class DiffADPipeline(DiffusionPipeline):
         images: ImageInput | Sequence[ImageInput],
         preset: str | Recipe = "default",
         batch_size: int = 8,
-        class_labels: Sequence[int] | None = None,
+        class_labels: ClassLabels | None = None,
         false_alarm_rate: float = 0.05,
         seed: int = 0,
         intermediate_steps: Sequence[int] = (),
@@ -153,15 +169,17 @@ class DiffADPipeline(DiffusionPipeline):
             ValueError: if the pipeline is not calibrated, or a preset or setting does not exist.
         """
         images = as_image_list(images)
-        self.check_inputs(images, class_labels, batch_size)
+        self.check_inputs(images, batch_size)
         recipe = _resolve_recipe(preset, settings)
-        image_threshold = self.calibration.image_threshold(false_alarm_rate)
-        pixel_threshold = self.calibration.pixel_threshold(false_alarm_rate)
+        class_labels = self._class_indices(images, class_labels, batch_size)
+        thresholds = torch.from_numpy(self._thresholds(false_alarm_rate, class_labels, len(images))).float()
+        thresholds = thresholds.to(self._execution_device)
         output = ReconstructionOutput(images=[], difference_maps=[], traces=[], intermediates=[])
         with self.progress_bar(total=len(images)) as progress:
             for batch, labels, originals in self._batches(images, class_labels, batch_size):
                 recorder = _StepRecorder(self, callback_on_step_end, intermediate_steps, len(output.images))
-                models = self._reconstruction_models(labels, image_threshold, pixel_threshold, seed)
+                done = len(output.images)
+                models = self._reconstruction_models(labels, *thresholds[:, done : done + len(batch)], seed)
                 repaired = recipe.run(batch, models, recorder)
                 for i, original in enumerate(originals):
                     image = blend_change(original, batch[i], repaired[i])
@@ -179,20 +197,23 @@ class DiffADPipeline(DiffusionPipeline):
         self,
         normal_images: Sequence[ImageInput],
         batch_size: int = 8,
-        class_labels: Sequence[int] | None = None,
+        class_labels: ClassLabels | None = None,
         **recipe,
     ) -> Calibration:
         """Measures held-out normal images and sets `calibration`; needed once after training, or for new conditions.
 
         Args:
             normal_images: images of good parts that neither the UNet nor the Gaussian was fitted on.
-            batch_size, class_labels: as for scoring.
+            batch_size, class_labels: as for scoring; every category of a model of several needs images.
             recipe: arguments of [`Calibration`] that differ from the present one.
         """
         images = list(normal_images)
-        self._check_class_labels(images, class_labels)
-        settings = {name: value for name, value in self.calibration.config.items() if not name.startswith("_")}
-        calibration = Calibration(**{**settings, **recipe, "num_normals": 0})
+        class_labels = self._class_indices(images, class_labels, batch_size)
+        if class_labels is not None and (unseen := set(range(len(self.class_names))) - set(class_labels)):
+            raise ValueError(
+                f"calibration needs normal images of {', '.join(self.class_names[i] for i in sorted(unseen))}, too"
+            )
+        calibration = self.calibration.unfitted(**recipe)
         previous, self.calibration = self.calibration, calibration
         try:
             # On disk, because the maps of many images do not fit in memory.
@@ -200,7 +221,7 @@ class DiffADPipeline(DiffusionPipeline):
                 shape = (len(images), len(calibration.partial_names), *self.image_size)
                 partials = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
                 self._measure(images, class_labels, batch_size, partials)
-                calibration.fit(partials)
+                calibration.fit(partials, class_labels)
         except BaseException:
             self.calibration = previous
             raise
@@ -230,9 +251,9 @@ class DiffADPipeline(DiffusionPipeline):
         # Distances, not their squares, whose heavy tail would drown the other terms.
         if "residual" in terms:
             residual = scoring.feature_residual(features, predictions)
-            yield "residual", self._finish(self.residual_gaussian(residual).sqrt(), size)
+            yield "residual", self._finish(self.residual_gaussian(residual, class_labels).sqrt(), size)
         if "mahalanobis" in terms:
-            yield "mahalanobis", self._finish(self.gaussian(features).sqrt(), size)
+            yield "mahalanobis", self._finish(self.gaussian(features, class_labels).sqrt(), size)
 
     def feature_residuals(self, images: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
         """What `residual_gaussian` is fitted on: `(batch, D, h, w)` for images `(batch, 3, height, width)` in [-1, 1]."""
@@ -258,7 +279,7 @@ class DiffADPipeline(DiffusionPipeline):
         prediction, v = output.sample.float().chunk(2, dim=1)
         return predict_x0(noisy, prediction, step, self.scheduler.config.prediction_type), v
 
-    def check_inputs(self, images: list, class_labels: Sequence[int] | None, batch_size: int) -> None:
+    def check_inputs(self, images: list, batch_size: int) -> None:
         """Refuses wrong arguments before work starts."""
         if not images:
             raise ValueError("no images given")
@@ -266,20 +287,41 @@ class DiffADPipeline(DiffusionPipeline):
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not self.calibration.is_fitted:
             raise ValueError("the pipeline is not calibrated: call pipe.calibrate(normal_images) first")
-        self._check_class_labels(images, class_labels)
 
-    def _check_class_labels(self, images: list, class_labels: Sequence[int] | None) -> None:
-        classes = self.unet.config.num_class_embeds
-        if classes is None and class_labels is not None:
-            raise ValueError("class_labels given, but this model was trained without classes")
-        if classes is not None:
-            if class_labels is None or len(class_labels) != len(images):
-                raise ValueError(f"this model was trained on {classes} categories: give one class label per image")
-            if not all(0 <= label < classes for label in class_labels):
-                raise ValueError(f"class labels must lie in 0..{classes - 1}")
+    def _class_indices(self, images: list, class_labels: ClassLabels | None, batch_size: int) -> list[int] | None:
+        """One category index per image, as given or as recognised; None for a model of one category."""
+        if self.discriminant is None:
+            if class_labels is not None:
+                raise ValueError("class_labels given, but this model was trained without classes")
+            return None
+        if class_labels is None:
+            batches = (batch for batch, _, _ in self._batches(images, None, batch_size))
+            return [i for batch in batches for i in self.discriminant(self.feature_extractor(batch)).argmax(dim=1).tolist()]
+        given = [class_labels] * len(images) if isinstance(class_labels, str | int) else list(class_labels)
+        if len(given) != len(images):
+            raise ValueError(f"{len(given)} class labels for {len(images)} images: give one per image, or one name for all")
+        known = {name_or_index: i for i, name in enumerate(self.class_names) for name_or_index in (name, i)}
+        unknown = [label for label in given if label not in known]
+        if unknown:
+            raise ValueError(
+                f"class label {unknown[0]!r} is none of {', '.join(self.class_names)} (or 0..{len(self.class_names) - 1})"
+            )
+        return [known[label] for label in given]
+
+    def _thresholds(self, false_alarm_rate: float, class_labels: list[int] | None, count: int) -> np.ndarray:
+        """`(2, count)`: the image and the pixel threshold for each image, those of its category."""
+        labels = [0] * count if class_labels is None else class_labels
+        of_class = {
+            label: (
+                self.calibration.image_threshold(false_alarm_rate, label),
+                self.calibration.pixel_threshold(false_alarm_rate, label),
+            )
+            for label in set(labels)
+        }
+        return np.array([of_class[label] for label in labels]).T
 
     def _batches(
-        self, images: list[ImageInput], class_labels: Sequence[int] | None, batch_size: int
+        self, images: list[ImageInput], class_labels: list[int] | None, batch_size: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, list[Image.Image]]]:
         """Preprocessed batches on the device, their labels and the images as they came, in RGB."""
         device = self._execution_device
@@ -293,10 +335,11 @@ class DiffADPipeline(DiffusionPipeline):
     def _standardized_maps(
         self, images: torch.Tensor, class_labels: torch.Tensor | None, terms: Sequence[str]
     ) -> dict[str, torch.Tensor]:
-        return {name: self.calibration.standardize(name, raw) for name, raw in self.partial_maps(images, class_labels, terms)}
+        raw = self.partial_maps(images, class_labels, terms)
+        return {name: self.calibration.standardize(name, partial, class_labels) for name, partial in raw}
 
     def _reconstruction_models(
-        self, class_labels: torch.Tensor | None, image_threshold: float, pixel_threshold: float, seed: int
+        self, class_labels: torch.Tensor | None, image_threshold: torch.Tensor, pixel_threshold: torch.Tensor, seed: int
     ) -> Models:
         """The pipeline's parts as the functions that recipes of reconstruction work with."""
         terms = tuple(self.calibration.config.weights)
@@ -327,11 +370,11 @@ class DiffADPipeline(DiffusionPipeline):
 
         def select(index: torch.Tensor) -> Models:
             labels = None if class_labels is None else class_labels[index]
-            return self._reconstruction_models(labels, image_threshold, pixel_threshold, seed)
+            return self._reconstruction_models(labels, image_threshold[index], pixel_threshold[index], seed)
 
         return Models(
             select=select,
-            distance=lambda images: self.gaussian(self.feature_extractor(images)),
+            distance=lambda images: self.gaussian(self.feature_extractor(images), class_labels),
             add_noise=noised,
             predict_x0=lambda xt, t: denoised(xt, t, step_of(t, full_chain, xt))[0],
             reverse_step=reverse_step,

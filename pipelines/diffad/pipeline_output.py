@@ -19,6 +19,7 @@ class DiffADOutput(BaseOutput):
         masks: N bool arrays of the same sizes, True on pixels called defective.
         partial_maps: per image the standardised map of each score term at each timestep (`kl@20`, ..., `mahalanobis`), if
             asked for.
+        class_labels: name of each image's category, given or recognised, for a model trained on several.
     """
 
     image_scores: np.ndarray
@@ -27,6 +28,7 @@ class DiffADOutput(BaseOutput):
     anomaly_maps: list[np.ndarray]
     masks: list[np.ndarray]
     partial_maps: list[dict[str, np.ndarray]] | None = None
+    class_labels: list[str] | None = None
 
 
 @dataclass

@@ -29,7 +29,7 @@ class Models:
         chain: `num_inference_steps` to the descending timesteps of the respaced chain.
         anomaly_map: images to standardised anomaly maps `(B, H, W)`; as many UNet passes as the calibration has timesteps.
         image_score: anomaly maps to image scores `(B,)`.
-        image_threshold, pixel_threshold: above them images and pixels are called defective.
+        image_threshold, pixel_threshold: `(B,)`, above them images and pixels are called defective.
     """
 
     select: Callable[[torch.Tensor], "Models"]
@@ -40,8 +40,8 @@ class Models:
     chain: Callable[[int], list[int]]
     anomaly_map: Callable[[torch.Tensor], torch.Tensor]
     image_score: Callable[[torch.Tensor], torch.Tensor]
-    image_threshold: float
-    pixel_threshold: float
+    image_threshold: torch.Tensor
+    pixel_threshold: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -152,11 +152,11 @@ class Repair:
         active = torch.arange(len(images), device=images.device)
         for _ in range(self.attempts):
             anomaly_map = models.select(active).anomaly_map(repaired[active])
-            defective = models.image_score(anomaly_map) > models.image_threshold
+            defective = models.image_score(anomaly_map) > models.image_threshold[active]
             active, anomaly_map = active[defective], anomaly_map[defective]
             if len(active) == 0:
                 break
-            found = defect_region(anomaly_map, models.pixel_threshold, self.region_level, self.margin)
+            found = defect_region(anomaly_map, models.pixel_threshold[active], self.region_level, self.margin)
             region[active] = torch.maximum(region[active], found)
             repaired[active] = self._repair(images[active], region[active], models.select(active))
             repaired = report(repaired, None)

@@ -8,21 +8,22 @@ from scipy.ndimage import binary_dilation, binary_fill_holes, label
 from .scoring import smooth_map
 
 
-def defect_region(anomaly_map: torch.Tensor, threshold: float, level: float, margin: int) -> torch.Tensor:
+def defect_region(anomaly_map: torch.Tensor, threshold: torch.Tensor, level: float, margin: int) -> torch.Tensor:
     """Connected regions above `level * threshold` that reach above `threshold` or hold the map's maximum.
 
     The maximum counts because an image can be defective by its score while no pixel passes the pixel threshold.
 
     Args:
         anomaly_map: `(B, H, W)`.
+        threshold: `(B,)`.
         margin: pixels by which every region is widened, because maps are blurred and defects have edges.
 
     Returns:
         `(B, 1, H, W)` float, 1 inside, without holes.
     """
     regions = []
-    for values in anomaly_map.cpu().numpy():
-        peak = min(threshold, values.max())
+    for values, highest in zip(anomaly_map.cpu().numpy(), threshold.tolist(), strict=True):
+        peak = min(highest, values.max())
         labels, _ = label(values >= level * peak)
         region = np.isin(labels, np.unique(labels[values >= peak]))
         if margin:

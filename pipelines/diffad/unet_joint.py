@@ -134,7 +134,8 @@ class JointUNet2DModel(UNet2DModel):
 
         Args:
             unet: predicts noise, with as many output channels as input channels or twice as many (learned variance).
-            joint_config: `feature_channels`, `feature_stride` and `feature_block` of the joint model.
+            joint_config: `feature_channels`, `feature_stride` and `feature_block` of the joint model, and `num_class_embeds` to
+                condition it on new classes, in place of the model's own if it had any: their embedding starts at zero.
 
         Raises:
             ValueError: if the UNet's configuration has no counterpart here.
@@ -147,9 +148,11 @@ class JointUNet2DModel(UNet2DModel):
         if unet.config.time_embedding_type != "positional" or unet.config.class_embed_type or unet.config.center_input_sample:
             raise ValueError("only UNets with positional time embedding, label embedding and uncentered input can be wrapped")
         accepted = cls._get_init_keys(cls)
-        joint = cls(**{name: value for name, value in unet.config.items() if name in accepted}, **joint_config)
+        joint = cls(**{**{name: value for name, value in unet.config.items() if name in accepted}, **joint_config})
 
         weights = unet.state_dict()
+        if "num_class_embeds" in joint_config:
+            weights["class_embedding.weight"] = torch.zeros_like(joint.class_embedding.weight)
         for name in ("conv_out.weight", "conv_out.bias"):
             variance = torch.zeros_like(joint.state_dict()[name][channels:])
             weights[name] = torch.cat([weights[name][:channels], weights[name][channels:], variance])[: 2 * channels]
