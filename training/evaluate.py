@@ -2,7 +2,8 @@
 
     python training/evaluate.py --model runs/model --data DATA --output_dir runs/evaluation
 
-DATA is a MVTec-layout folder: test/good, test/<defect> and, for pixel metrics, ground_truth/<defect>. Writes metrics.json,
+DATA is a MVTec-layout folder: test/good, test/<defect> and, for pixel metrics, ground_truth/<defect>. A model of several
+categories is evaluated on one of them: --class_label NAME, or let it recognise the category of each image. Writes metrics.json,
 metrics.md, scores.csv and sheet.png (input, truth, heat map, overlay) to the output folder.
 """
 
@@ -12,6 +13,7 @@ import json
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +47,7 @@ class Evaluation:
         partials: `(N, len(partial_names), *MAP_SIZE)` standardised partial maps, memory-mapped.
         maps: `(N, *MAP_SIZE)` anomaly maps of the stored recipe, memory-mapped.
         image_scores, p_values, verdicts: `(N,)` of the stored recipe.
+        class_labels: category of each image, given or recognised, of a model of several categories.
     """
 
     samples: list[Sample]
@@ -56,6 +59,7 @@ class Evaluation:
     image_scores: np.ndarray
     p_values: np.ndarray
     verdicts: np.ndarray
+    class_labels: list[str] | None = None
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -65,6 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/evaluation"))
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--false_alarm_rate", type=float, default=0.05, help="share of good parts that may be called defective")
+    parser.add_argument("--class_label", help="the data's category, for a model of several; without it images are recognised")
     options = parser.parse_args(arguments)
 
     keep_freed_memory()
@@ -72,16 +77,19 @@ def main(arguments: list[str] | None = None) -> None:
     masks = read_truth(samples)  # decodes everything: bad input ends the run here
     pipe = DiffADPipeline.from_pretrained(options.model)
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    if options.class_label is not None and options.class_label not in (pipe.class_names or ()):
+        raise DataError(f"--class_label {options.class_label}: {options.model} knows {pipe.class_names or 'no categories'}")
     options.output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.output_dir) as scratch:
-        evaluation = score_samples(pipe, samples, masks, Path(scratch), options.batch_size, options.false_alarm_rate)
-        results = summarize(pipe, evaluation, options.false_alarm_rate)
+        scratch, rate = Path(scratch), options.false_alarm_rate
+        evaluation = score_samples(pipe, samples, masks, scratch, options.batch_size, rate, options.class_label)
+        results = summarize(pipe, evaluation, rate, options.class_label)
         results.update(model=options.model, data=Path(options.data).name)
         (options.output_dir / "metrics.json").write_text(json.dumps(results, indent=2) + "\n")
         table = metrics_table(results)
         (options.output_dir / "metrics.md").write_text(table)
         write_scores(options.output_dir / "scores.csv", evaluation)
-        write_sheet(options.output_dir / "sheet.png", evaluation, pipe.calibration.pixel_threshold(options.false_alarm_rate))
+        write_sheet(options.output_dir / "sheet.png", evaluation, pixel_thresholds(pipe, evaluation, rate))
     print(table)
     for name in ("metrics.json", "metrics.md", "scores.csv", "sheet.png"):
         print(f"wrote {options.output_dir / name}")
@@ -110,18 +118,20 @@ def score_samples(
     scratch: Path,
     batch_size: int = 8,
     false_alarm_rate: float = 0.05,
+    class_label: str | None = None,
 ) -> Evaluation:
     """Scores all samples; maps go to files in `scratch`, so that memory grows with the batch only."""
     names = pipe.calibration.partial_names
     partials = _new_array(scratch / "partials.npy", (len(samples), len(names), *MAP_SIZE))
     maps = _new_array(scratch / "maps.npy", (len(samples), *MAP_SIZE))
-    scores, p_values, verdicts = [], [], []
+    scores, p_values, verdicts, class_labels = [], [], [], []
     pipe.set_progress_bar_config(disable=True)
     for start in tqdm(range(0, len(samples), batch_size), desc="scoring", mininterval=2):
         batch = samples[start : start + batch_size]
         output = pipe(
             [sample.read for sample in batch],
             batch_size=batch_size,
+            class_labels=class_label,
             false_alarm_rate=false_alarm_rate,
             map_size=MAP_SIZE,
             return_partial_maps=True,
@@ -132,6 +142,7 @@ def score_samples(
         scores.append(output.image_scores)
         p_values.append(output.p_values)
         verdicts.append(output.labels)
+        class_labels += output.class_labels or []
     return Evaluation(
         samples=samples,
         labels=np.array([sample.is_defective for sample in samples]),
@@ -142,19 +153,29 @@ def score_samples(
         image_scores=np.concatenate(scores),
         p_values=np.concatenate(p_values),
         verdicts=np.concatenate(verdicts),
+        class_labels=class_labels or None,
     )
 
 
-def images_per_second(pipe: DiffADPipeline, samples: Sequence[Sample], count: int = 20) -> float:
+def pixel_thresholds(pipe: DiffADPipeline, evaluation: Evaluation, false_alarm_rate: float) -> list[float]:
+    """The pixel threshold of each image, that of its category."""
+    labels = [pipe.class_names.index(name) for name in evaluation.class_labels or ()] or [0] * len(evaluation.samples)
+    of_class = {label: pipe.calibration.pixel_threshold(false_alarm_rate, label) for label in set(labels)}
+    return [of_class[label] for label in labels]
+
+
+def images_per_second(
+    pipe: DiffADPipeline, samples: Sequence[Sample], count: int = 20, class_label: str | None = None
+) -> float:
     """Speed of scoring one image at a time with the stored recipe, from file to map at the image's size."""
-    pipe(samples[0].read)
+    pipe(samples[0].read, class_labels=class_label)
     started = time.perf_counter()
     for i in range(count):
-        pipe(samples[i % len(samples)].read)
+        pipe(samples[i % len(samples)].read, class_labels=class_label)
     return count / (time.perf_counter() - started)
 
 
-def summarize(pipe: DiffADPipeline, evaluation: Evaluation, false_alarm_rate: float) -> dict:
+def summarize(pipe: DiffADPipeline, evaluation: Evaluation, false_alarm_rate: float, class_label: str | None = None) -> dict:
     """All metrics of the stored recipe, of the paper's score and of every term, with cost and operating point."""
     recipe = pipe.calibration.config
     good, defective = evaluation.verdicts[~evaluation.labels], evaluation.verdicts[evaluation.labels]
@@ -167,19 +188,28 @@ def summarize(pipe: DiffADPipeline, evaluation: Evaluation, false_alarm_rate: fl
         "images": {"good": len(good), "defective": len(defective)},
         "operating_point": {
             "requested_false_alarm_rate": false_alarm_rate,
-            "held_out_normals": recipe.num_normals,
+            "held_out_normals": held_out_normals(pipe, evaluation),
             "realised_false_alarm_rate": float(good.mean()),
             "detection_rate": float(defective.mean()),
         },
+        "class_labels": {"given": class_label is not None, "images": dict(Counter(evaluation.class_labels or ()))},
         "recipe": {key: value for key, value in recipe.items() if not key.startswith("_")},
         "cost": {
-            "images_per_second": images_per_second(pipe, evaluation.samples),
+            "images_per_second": images_per_second(pipe, evaluation.samples, class_label=class_label),
             "peak_memory_mib": peak_memory_mib(),
             "unet_parameters": sum(p.numel() for p in pipe.unet.parameters()),
             "threads": torch.get_num_threads(),
             "device": str(pipe.device),
         },
     }
+
+
+def held_out_normals(pipe: DiffADPipeline, evaluation: Evaluation) -> int:
+    """Held-out normal images behind the thresholds: those of the category that most images were scored as."""
+    if evaluation.class_labels is None:
+        return pipe.calibration.config.num_normals
+    most_common = Counter(evaluation.class_labels).most_common(1)[0][0]
+    return pipe.calibration.normals_per_class[pipe.class_names.index(most_common)]
 
 
 def score_rows(partial_names: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -242,7 +272,7 @@ def write_scores(path: Path, evaluation: Evaluation) -> None:
             writer.writerow([sample.name, sample.defect, f"{score:.6g}", f"{p_value:.6g}", int(evaluation.verdicts[i])])
 
 
-def write_sheet(path: Path, evaluation: Evaluation, pixel_threshold: float) -> None:
+def write_sheet(path: Path, evaluation: Evaluation, thresholds: Sequence[float]) -> None:
     """Pictures of the highest, the median and the lowest scored image of every defect type and of the good ones."""
     rows = []
     defects = np.array([sample.defect for sample in evaluation.samples])
@@ -250,7 +280,7 @@ def write_sheet(path: Path, evaluation: Evaluation, pixel_threshold: float) -> N
         ranked = np.flatnonzero(defects == defect)
         ranked = ranked[np.argsort(-evaluation.image_scores[ranked], kind="stable")]
         places = np.unique(np.linspace(0, len(ranked) - 1, SHEET_IMAGES_PER_DEFECT).round().astype(int))
-        rows += [_sheet_row(evaluation, i, pixel_threshold) for i in ranked[places]]
+        rows += [_sheet_row(evaluation, i, thresholds[i]) for i in ranked[places]]
     save_sheet(path, ("input", "truth", "heat map", "overlay"), rows)
 
 

@@ -121,7 +121,8 @@ def main(config: TrainingConfig) -> None:
     global_step = _resume(accelerator, config, output_dir)
     if accelerator.is_main_process:
         print(
-            f"{len(train_samples)} images to train on, {len(held_out_samples)} held out, of {len(train_groups)} category(s); "
+            f"{len(train_samples)} images to train on, {len(held_out_samples)} held out"
+            f"{f', of {len(config.categories)} categories' if config.categories else ''}; "
             f"{sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M parameters; {accelerator.num_processes} process(es) on "
             f"{accelerator.device.type}, {accelerator.mixed_precision} precision",
             flush=True,
