@@ -63,7 +63,8 @@ def test_unified_table_sets_one_model_of_all_against_one_each():
     table = benchmark.unified_table(results)
     figures = " | ".join(["80.0 | 70.0 | 60.0"] * 3)
     assert f"| nut | {figures} | 80.0 |" in table and f"| mean of 1 | {figures} | 80.0 |" in table
-    assert "70.0" not in benchmark.category_table("nut", results, PEERS)
+    assert "| washer |  | 10.0 |  |" in table and "nan" not in table
+    assert "| **diffad** | 80.0 | 80.0 | 80.0 | 80.0 |" in benchmark.category_table("nut", results, PEERS)
     with pytest.raises(ValueError, match="--unified first"):
         benchmark.unified_table([result(0, 0.8)])
 

@@ -193,7 +193,7 @@ def unified_table(results: list[dict]) -> str:
                 cells.append(_mean_and_spread(figures) if figures else "")
         images = [r["class_labels"]["images"] for r in unified if r["category"] == category and r["unified"] == "recognised"]
         values.append(np.mean([100 * counts.get(category, 0) / sum(counts.values()) for counts in images] or [np.nan]))
-        lines.append(f"| {category} | " + " | ".join([*cells, f"{values[-1]:.1f}"]) + " |")
+        lines.append(f"| {category} | " + " | ".join([*cells, "" if np.isnan(values[-1]) else f"{values[-1]:.1f}"]) + " |")
         means.append(values)
     # Over the categories that have every figure, so that the columns compare.
     complete = [values for values in means if np.isfinite(values).all()]
