@@ -50,3 +50,56 @@ def test_only_the_marked_part_of_a_document_changes(tmp_path):
     assert "old" not in text and text.count("| **diffad** |") == 1
     with pytest.raises(ValueError, match="no results of bolt"):
         benchmark.category_table("bolt", [result(0, 0.5)], PEERS)
+
+
+def unified_result(kind: str, value: float, category: str = "nut") -> dict:
+    images = {category: 4, "bolt": 1} if kind == "recognised" else {category: 5}
+    return {**result(0, value), "category": category, "unified": kind, "class_labels": {"images": images}}
+
+
+def test_unified_table_sets_one_model_of_all_against_one_each():
+    results = [result(0, 0.8), unified_result("given", 0.7), unified_result("recognised", 0.6)]
+    results.append(unified_result("given", 0.1, "washer"))  # has no model of its own: does not enter the mean
+    table = benchmark.unified_table(results)
+    figures = " | ".join(["80.0 | 70.0 | 60.0"] * 3)
+    assert f"| nut | {figures} | 80.0 |" in table and f"| mean of 1 | {figures} | 80.0 |" in table
+    assert "| washer |  | 10.0 |  |" in table and "nan" not in table
+    assert "| **diffad** | 80.0 | 80.0 | 80.0 | 80.0 |" in benchmark.category_table("nut", results, PEERS)
+    with pytest.raises(ValueError, match="--unified first"):
+        benchmark.unified_table([result(0, 0.8)])
+
+
+def test_results_of_both_kinds_of_model_are_kept_apart(tmp_path):
+    path = tmp_path / "results.jsonl"
+    rows = [result(0, 0.1), unified_result("given", 0.2), unified_result("recognised", 0.3), unified_result("given", 0.4)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [r["scores"]["kl"]["pixel_ap"] for r in benchmark.latest_results(path)] == [0.1, 0.4, 0.3]
+
+
+def test_unified_run_trains_once_per_seed_and_evaluates_every_category_both_ways(tmp_path, monkeypatch):
+    commands = []
+
+    def pretend(command):
+        words = [str(word) for word in command]
+        commands.append(words)
+        folder = benchmark.Path(words[words.index("--output_dir") + 1])
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(word.endswith("train.py") for word in words):
+            (folder / "model_index.json").write_text("{}")
+            (folder / "training_summary.json").write_text(json.dumps(result(0, 0.5)["training"]))
+        else:
+            given = "--class_label" in words
+            (folder / "metrics.json").write_text(json.dumps({"model": "x", "cost": {"device": "cpu"}, "given": given}))
+
+    monkeypatch.setattr(benchmark, "_run", pretend)
+    monkeypatch.setattr(benchmark, "RESULTS", tmp_path / "results.jsonl")
+    monkeypatch.setattr(benchmark, "update_tables", lambda *_: None)
+    arguments = ["--data_root", str(tmp_path), "--categories", "nut", "bolt", "--unified", "--runs", str(tmp_path / "runs")]
+    benchmark.main([*arguments, "--max_train_steps", "5"])
+    assert [any(word.endswith("train.py") for word in words) for words in commands] == [True] + [False] * 4
+    assert commands[0][-4:] == ["--categories", "[nut, bolt]", "--max_train_steps", "5"]
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [(r["category"], r["unified"], r["given"]) for r in rows] == [
+        (category, kind, kind == "given") for category in ("nut", "bolt") for kind in ("given", "recognised")
+    ]
+    assert "--categories nut bolt --unified --seeds 0" in rows[0]["command"]

@@ -10,7 +10,7 @@ from diffad import detection_metrics, localization_metrics
 from diffad.data import DataError, evaluation_samples
 from diffad_training import evaluate
 from PIL import Image
-from tiny_pipeline import smooth_images, tiny_pipeline
+from tiny_pipeline import class_images, smooth_images, tiny_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +100,20 @@ def test_missing_mask_stops_before_scoring(model, data, tmp_path):
     with pytest.raises(DataError, match="1.png: no mask"):
         run(model, data, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_model_of_several_categories_is_evaluated_on_one(data, tmp_path):
+    pipe = tiny_pipeline(("nut", "bolt"), weights={"mahalanobis": 1.0}, smoothing_sigma=1.0)
+    normals = [*class_images(9, 4, 0), *class_images(19, 4, 1)]
+    pipe.calibrate(normals, class_labels=["nut"] * 9 + ["bolt"] * 19)
+    pipe.save_pretrained(tmp_path / "model")
+    given = run(tmp_path / "model", data, tmp_path / "given", "--class_label", "nut")
+    assert given["scores"]["ensemble"]["image_auroc"] == 1.0
+    assert given["class_labels"] == {"given": True, "images": {"nut": 6}}
+    assert given["operating_point"]["held_out_normals"] == 8
+    recognised = run(tmp_path / "model", data, tmp_path / "recognised")
+    assert recognised["class_labels"]["given"] is False and sum(recognised["class_labels"]["images"].values()) == 6
+    other = run(tmp_path / "model", data, tmp_path / "other", "--class_label", "bolt")
+    assert other["operating_point"]["held_out_normals"] == 18 and other["scores"] != given["scores"]
+    with pytest.raises(SystemExit, match="'screw' is none of nut, bolt"):
+        run(tmp_path / "model", data, tmp_path / "wrong", "--class_label", "screw")

@@ -26,9 +26,9 @@ def evaluation(data: str = "gear", metrics: dict = METRICS, **recipe) -> Evaluat
     return Evaluation(data, content, [("good", 2, 0.5), ("hole", 3, 2 / 3)], sheet=None)
 
 
-def card(evaluations=(), classes: int | None = None, grid=(4, 4), sheets=None, **options) -> ModelCard:
+def card(evaluations=(), grid=(4, 4), sheets=None, **options) -> ModelCard:
     configs = {
-        "unet": {"sample_size": 32, "num_class_embeds": classes},
+        "unet": {"sample_size": 32},
         "calibration": {**RECIPE, "per_image": False},
         "gaussian": {"grid": grid},
         "feature_extractor": {"backbone": "tf_efficientnet_lite0"},
@@ -116,7 +116,7 @@ def test_limits_and_usage_follow_the_model():
     assert "5.0% or more can be guaranteed" in card().text.replace("\n", " ")  # 1 / (19 + 1)
     assert "parts must lie in the image as they did" in card().text
     assert "parts must lie in the image as they did" not in card(grid=None).text
-    assert "class_labels=[0, 0]" in card(classes=3).text and "class_labels" not in card().text
+    assert "class_labels" not in card().text
 
 
 @pytest.mark.parametrize("options", [{}, {"training": TRAINING}])

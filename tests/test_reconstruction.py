@@ -141,7 +141,7 @@ def test_no_gradient_leaks(pipe, defective):
 
 
 def test_class_conditional_model_repairs_each_image_with_its_own_label(defective):
-    pipe = tiny_pipeline(num_class_embeds=2)
+    pipe = tiny_pipeline(class_names=("nut", "bolt"))
     torch.nn.init.normal_(pipe.unet.class_embedding.weight, std=3)
     pipe.calibrate(smooth_images(20, seed=7), class_labels=[0, 1] * 10)
     images = [smooth_images(1, seed=7)[0], *defective[:3]]  # the first may be left alone, the others not

@@ -9,26 +9,28 @@ def test_region_grows_from_pixels_above_the_threshold_only():
     anomaly_map[0, 3:8, 3:8] = 6  # reaches above the threshold in one pixel
     anomaly_map[0, 5, 5] = 11
     anomaly_map[0, 14:18, 14:18] = 6  # nowhere above it
-    region = defect_region(anomaly_map, threshold=10, level=0.5, peak_share=0.5, margin=0)
+    region = defect_region(anomaly_map, torch.tensor([10.0]), level=0.5, peak_share=0.5, margin=0)
     expected = torch.zeros(1, 1, 20, 20)
     expected[..., 3:8, 3:8] = 1
     assert torch.equal(region, expected)
-    assert defect_region(anomaly_map, 10, 0.5, 0.5, margin=2).sum() > region.sum()
+    assert defect_region(anomaly_map, torch.tensor([10.0]), 0.5, 0.5, margin=2).sum() > region.sum()
 
 
 def test_region_ends_at_a_share_of_its_own_peak():
     y = torch.arange(40.0)
     bump = torch.exp(-((y - 20).square()[:, None] + (y - 20).square()) / (2 * 6**2))
-    anomaly_map = (100 * bump)[None]
-    region = defect_region(anomaly_map, threshold=5, level=0.7, peak_share=0.6, margin=0)
+    anomaly_map = (100 * bump)[None].expand(2, -1, -1)
+    # The second map's threshold is never reached, and its level lies above the share of the peak.
+    region = defect_region(anomaly_map, torch.tensor([5.0, 120.0]), level=0.7, peak_share=0.6, margin=0)
     assert torch.equal(region[0, 0] == 1, anomaly_map[0] >= 60)
+    assert torch.equal(region[1, 0] == 1, anomaly_map[1] >= 70)
 
 
 def test_region_is_never_empty_and_has_no_holes():
     ring = torch.zeros(1, 20, 20)
     ring[0, 4:12, 4:12] = 3
     ring[0, 6:10, 6:10] = 0
-    region = defect_region(ring, threshold=10, level=0.5, peak_share=0.5, margin=0)  # no pixel reaches the threshold
+    region = defect_region(ring, torch.tensor([10.0]), level=0.5, peak_share=0.5, margin=0)  # no pixel reaches the threshold
     assert region[0, 0, 4:12, 4:12].all() and region.sum() == 64
 
 

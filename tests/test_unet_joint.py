@@ -193,6 +193,17 @@ def test_wrapped_unet_predicts_the_same_noise(out_channels, config):
     assert joint.config.sample_size == 32
 
 
+@pytest.mark.parametrize("config", [{}, {"num_class_embeds": 5}])
+def test_wrapped_unet_takes_new_classes_and_starts_without_regard_to_them(config):
+    plain, images = plain_unet(**config), random_images(2, 3, 32, 32)
+    joint = JointUNet2DModel.from_unet(plain, num_class_embeds=3).eval()
+    plain.class_embedding = None
+    expected = plain(images, 20).sample
+    for labels in ([0, 1], [2, 2]):
+        torch.testing.assert_close(joint(images, 20, torch.tensor(labels)).sample[:, :3], expected, rtol=0, atol=1e-6)
+    assert joint.config.num_class_embeds == 3 and joint.class_embedding.weight.requires_grad
+
+
 def test_wrapped_unet_shares_no_memory_with_its_source():
     plain = plain_unet()
     before = {name: tensor.clone() for name, tensor in plain.state_dict().items()}

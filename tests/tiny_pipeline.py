@@ -3,7 +3,7 @@
 import numpy as np
 import timm
 import torch
-from diffad import Calibration, DiffADPipeline, FeatureExtractor, JointUNet2DModel, PadimGaussian
+from diffad import Calibration, DiffADPipeline, FeatureExtractor, JointUNet2DModel, LinearDiscriminant, PadimGaussian
 from diffusers import DDPMScheduler
 from PIL import Image
 
@@ -49,30 +49,40 @@ def tiny_unet(feature_channels: int, num_class_embeds: int | None = None) -> Joi
     return unet.eval()
 
 
-def tiny_pipeline(num_class_embeds: int | None = None, **recipe) -> DiffADPipeline:
-    """Gaussian fitted, not calibrated."""
+def class_images(count: int, seed: int, label: int, size: tuple[int, int] = (SIZE, SIZE)) -> list[Image.Image]:
+    """Images of one of several categories: brightness tells them apart; those of category 0 are `smooth_images`."""
+    return [image.point(lambda value: value // (1 + label)) for image in smooth_images(count, seed, size)]
+
+
+def tiny_pipeline(class_names: tuple[str, ...] | None = None, **recipe) -> DiffADPipeline:
+    """Gaussians fitted, not calibrated; with `class_names` a model of the categories of `class_images`."""
+    classes = range(len(class_names or ("one",)))
     extractor = tiny_extractor()
-    channels = extractor.config.channels
-    pixels = np.stack([np.asarray(image).transpose(2, 0, 1) for image in smooth_images(12, seed=3)])
+    channels, grid = extractor.config.channels, (SIZE // STRIDE, SIZE // STRIDE)
+    pixels = np.stack([np.asarray(image).transpose(2, 0, 1) for label in classes for image in class_images(12, 3, label)])
     images = torch.from_numpy(pixels).float() / 127.5 - 1
     with torch.no_grad():
         raw = extractor.raw_features(images)
         extractor.set_statistics(raw.mean(dim=(0, 2, 3)), raw.std(dim=(0, 2, 3)))
-        gaussian = PadimGaussian(channels, grid=(SIZE // STRIDE, SIZE // STRIDE))
-        moments = gaussian.new_moments()
-        gaussian.accumulate(moments, extractor(images))
+        features = extractor(images)
     pipe = DiffADPipeline(
-        unet=tiny_unet(channels, num_class_embeds),
+        unet=tiny_unet(channels, None if class_names is None else len(class_names)),
         scheduler=DDPMScheduler(variance_type="learned_range", timestep_spacing="linspace"),
         feature_extractor=extractor,
-        gaussian=gaussian.fit(moments),
-        residual_gaussian=PadimGaussian(channels, grid=(SIZE // STRIDE, SIZE // STRIDE)),
-        calibration=Calibration(**recipe),
+        gaussian=PadimGaussian(channels, grid, num_classes=len(classes)),
+        residual_gaussian=PadimGaussian(channels, grid, num_classes=len(classes)),
+        calibration=Calibration(num_normals=0 if class_names is None else (0,) * len(classes), **recipe),
+        discriminant=None if class_names is None else LinearDiscriminant(channels, class_names),
     )
-    residual_moments = gaussian.new_moments()
+    labels = torch.arange(len(classes)).repeat_interleave(12)
     with torch.no_grad():
-        labels = None if num_class_embeds is None else torch.zeros(len(images), dtype=torch.long)
-        pipe.residual_gaussian.accumulate(residual_moments, pipe.feature_residuals(images, labels))
-    pipe.residual_gaussian.fit(residual_moments)
+        residuals = pipe.feature_residuals(images, None if class_names is None else labels)
+    for label in classes:
+        for gaussian, values in ((pipe.gaussian, features), (pipe.residual_gaussian, residuals)):
+            moments = gaussian.new_moments()
+            gaussian.accumulate(moments, values[labels == label])
+            gaussian.fit(moments, label)
+    if class_names is not None:
+        pipe.discriminant.fit(features.mean(dim=(2, 3)).numpy(), labels.numpy())
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -1,11 +1,13 @@
 """Trains and evaluates categories over seeds, keeps every result, and writes the result tables of the documents.
 
     python training/benchmark.py --data_root DATA --categories screw magnetic_tile --seeds 0 1
+    python training/benchmark.py --data_root DATA --categories screw magnetic_tile --seeds 0 --unified
     python training/benchmark.py --tables_only
 
 DATA holds one MVTec-layout folder per category. Each run appends one line to training/results/results.jsonl, with its
 command; the tables between the markers of README.md and the model cards are rendered from that file, beside the peers'
-figures of results/peers.json.
+figures of results/peers.json. --unified trains one model of all categories and evaluates it on each, with the category
+given and with the category recognised.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +30,8 @@ RESULTS = TRAINING / "results" / "results.jsonl"
 PEERS = TRAINING / "results" / "peers.json"
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "aupro_30": "AUPRO"}
 SPEED = "images_per_second"
+# How a unified model learns the category of an image, and the column title.
+UNIFIED = {"given": "unified", "recognised": "unified, category recognised"}
 SCORES = {
     "ensemble": "**diffad**",
     "paper (Eq. 11)": "paper's Eq. 11, alpha 0.5",
@@ -45,35 +50,61 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--config", default="cpu-small")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where models and evaluations are kept")
+    parser.add_argument("--unified", action="store_true", help="one model of all categories instead of one per category")
     parser.add_argument("--tables_only", action="store_true", help="render the tables from the kept results")
     options, training_options = parser.parse_known_args(arguments)
     if not options.tables_only:
         if options.data_root is None or not options.categories:
             parser.error("give --data_root and --categories, or --tables_only")
-        for category in options.categories:
-            for seed in options.seeds:
-                result = run(options, category, seed, training_options)
-                RESULTS.parent.mkdir(exist_ok=True)
-                with RESULTS.open("a") as file:
-                    file.write(json.dumps(result) + "\n")
+        runs = run_unified if options.unified else run_each
+        for result in runs(options, training_options):
+            RESULTS.parent.mkdir(exist_ok=True)
+            with RESULTS.open("a") as file:
+                file.write(json.dumps(result) + "\n")
     results = latest_results(RESULTS)
     for document in [ROOT / "README.md", *sorted((ROOT / "model_cards").glob("*.md"))]:
         update_tables(document, results, json.loads(PEERS.read_text()))
 
 
-def run(options: argparse.Namespace, category: str, seed: int, training_options: list[str]) -> dict:
-    """Trains one category with one seed (a finished model of the same name is taken as it is) and evaluates it."""
-    data = options.data_root / category
-    model = options.runs / f"{category}-{options.config}-{seed}"
-    evaluation = options.runs / f"{category}-{options.config}-{seed}-evaluation"
+def run_each(options: argparse.Namespace, training_options: list[str]) -> Iterator[dict]:
+    """One model per category and seed."""
+    for category in options.categories:
+        for seed in options.seeds:
+            model = options.runs / f"{category}-{options.config}-{seed}"
+            train(options, model, options.data_root / category, seed, training_options)
+            yield evaluate(options, model, category, seed, training_options)
+
+
+def run_unified(options: argparse.Namespace, training_options: list[str]) -> Iterator[dict]:
+    """One model of all categories per seed, evaluated on each category with its label given and with it recognised."""
+    for seed in options.seeds:
+        model = options.runs / f"unified-{len(options.categories)}-{options.config}-{seed}"
+        categories = ["--categories", f"[{', '.join(options.categories)}]"]
+        train(options, model, options.data_root, seed, [*categories, *training_options])
+        for category in options.categories:
+            for label in UNIFIED:
+                result = evaluate(options, model, category, seed, training_options, label)
+                yield {**result, "unified": label, "unified_categories": options.categories}
+
+
+def train(options: argparse.Namespace, model: Path, data: Path, seed: int, training_options: list[str]) -> None:
+    """Trains a model; a finished one of the same name is taken as it is."""
     if not (model / "model_index.json").is_file():
         settings = ["--config", options.config, "--data", data, "--output_dir", model, "--seed", seed, *training_options]
         _run([sys.executable, "-m", "accelerate.commands.launch", TRAINING / "train.py", *settings])
-    _run(
-        [sys.executable, TRAINING / "evaluate.py", "--model", model, "--data", data, "--output_dir", evaluation, "--no-report"]
-    )
+
+
+def evaluate(
+    options: argparse.Namespace, model: Path, category: str, seed: int, training_options: list[str], label: str | None = None
+) -> dict:
+    """Scores a category's test images and returns the line to keep."""
+    evaluation = options.runs / "-".join(filter(None, [model.name, label and category, label, "evaluation"]))
+    settings = ["--model", model, "--data", options.data_root / category, "--output_dir", evaluation, "--no-report"]
+    settings += ["--class_label", category] if label == "given" else []
+    _run([sys.executable, TRAINING / "evaluate.py", *settings])
     result = json.loads((evaluation / "metrics.json").read_text())
     result.pop("model")
+    categories = shlex.join(options.categories) + " --unified" if label else category
     return {
         "category": category,
         "seed": seed,
@@ -81,7 +112,7 @@ def run(options: argparse.Namespace, category: str, seed: int, training_options:
         "options": training_options,
         "date": datetime.date.today().isoformat(),
         "machine": f"{os.cpu_count()} cores {platform.machine()}, {result['cost']['device']}",
-        "command": f"python training/benchmark.py --data_root DATA --categories {category} --seeds {seed} "
+        "command": f"python training/benchmark.py --data_root DATA --categories {categories} --seeds {seed} "
         + f"--config {options.config} "
         + shlex.join(training_options),
         "training": json.loads((model / "training_summary.json").read_text()),
@@ -90,20 +121,24 @@ def run(options: argparse.Namespace, category: str, seed: int, training_options:
 
 
 def latest_results(path: Path) -> list[dict]:
-    """The newest result of each category, configuration and seed."""
+    """The newest result of each category, configuration and seed, and kind of model."""
     if not path.is_file():
         return []
     results = [json.loads(line) for line in path.read_text().splitlines()]
-    return list({(r["category"], r["config"], r["seed"]): r for r in results}.values())
+    return list({(r["category"], r["config"], r["seed"], r.get("unified")): r for r in results}.values())
 
 
 def update_tables(document: Path, results: list[dict], peers: dict) -> None:
-    """Fills every `<!-- benchmark:CATEGORY -->` ... `<!-- /benchmark -->` of a document."""
+    """Fills every `<!-- benchmark:CATEGORY -->` (or `benchmark:unified`) ... `<!-- /benchmark -->` of a document."""
     if not document.is_file():
         return
     text = document.read_text()
     pattern = re.compile(r"(<!-- benchmark:([\w ]+) -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
-    filled = pattern.sub(lambda match: match[1] + category_table(match[2], results, peers) + match[3], text)
+
+    def table(name: str) -> str:
+        return unified_table(results) if name == "unified" else category_table(name, results, peers)
+
+    filled = pattern.sub(lambda match: match[1] + table(match[2]) + match[3], text)
     if filled != text:
         document.write_text(filled)
         print(f"wrote the tables of {document}")
@@ -111,7 +146,7 @@ def update_tables(document: Path, results: list[dict], peers: dict) -> None:
 
 def category_table(category: str, results: list[dict], peers: dict) -> str:
     """Markdown table of one category: every score of ours as mean (and spread) over seeds, then the peers."""
-    own = [result for result in results if result["category"] == category]
+    own = [result for result in results if result["category"] == category and "unified" not in result]
     if not own:
         raise ValueError(f"no results of {category}: run benchmark.py on it first")
     lines = ["| score | " + " | ".join(METRICS.values()) + " | images/s |", "|---" * (len(METRICS) + 2) + "|"]
@@ -134,6 +169,43 @@ def category_table(category: str, results: list[dict], peers: dict) -> str:
         f"{np.max([t['peak_memory_mib'] for t in training]) / 1024:.1f} GiB); evaluation's peak memory "
         f"{np.max([c['peak_memory_mib'] for c in cost]) / 1024:.1f} GiB; on {own[0]['machine']}, {own[0]['date']}. "
         "Images/s: one by one, with all cores.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def unified_table(results: list[dict]) -> str:
+    """Markdown table of what one model of all categories loses against one model per category, by category and on average."""
+    unified = [result for result in results if "unified" in result]
+    if not unified:
+        raise ValueError("no results of a unified model: run benchmark.py --unified first")
+    categories = list(dict.fromkeys(result["category"] for result in unified))
+    metrics = ["aupro_30", "pixel_ap", "image_auroc"]
+    columns = [f"{METRICS[metric]}: {kind}" for metric in metrics for kind in ("one each", *UNIFIED.values())]
+    lines = ["| category | " + " | ".join([*columns, "recognised"]) + " |", "|---" * (len(columns) + 2) + "|"]
+    means: list[list[float]] = []
+    for category in categories:
+        values, cells = [], []
+        for metric in metrics:
+            for kind in (None, *UNIFIED):
+                own = [r for r in results if r["category"] == category and r.get("unified") == kind]
+                figures = [100 * result["scores"]["ensemble"][metric] for result in own]
+                values.append(np.mean(figures) if figures else np.nan)
+                cells.append(_mean_and_spread(figures) if figures else "")
+        images = [r["class_labels"]["images"] for r in unified if r["category"] == category and r["unified"] == "recognised"]
+        values.append(np.mean([100 * counts.get(category, 0) / sum(counts.values()) for counts in images] or [np.nan]))
+        lines.append(f"| {category} | " + " | ".join([*cells, "" if np.isnan(values[-1]) else f"{values[-1]:.1f}"]) + " |")
+        means.append(values)
+    # Over the categories that have every figure, so that the columns compare.
+    complete = [values for values in means if np.isfinite(values).all()]
+    if complete:
+        average = " | ".join(f"{value:.1f}" for value in np.mean(complete, axis=0))
+        lines.append(f"| mean of {len(complete)} | {average} |")
+    training = unified[0]["training"]
+    lines += [
+        "",
+        f"Percent; seed {', '.join(sorted({str(result['seed']) for result in unified}))}; the unified model was trained in "
+        f"{training['seconds'] / 60:.0f} minutes ({training['steps']} steps) on {unified[0]['machine']}, {unified[0]['date']}. "
+        "Recognised: share of the test images, defective ones included, whose category was recognised.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -171,7 +171,7 @@ def fill(pipe: DiffADPipeline, image: np.ndarray) -> np.ndarray:
         return image
     recipe = PRESETS["default"]
     anomaly_map = torch.from_numpy(output.anomaly_maps[0])[None]
-    threshold = pipe.calibration.pixel_threshold(pipe.calibration.supported_rate())
+    threshold = torch.from_numpy(output.pixel_thresholds)
     region = defect_region(anomaly_map, threshold, recipe.region_level, recipe.peak_share, recipe.margin)
     filled = fill_from_surroundings(_tensor(image, pipe).cpu(), region)[0]
     return ((filled + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()

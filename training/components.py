@@ -1,7 +1,7 @@
 """Builds the pipeline's components from the settings of a run."""
 
 import torch
-from diffad import Calibration, FeatureExtractor, JointUNet2DModel, PadimGaussian
+from diffad import Calibration, FeatureExtractor, JointUNet2DModel, LinearDiscriminant, PadimGaussian
 from diffad.data import DataError
 from diffad_training.config import TrainingConfig
 from diffusers import DDPMScheduler, UNet2DModel
@@ -19,13 +19,15 @@ def build_extractor(config: TrainingConfig) -> FeatureExtractor:
 
 
 def build_unet(config: TrainingConfig, feature_channels: int) -> JointUNet2DModel:
-    """A new joint UNet, or a trained UNet2DModel or JointUNet2DModel under a new feature head."""
+    """A new joint UNet, or a trained one under a new feature head; conditional on the class where there are several."""
     settings = {
         "sample_size": config.resolution,
         "feature_channels": feature_channels,
         "feature_stride": config.feature_stride,
         **config.unet,
     }
+    if config.categories:
+        settings["num_class_embeds"] = len(config.categories)
     try:
         if config.pretrained_unet is None:
             return JointUNet2DModel(**settings)
@@ -49,11 +51,22 @@ def build_gaussian(config: TrainingConfig, feature_channels: int) -> PadimGaussi
         num_dims=config.gaussian_dims,
         regularization=config.regularization,
         seed=config.seed,
+        num_classes=max(1, len(config.categories)),
     )
 
 
 def build_calibration(config: TrainingConfig) -> Calibration:
-    return Calibration(seed=config.seed, short_side=config.short_side, tile_overlap=config.tile_overlap, **config.recipe)
+    return Calibration(
+        seed=config.seed,
+        short_side=config.short_side,
+        tile_overlap=config.tile_overlap,
+        num_normals=(0,) * len(config.categories) if config.categories else 0,
+        **config.recipe,
+    )
+
+
+def build_discriminant(config: TrainingConfig, feature_channels: int) -> LinearDiscriminant | None:
+    return LinearDiscriminant(feature_channels, tuple(config.categories)) if config.categories else None
 
 
 def choose_precision(config: TrainingConfig) -> str:

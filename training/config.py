@@ -17,6 +17,9 @@ class TrainingConfig:
 
     # data
     data: str = ""  # MVTec-layout folder, folder of good images, or `datasets` name or folder
+    categories: list[str] = field(
+        default_factory=list
+    )  # folders in `data` to train one model of all of; empty is one model of `data`
     output_dir: str = "runs/model"
     cache_dir: str | None = None  # of decoded images and features; None is <output_dir>/cache, removed at the end
     resolution: int = 256  # pixels per side at which images are trained on and scored
@@ -71,6 +74,8 @@ class TrainingConfig:
         unknown = set(self.augmentations) - {"hflip", "vflip", "rot90"}
         if unknown:
             raise ValueError(f"unknown augmentations {sorted(unknown)}; there are hflip, vflip, rot90")
+        if len(set(self.categories)) != len(self.categories) or len(self.categories) == 1:
+            raise ValueError(f"categories must name at least two different folders in data, got {self.categories}")
         if self.prediction_type not in ("epsilon", "sample"):
             raise ValueError(f"prediction_type must be epsilon or sample, got {self.prediction_type!r}")
         if not 0 < self.held_out_fraction < 1:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ from diffad.data import Sample
 from diffad.feature_extractor import FeatureExtractor
 from diffad.image_processor import resize_rgb, to_model_range
 from diffad.tiling import cut, tile_corners, working_size
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 from tqdm.auto import tqdm
 
 
 class CachedDataset(Dataset):
-    """Good images or tiles of them, `(3, S, S)` uint8, and raw features `(D, h, w)` float16, as memory-mapped arrays.
+    """Good images or tiles of them, `(3, S, S)` uint8, their raw features `(D, h, w)` float16 and class labels.
+
+    Images and features are memory-mapped arrays.
 
     Nothing but the pages in use occupies memory, however many images there are.
     """
@@ -25,6 +28,7 @@ class CachedDataset(Dataset):
         self.images = np.load(folder / "images.npy", mmap_mode="r")
         self.features = np.load(folder / "features.npy", mmap_mode="r")
         self.owners = np.load(folder / "owners.npy")  # the sample that each entry was cut from
+        self.class_labels = np.load(folder / "class_labels.npy")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -33,6 +37,7 @@ class CachedDataset(Dataset):
         return {
             "images": torch.from_numpy(self.images[index].copy()),
             "features": torch.from_numpy(self.features[index].copy()),
+            "class_labels": torch.tensor(self.class_labels[index]),
         }
 
     def entries_of(self, samples: Sequence[int]) -> list[int]:
@@ -68,6 +73,7 @@ def build_cache(
     corners = [tile_corners(size, tile, tile_overlap) for size in sizes]
     owners = np.repeat(np.arange(len(samples)), [len(of_sample) for of_sample in corners])
     np.save(folder / "owners.npy", owners)
+    np.save(folder / "class_labels.npy", np.array([sample.class_label for sample in samples])[owners])
 
     images = _new_array(folder / "images.npy", (len(owners), 3, *tile), np.uint8)
     for i, sample in enumerate(tqdm(samples, desc="reading images")):
@@ -96,6 +102,42 @@ def channel_statistics(features: np.ndarray, indices: Sequence[int]) -> tuple[to
     mean = total / len(indices)
     variance = np.maximum(total_square / len(indices) - mean**2, 0)
     return torch.from_numpy(mean), torch.from_numpy(variance).sqrt()
+
+
+def balanced_statistics(features: np.ndarray, groups: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean of the groups' means and spread within groups, `(D,)`; every group of images counts the same whatever its size."""
+    means, stds = (torch.stack(values) for values in zip(*(channel_statistics(features, group) for group in groups)))
+    return means.mean(dim=0), stds.square().mean(dim=0).sqrt()
+
+
+class BalancedSampler(Sampler[int]):
+    """Draws from every group equally often, a small group's images more than once; an epoch has as many draws as images.
+
+    Every group is gone through in a random order before it is begun anew. The draws depend on seed and epoch only, so that a
+    resumed run and several processes see the same.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[int]], seed: int):
+        self.groups, self.seed, self.epoch = groups, seed, 0
+
+    def __len__(self) -> int:
+        return sum(len(group) for group in self.groups)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**32)
+        share = math.ceil(len(self) / len(self.groups))
+        columns = []
+        for group in self.groups:
+            rounds = math.ceil(share / len(group))
+            order = torch.cat([torch.randperm(len(group), generator=generator) for _ in range(rounds)])[:share]
+            columns.append(torch.as_tensor(group)[order])
+        # Every row holds one image of each group, in random order: batches are balanced, too.
+        rows = torch.stack(columns, dim=1)
+        rows = torch.stack([row[torch.randperm(len(row), generator=generator)] for row in rows])
+        yield from rows.flatten()[: len(self)].tolist()
 
 
 def augment(images: torch.Tensor, names: Sequence[str], generator: torch.Generator | None = None) -> torch.Tensor:
@@ -128,7 +170,7 @@ def _fingerprint(
     for sample in samples:
         path = getattr(sample.read, "args", [None])[0]
         stat = f"{path.stat().st_size}:{path.stat().st_mtime_ns}" if isinstance(path, Path) else ""
-        digest.update(f"{sample.name}:{stat}\n".encode())
+        digest.update(f"{sample.class_label}:{sample.name}:{stat}\n".encode())
     weights = hashlib.sha256()
     for tensor in extractor.network.state_dict().values():
         weights.update(tensor.cpu().contiguous().numpy().tobytes())

@@ -2,7 +2,8 @@
 
     python training/evaluate.py --model runs/model --data DATA --output_dir runs/evaluation
 
-DATA is a MVTec-layout folder: test/good, test/<defect> and, for pixel metrics, ground_truth/<defect>. Writes metrics.json,
+DATA is a MVTec-layout folder: test/good, test/<defect> and, for pixel metrics, ground_truth/<defect>. A model of several
+categories is evaluated on one of them: --class_label NAME, or let it recognise the category of each image. Writes metrics.json,
 metrics.md, scores.csv, sheet.png (input, truth, heat map, overlay) and report.html (all of it on one page, with confidence
 intervals, curves and repaired images) to the output folder.
 """
@@ -13,6 +14,7 @@ import json
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -49,6 +51,8 @@ class Evaluation:
         partials: `(N, len(partial_names), *MAP_SIZE)` standardised partial maps, memory-mapped.
         maps: `(N, *MAP_SIZE)` anomaly maps of the stored recipe, memory-mapped.
         image_scores, p_values, verdicts: `(N,)` of the stored recipe.
+        pixel_thresholds: `(N,)`, above them pixels of each image are called defective.
+        class_labels: category of each image, given or recognised, of a model of several categories.
     """
 
     samples: list[Sample]
@@ -60,6 +64,8 @@ class Evaluation:
     image_scores: np.ndarray
     p_values: np.ndarray
     verdicts: np.ndarray
+    pixel_thresholds: np.ndarray
+    class_labels: list[str] | None = None
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -73,6 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
         type=float,
         help="share of good parts that may be called defective (default: 0.05, or the smallest that the calibration supports)",
     )
+    parser.add_argument("--class_label", help="the data's category, for a model of several; without it images are recognised")
     parser.add_argument(
         "--report",
         action=argparse.BooleanOptionalAction,
@@ -86,20 +93,23 @@ def main(arguments: list[str] | None = None) -> None:
     masks = read_truth(samples)  # decodes everything: bad input ends the run here
     pipe = DiffADPipeline.from_pretrained(options.model)
     try:
-        false_alarm_rate = pipe.calibration.supported_rate(options.false_alarm_rate)
+        class_labels = pipe.class_indices(options.class_label, 1)
+        false_alarm_rate = pipe.calibration.supported_rate(options.false_alarm_rate, class_labels)
     except ValueError as error:
         sys.exit(f"error: {error}")
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     options.output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.output_dir) as scratch:
-        evaluation = score_samples(pipe, samples, masks, Path(scratch), options.batch_size, false_alarm_rate)
-        results = summarize(pipe, evaluation, false_alarm_rate)
+        evaluation = score_samples(
+            pipe, samples, masks, Path(scratch), options.batch_size, false_alarm_rate, options.class_label
+        )
+        results = summarize(pipe, evaluation, false_alarm_rate, options.class_label)
         results.update(model=options.model, data=Path(options.data).name)
         (options.output_dir / "metrics.json").write_text(json.dumps(results, indent=2) + "\n")
         table = metrics_table(results)
         (options.output_dir / "metrics.md").write_text(table)
         write_scores(options.output_dir / "scores.csv", evaluation)
-        write_sheet(options.output_dir / "sheet.png", evaluation, pipe.calibration.pixel_threshold(false_alarm_rate))
+        write_sheet(options.output_dir / "sheet.png", evaluation)
         if options.report:
             write_report(build_report(pipe, evaluation, results), options.output_dir / "report.html")
     print(table)
@@ -130,18 +140,20 @@ def score_samples(
     scratch: Path,
     batch_size: int = 8,
     false_alarm_rate: float | None = None,
+    class_label: str | None = None,
 ) -> Evaluation:
     """Scores all samples; maps go to files in `scratch`, so that memory grows with the batch only."""
     names = pipe.calibration.partial_names
     partials = _new_array(scratch / "partials.npy", (len(samples), len(names), *MAP_SIZE))
     maps = _new_array(scratch / "maps.npy", (len(samples), *MAP_SIZE))
-    scores, p_values, verdicts = [], [], []
+    scores, p_values, verdicts, pixel_thresholds, class_labels = [], [], [], [], []
     pipe.set_progress_bar_config(disable=True)
     for start in tqdm(range(0, len(samples), batch_size), desc="scoring", mininterval=2):
         batch = samples[start : start + batch_size]
         output = pipe(
             [sample.read for sample in batch],
             batch_size=batch_size,
+            class_labels=class_label,
             false_alarm_rate=false_alarm_rate,
             map_size=MAP_SIZE,
             return_partial_maps=True,
@@ -152,6 +164,8 @@ def score_samples(
         scores.append(output.image_scores)
         p_values.append(output.p_values)
         verdicts.append(output.labels)
+        pixel_thresholds.append(output.pixel_thresholds)
+        class_labels += output.class_labels or []
     return Evaluation(
         samples=samples,
         labels=np.array([sample.is_defective for sample in samples]),
@@ -162,19 +176,23 @@ def score_samples(
         image_scores=np.concatenate(scores),
         p_values=np.concatenate(p_values),
         verdicts=np.concatenate(verdicts),
+        pixel_thresholds=np.concatenate(pixel_thresholds),
+        class_labels=class_labels or None,
     )
 
 
-def images_per_second(pipe: DiffADPipeline, samples: Sequence[Sample], count: int = 20) -> float:
+def images_per_second(
+    pipe: DiffADPipeline, samples: Sequence[Sample], count: int = 20, class_label: str | None = None
+) -> float:
     """Speed of scoring one image at a time with the stored recipe, from file to map at the image's size."""
-    pipe(samples[0].read)
+    pipe(samples[0].read, class_labels=class_label)
     started = time.perf_counter()
     for i in range(count):
-        pipe(samples[i % len(samples)].read)
+        pipe(samples[i % len(samples)].read, class_labels=class_label)
     return count / (time.perf_counter() - started)
 
 
-def summarize(pipe: DiffADPipeline, evaluation: Evaluation, false_alarm_rate: float) -> dict:
+def summarize(pipe: DiffADPipeline, evaluation: Evaluation, false_alarm_rate: float, class_label: str | None = None) -> dict:
     """All metrics of the stored recipe, of the paper's score and of every term, with cost and operating point."""
     recipe = pipe.calibration.config
     good, defective = evaluation.verdicts[~evaluation.labels], evaluation.verdicts[evaluation.labels]
@@ -187,19 +205,27 @@ def summarize(pipe: DiffADPipeline, evaluation: Evaluation, false_alarm_rate: fl
         "images": {"good": len(good), "defective": len(defective)},
         "operating_point": {
             "requested_false_alarm_rate": false_alarm_rate,
-            "held_out_normals": recipe.num_normals,
+            "held_out_normals": pipe.calibration.normals_per_class[main_class(pipe, evaluation)],
             "realised_false_alarm_rate": float(good.mean()),
             "detection_rate": float(defective.mean()),
         },
+        "class_labels": {"given": class_label is not None, "images": dict(Counter(evaluation.class_labels or ()))},
         "recipe": {key: value for key, value in recipe.items() if not key.startswith("_")},
         "cost": {
-            "images_per_second": images_per_second(pipe, evaluation.samples),
+            "images_per_second": images_per_second(pipe, evaluation.samples, class_label=class_label),
             "peak_memory_mib": peak_memory_mib(),
             "unet_parameters": sum(p.numel() for p in pipe.unet.parameters()),
             "threads": torch.get_num_threads(),
             "device": str(pipe.device),
         },
     }
+
+
+def main_class(pipe: DiffADPipeline, evaluation: Evaluation) -> int:
+    """Index of the category that most images were scored as; 0 where there is one."""
+    if evaluation.class_labels is None:
+        return 0
+    return pipe.class_names.index(Counter(evaluation.class_labels).most_common(1)[0][0])
 
 
 def score_rows(partial_names: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -262,7 +288,7 @@ def write_scores(path: Path, evaluation: Evaluation) -> None:
             writer.writerow([sample.name, sample.defect, f"{score:.6g}", f"{p_value:.6g}", int(evaluation.verdicts[i])])
 
 
-def write_sheet(path: Path, evaluation: Evaluation, pixel_threshold: float) -> None:
+def write_sheet(path: Path, evaluation: Evaluation) -> None:
     """Pictures of the highest, the median and the lowest scored image of every defect type and of the good ones."""
     rows = []
     defects = np.array([sample.defect for sample in evaluation.samples])
@@ -270,22 +296,26 @@ def write_sheet(path: Path, evaluation: Evaluation, pixel_threshold: float) -> N
         ranked = np.flatnonzero(defects == defect)
         ranked = ranked[np.argsort(-evaluation.image_scores[ranked], kind="stable")]
         places = np.unique(np.linspace(0, len(ranked) - 1, SHEET_IMAGES_PER_DEFECT).round().astype(int))
-        rows += [_sheet_row(evaluation, i, pixel_threshold) for i in ranked[places]]
+        rows += [_sheet_row(evaluation, i) for i in ranked[places]]
     save_sheet(path, ("input", "truth", "heat map", "overlay"), rows)
 
 
 def build_report(pipe: DiffADPipeline, evaluation: Evaluation, results: dict) -> Report:
-    """The report of an evaluation; its pictures are drawn and repaired only when it is written."""
+    """The report of an evaluation; its pictures are drawn and repaired only when it is written.
+
+    Its thresholds are those of the category that most images were scored as; pictures show each image's own.
+    """
     false_alarm_rate = results["operating_point"]["requested_false_alarm_rate"]
-    pixel_threshold = pipe.calibration.pixel_threshold(false_alarm_rate)
+    class_labels, class_label = evaluation.class_labels, main_class(pipe, evaluation)
 
     def pictures(index: int) -> Pictures:
         image = evaluation.samples[index].read()
         repaired = None
         if evaluation.verdicts[index]:
-            repaired = pipe.reconstruct(image, false_alarm_rate=false_alarm_rate).images[0]
+            label = None if class_labels is None else class_labels[index]
+            repaired = pipe.reconstruct(image, class_labels=label, false_alarm_rate=false_alarm_rate).images[0]
         truth = None if evaluation.masks is None else evaluation.masks[index]
-        return draw_pictures(image, evaluation.maps[index], pixel_threshold, truth, repaired)
+        return draw_pictures(image, evaluation.maps[index], evaluation.pixel_thresholds[index], truth, repaired)
 
     weights = ", ".join(f"{name} {weight:g}" for name, weight in results["recipe"]["weights"].items())
     cost = results["cost"]
@@ -294,6 +324,7 @@ def build_report(pipe: DiffADPipeline, evaluation: Evaluation, results: dict) ->
         facts={
             "Model": f"{results['model']}, {cost['unet_parameters'] / 1e6:.1f} M parameters",
             "Test images": f"{results['images']['good']} good, {results['images']['defective']} defective",
+            **_category_fact(results["class_labels"]),
             "Score": weights,
             "Speed": f"{cost['images_per_second']:.1f} images/s one by one on {cost['device']}",
         },
@@ -310,12 +341,21 @@ def build_report(pipe: DiffADPipeline, evaluation: Evaluation, results: dict) ->
             for i, sample in enumerate(evaluation.samples)
         ],
         false_alarm_rate=false_alarm_rate,
-        image_threshold=pipe.calibration.image_threshold(false_alarm_rate),
-        pixel_threshold=pixel_threshold,
-        normal_scores=pipe.calibration.normal_scores.cpu().numpy(),
+        image_threshold=pipe.calibration.image_threshold(false_alarm_rate, class_label),
+        pixel_threshold=pipe.calibration.pixel_threshold(false_alarm_rate, class_label),
+        normal_scores=pipe.calibration.normal_scores_of(class_label),
         metrics=results["scores"]["ensemble"],
         pixel_counts=None if evaluation.masks is None else count_pixels(evaluation.maps, evaluation.masks),
     )
+
+
+def _category_fact(class_labels: dict) -> dict[str, str]:
+    """What the report says of the categories that images were scored as, of a model of several."""
+    if not class_labels["images"]:
+        return {}
+    counts = sorted(class_labels["images"].items(), key=lambda item: -item[1])
+    how = "given" if class_labels["given"] else "recognised"
+    return {"Category": f"{how}: " + ", ".join(f"{name} ({count} images)" for name, count in counts)}
 
 
 def _metrics(maps: np.ndarray, image_scores: np.ndarray, evaluation: Evaluation) -> dict[str, float]:
@@ -325,8 +365,9 @@ def _metrics(maps: np.ndarray, image_scores: np.ndarray, evaluation: Evaluation)
     return metrics
 
 
-def _sheet_row(evaluation: Evaluation, index: int, pixel_threshold: float) -> tuple[str, list[np.ndarray]]:
+def _sheet_row(evaluation: Evaluation, index: int) -> tuple[str, list[np.ndarray]]:
     sample, anomaly_map = evaluation.samples[index], evaluation.maps[index]
+    pixel_threshold = evaluation.pixel_thresholds[index]
     image = resized(sample.read(), MAP_SIZE)
     truth = image if evaluation.masks is None else outline(image, evaluation.masks[index], TRUTH_COLOUR)
     marked = outline(overlay(image, anomaly_map, pixel_threshold), anomaly_map > pixel_threshold, MASK_COLOUR)

@@ -5,6 +5,7 @@ Several GPUs:      accelerate launch --multi_gpu training/train.py --config pape
 Two CPU processes: accelerate launch --multi_gpu --num_processes 2 training/train.py --config cpu-small --data DATA
                    (without --multi_gpu accelerate starts a single process on a machine without GPUs)
 Continue:          add --resume_from_checkpoint latest
+One model of all:  add --categories "[screw, tile]": one class-conditional model of the folders DATA/screw and DATA/tile
 
 DATA is a MVTec-layout folder, a folder of good images, or a `datasets` name or folder. Every setting of config.py can be
 given as an option. All choices are made on held-out good images; no defective image is ever read.
@@ -24,7 +25,7 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
 from diffad import DiffADPipeline, FeatureExtractor, JointUNet2DModel
-from diffad.data import DataError, split_held_out, training_samples
+from diffad.data import DataError, Sample, category_samples, split_held_out, training_samples
 from diffad.diffusion import add_noise, chain_step
 from diffad.image_io import ImageError
 from diffad.image_processor import to_model_range
@@ -32,6 +33,7 @@ from diffad.losses import JointLoss, joint_loss
 from diffad.memory import keep_freed_memory, peak_memory_mib
 from diffad_training.components import (
     build_calibration,
+    build_discriminant,
     build_extractor,
     build_gaussian,
     build_scheduler,
@@ -39,7 +41,7 @@ from diffad_training.components import (
     choose_precision,
 )
 from diffad_training.config import TrainingConfig, parse_config, save_config
-from diffad_training.dataset import CachedDataset, augment, build_cache, channel_statistics
+from diffad_training.dataset import BalancedSampler, CachedDataset, augment, balanced_statistics, build_cache
 from diffusers import DDPMScheduler
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
@@ -72,7 +74,7 @@ def main(config: TrainingConfig) -> None:
     cache_dir = Path(config.cache_dir) if config.cache_dir else output_dir / "cache"
 
     # 1. Data: split, decode, extract. Bad input ends the run here.
-    samples = training_samples(config.data)
+    samples = category_samples(config.data, config.categories) if config.categories else training_samples(config.data)
     train_samples, held_out_samples = split_held_out(samples, config.held_out_fraction, config.seed)
     position = {sample.name: i for i, sample in enumerate(samples)}
     extractor = build_extractor(config).to(accelerator.device)
@@ -93,7 +95,8 @@ def main(config: TrainingConfig) -> None:
     cached = CachedDataset(cache_dir)
     train_indices = cached.entries_of([position[sample.name] for sample in train_samples])
     held_out_indices = cached.entries_of([position[sample.name] for sample in held_out_samples])
-    extractor.set_statistics(*channel_statistics(cached.features, train_indices))
+    train_groups = [[i for i in train_indices if cached.class_labels[i] == label] for label in _classes(config)]
+    extractor.set_statistics(*balanced_statistics(cached.features, train_groups))
 
     # 2. Optimization
     ema = EMAModel(unet.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
@@ -106,9 +109,10 @@ def main(config: TrainingConfig) -> None:
         config.max_train_steps * accelerator.num_processes,
     )
     train_loader = DataLoader(
-        Subset(cached, train_indices),
+        cached if config.categories else Subset(cached, train_indices),
         batch_size=config.train_batch_size,
-        shuffle=True,
+        shuffle=None if config.categories else True,
+        sampler=BalancedSampler(train_groups, config.seed) if config.categories else None,
         num_workers=config.num_workers,
         pin_memory=accelerator.device.type == "cuda",
     )
@@ -125,7 +129,8 @@ def main(config: TrainingConfig) -> None:
     global_step = _resume(accelerator, config, output_dir)
     if accelerator.is_main_process:
         print(
-            f"{len(train_samples)} images to train on, {len(held_out_samples)} held out; "
+            f"{len(train_samples)} images to train on, {len(held_out_samples)} held out"
+            + (f", of {len(config.categories)} categories; " if config.categories else "; ")
             + (f"{len(train_indices)} and {len(held_out_indices)} tiles; " if config.short_side else "")
             + f"{sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M parameters; {accelerator.num_processes} process(es) on "
             f"{accelerator.device.type}, {accelerator.mixed_precision} precision",
@@ -154,7 +159,9 @@ def main(config: TrainingConfig) -> None:
                 images, features = _targets(batch, extractor, config.augmentations, generator)
                 timesteps = torch.randint(0, config.max_timestep, (len(images),), generator=generator, device=images.device)
                 noise = torch.randn(images.shape, generator=generator, device=images.device)
-                loss = _loss(model, scheduler, images, features, timesteps, noise, config.feature_weight)
+                loss = _loss(
+                    model, scheduler, images, features, timesteps, noise, _class_labels(batch, config), config.feature_weight
+                )
                 accelerator.backward(loss.total)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(unet.parameters(), config.max_grad_norm)
@@ -191,7 +198,7 @@ def main(config: TrainingConfig) -> None:
             scheduler,
             extractor,
             cached,
-            train_indices,
+            train_groups,
             held_out_samples,
             config,
         )
@@ -223,7 +230,7 @@ def validate(accelerator, model, unet, ema, scheduler, extractor, loader, config
         for t in VALIDATION_TIMESTEPS:
             step = chain_step(scheduler, torch.tensor([t])).to(images)
             noisy = add_noise(images, noise, step)
-            output, predicted = model(noisy, t, return_dict=False)
+            output, predicted = model(noisy, t, _class_labels(batch, config), return_dict=False)
             for i in range(len(images)):
                 one = slice(i, i + 1)
                 loss = joint_loss(
@@ -249,11 +256,11 @@ def fit_pipeline(
     scheduler: DDPMScheduler,
     extractor: FeatureExtractor,
     cached: CachedDataset,
-    train_indices: list[int],
-    held_out_samples: list,
+    train_groups: list[list[int]],
+    held_out_samples: list[Sample],
     config: TrainingConfig,
 ) -> DiffADPipeline:
-    """Fits both Gaussians on the training images and calibrates on the held-out ones, each streamed once."""
+    """Fits both Gaussians on each category's training images and calibrates on the held-out ones, each streamed once."""
     channels, device = extractor.config.channels, extractor.device
     pipe = DiffADPipeline(
         unet,
@@ -262,20 +269,37 @@ def fit_pipeline(
         gaussian=build_gaussian(config, channels).to(device),
         residual_gaussian=build_gaussian(config, channels).to(device),
         calibration=build_calibration(config).to(device),
+        discriminant=build_discriminant(config, channels),
     )
-    moments, residual_moments = pipe.gaussian.new_moments(), pipe.residual_gaussian.new_moments()
-    for start in tqdm(range(0, len(train_indices), 16), desc="fitting the Gaussians", mininterval=2):
-        batch = train_indices[start : start + 16]
-        raw = torch.from_numpy(cached.features[batch]).to(device).float()
-        pipe.gaussian.accumulate(moments, extractor.standardize(raw))
-        with torch.no_grad():
-            images = to_model_range(torch.from_numpy(cached.images[batch]).to(device))
-            pipe.residual_gaussian.accumulate(residual_moments, pipe.feature_residuals(images))
-    pipe.gaussian.fit(moments)
-    pipe.residual_gaussian.fit(residual_moments)
+    pooled = []
+    for label, group in enumerate(train_groups):
+        moments, residual_moments = pipe.gaussian.new_moments(), pipe.residual_gaussian.new_moments()
+        for start in tqdm(range(0, len(group), 16), desc="fitting the Gaussians", mininterval=2):
+            batch = group[start : start + 16]
+            features = extractor.standardize(torch.from_numpy(cached.features[batch]).to(device).float())
+            pooled.append(features.mean(dim=(2, 3)).cpu())
+            pipe.gaussian.accumulate(moments, features)
+            with torch.no_grad():
+                images = to_model_range(torch.from_numpy(cached.images[batch]).to(device))
+                class_labels = torch.full((len(batch),), label, device=device) if config.categories else None
+                pipe.residual_gaussian.accumulate(residual_moments, pipe.feature_residuals(images, class_labels))
+        pipe.gaussian.fit(moments, label)
+        pipe.residual_gaussian.fit(residual_moments, label)
+    if config.categories:
+        indices = [i for group in train_groups for i in group]
+        pipe.discriminant.fit(torch.cat(pooled).numpy(), cached.class_labels[indices]).to(device)
     print(f"calibrating on {len(held_out_samples)} held-out good images", flush=True)
-    pipe.calibrate([sample.read for sample in held_out_samples])
+    class_labels = [sample.class_label for sample in held_out_samples] if config.categories else None
+    pipe.calibrate([sample.read for sample in held_out_samples], class_labels=class_labels)
     return pipe
+
+
+def _classes(config: TrainingConfig) -> range:
+    return range(max(1, len(config.categories)))
+
+
+def _class_labels(batch: dict, config: TrainingConfig) -> torch.Tensor | None:
+    return batch["class_labels"] if config.categories else None
 
 
 def _targets(
@@ -289,10 +313,10 @@ def _targets(
         return images, extractor(images)
 
 
-def _loss(model, scheduler, images, features, timesteps, noise, feature_weight: float) -> JointLoss:
+def _loss(model, scheduler, images, features, timesteps, noise, class_labels, feature_weight: float) -> JointLoss:
     step = chain_step(scheduler, timesteps).to(images)
     noisy = add_noise(images, noise, step)
-    output, predicted_features = model(noisy, timesteps, return_dict=False)
+    output, predicted_features = model(noisy, timesteps, class_labels, return_dict=False)
     return joint_loss(
         images,
         noisy,

@@ -4,6 +4,7 @@ from diffusers import ModelMixin, SchedulerMixin
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 
 from .calibration import Calibration
+from .discriminant import LinearDiscriminant
 from .feature_extractor import FeatureExtractor
 from .gaussian import PadimGaussian
 from .image_io import ImageError
@@ -32,6 +33,7 @@ __all__ = [
     "ImageError",
     "JointUNet2DModel",
     "JointUNet2DOutput",
+    "LinearDiscriminant",
     "ModelMixin",
     "PadimGaussian",
     "SchedulerMixin",

@@ -45,7 +45,8 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         tile_overlap: share of a tile that neighbours have in common, at least.
         seed: of the noise.
         roi_size: `(height, width)` of the region of interest; None is the whole image.
-        num_normals: n, the held-out normal images behind the thresholds; 0 before fitting.
+        num_normals: n, the held-out normal images behind the thresholds; 0 before fitting. For a model of several categories
+            one number for each, and every category has its own statistics and thresholds under the one recipe.
     """
 
     config_name = "config.json"
@@ -65,7 +66,7 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         tile_overlap: float = 0.25,
         seed: int = 0,
         roi_size: tuple[int, int] | None = None,
-        num_normals: int = 0,
+        num_normals: int | tuple[int, ...] = 0,
     ):
         super().__init__()
         unknown = (set(weights) | set(standardized_terms)) - set(TERMS)
@@ -80,10 +81,12 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         if not 0 <= tile_overlap < 1:
             raise ValueError(f"tile_overlap must lie in [0, 1), got {tile_overlap}")
         self.register_buffer("roi", torch.zeros(roi_size, dtype=torch.bool) if roi_size else None)
-        self.register_buffer("partial_mean", torch.zeros(len(self.partial_names)))
-        self.register_buffer("partial_std", torch.ones(len(self.partial_names)))
-        self.register_buffer("normal_scores", torch.zeros(num_normals))  # ascending
-        self.register_buffer("normal_maxima", torch.zeros(num_normals))  # ascending
+        # One class after the other, so that one class has the shapes of no classes; scores ascend within each.
+        counts = self.normals_per_class
+        self.register_buffer("partial_mean", torch.zeros(len(counts) * len(self.partial_names)))
+        self.register_buffer("partial_std", torch.ones(len(counts) * len(self.partial_names)))
+        self.register_buffer("normal_scores", torch.zeros(sum(counts)))
+        self.register_buffer("normal_maxima", torch.zeros(sum(counts)))
 
     @property
     def partial_names(self) -> list[str]:
@@ -94,15 +97,33 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         ]
 
     @property
-    def is_fitted(self) -> bool:
-        return self.config.num_normals > 0
+    def normals_per_class(self) -> list[int]:
+        """Held-out normal images of each category; one number where there is one category."""
+        counts = self.config.num_normals
+        return [counts] if isinstance(counts, int) else list(counts)
 
-    def standardize(self, name: str, partial: torch.Tensor) -> torch.Tensor:
-        """A raw partial map `(batch, height, width)` as it enters the ensemble (the hat of Eq. 11)."""
+    @property
+    def is_fitted(self) -> bool:
+        return min(self.normals_per_class) > 0
+
+    def unfitted(self, **recipe) -> "Calibration":
+        """The same recipe with the given changes, for as many classes, without statistics and region of interest."""
+        settings = {name: value for name, value in self.config.items() if not name.startswith("_")}
+        counts = 0 if isinstance(self.config.num_normals, int) else [0] * len(self.config.num_normals)
+        return Calibration(**{**settings, **recipe, "roi_size": None, "num_normals": counts})
+
+    def standardize(self, name: str, partial: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
+        """A raw partial map `(batch, height, width)` as it enters the ensemble (the hat of Eq. 11).
+
+        `class_labels` `(batch,)` say whose statistics count, where there are several categories.
+        """
         if self.config.per_image and name.partition("@")[0] in self.config.standardized_terms:
             return scoring.standardize_per_image(partial)
         index = self.partial_names.index(name)
-        return scoring.standardize(partial, self.partial_mean[index], self.partial_std[index])
+        if class_labels is not None:
+            index = class_labels * len(self.partial_names) + index  # (B,)
+        mean, std = (statistic[index].view(-1, 1, 1) for statistic in (self.partial_mean, self.partial_std))
+        return scoring.standardize(partial, mean, std)
 
     def combine(self, partials: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Eq. 11: weighted sum over terms of the mean over timesteps of standardised partial maps, `(batch, height, width)`.
@@ -140,30 +161,43 @@ class Calibration(Float32ModelMixin, ConfigMixin):
             raise ValueError(f"the region of interest has no pixel in a map of {size[0]}x{size[1]}")
         return inside
 
-    def fit(self, partials: Sequence[np.ndarray]) -> None:
-        """Statistics of every term from some normal images, then the scores that the others get under them.
+    def fit(self, partials: Sequence[np.ndarray], class_labels: Sequence[int] | None = None) -> None:
+        """Statistics of every term from some normal images, then the scores that the others get under them; each class apart.
 
         Args:
             partials: raw partial maps `(len(partial_names), height, width)` of each held-out normal image; may be
                 memory-mapped, one image is read at a time.
+            class_labels: category of each image, where there are several.
 
         Raises:
-            ValueError: if there are fewer than two images (one where nothing is standardised by statistics), or a map is not
-                finite.
+            ValueError: if there are fewer than two images (one where nothing is standardised by statistics) of a class, or a
+                map is not finite.
         """
+        labels = np.zeros(len(partials), dtype=int) if class_labels is None else np.asarray(class_labels)
         needs_statistics = bool(self.config.standardized_terms) and not self.config.per_image
-        if len(partials) < 1 + needs_statistics:
-            raise ValueError(f"calibration needs at least {1 + needs_statistics} normal images, got {len(partials)}")
-        chosen = np.arange(len(partials))
-        if needs_statistics:
-            for_statistics, chosen = split_for_statistics(chosen, self.config.seed)
-            self._fit_statistics(partials, for_statistics)
-        scores, maxima = self._score_normals(partials, chosen)
-        if not (np.isfinite(scores).all() and self.partial_std.isfinite().all()):
+        classes = len(self.normals_per_class)
+        scores, maxima = [], []
+        for label in range(classes):
+            chosen = np.flatnonzero(labels == label)
+            if len(chosen) < 1 + needs_statistics:
+                of_class = f" of class {label}" if classes > 1 else ""
+                raise ValueError(
+                    f"calibration needs at least {1 + needs_statistics} normal images, got {len(chosen)}{of_class}"
+                )
+            if needs_statistics:
+                for_statistics, chosen = split_for_statistics(chosen, self.config.seed)
+                self._fit_statistics(partials, for_statistics, label)
+            class_scores, class_maxima = self._score_normals(partials, chosen, label)
+            scores.append(np.sort(class_scores))
+            maxima.append(np.sort(class_maxima))
+        if not (np.isfinite(np.concatenate(scores)).all() and self.partial_std.isfinite().all()):
             raise ValueError("partial maps of the normal images are not finite; use float32 or bfloat16 weights")
-        self._set_normal_scores(scores, maxima)
+        counts = [len(of_class) for of_class in scores]
+        self.register_to_config(num_normals=counts[0] if isinstance(self.config.num_normals, int) else counts)
+        self.normal_scores = torch.as_tensor(np.concatenate(scores), dtype=torch.float32, device=self.partial_mean.device)
+        self.normal_maxima = torch.as_tensor(np.concatenate(maxima), dtype=torch.float32, device=self.partial_mean.device)
 
-    def _fit_statistics(self, partials: Sequence[np.ndarray], chosen: np.ndarray) -> None:
+    def _fit_statistics(self, partials: Sequence[np.ndarray], chosen: np.ndarray, label: int) -> None:
         count, total, total_square = 0, 0.0, 0.0
         for image in (partials[i] for i in chosen):
             pixels = image[:, self.inside(image.shape[1:]).cpu().numpy()]  # (partials, pixels)
@@ -172,61 +206,77 @@ class Calibration(Float32ModelMixin, ConfigMixin):
             total_square += np.square(pixels, dtype=np.float64).sum(axis=1)
         mean, mean_square = total / count, total_square / count
         std = np.sqrt(np.maximum(mean_square - mean**2, 0))
+        first = label * len(self.partial_names)
         for index, name in enumerate(self.partial_names):
             if name.partition("@")[0] in self.config.standardized_terms:
-                self.partial_mean[index] = mean[index]
-                self.partial_std[index] = max(std[index], 1e-12)
+                self.partial_mean[first + index] = mean[index]
+                self.partial_std[first + index] = max(std[index], 1e-12)
 
-    def _score_normals(self, partials: Sequence[np.ndarray], chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Image scores and highest pixels of the chosen images, `(n,)` each."""
-        scores, maxima = [], []
+    def _score_normals(self, partials: Sequence[np.ndarray], chosen: np.ndarray, label: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image scores and highest pixels of the chosen images under the statistics of their class, `(n,)` each."""
+        scores, maxima, labels = [], [], torch.tensor([label], device=self.partial_mean.device)
         for image in (partials[i] for i in chosen):
             raw = zip(self.partial_names, torch.from_numpy(np.array(image)), strict=True)
-            anomaly_map = self.combine({name: self.standardize(name, partial[None]) for name, partial in raw})
+            anomaly_map = self.combine({name: self.standardize(name, partial[None], labels) for name, partial in raw})
             scores.append(self.image_scores(anomaly_map).item())
             maxima.append(self.image_scores(anomaly_map, top_k=1).item())
         return np.array(scores), np.array(maxima)
 
-    def _set_normal_scores(self, scores: np.ndarray, maxima: np.ndarray) -> None:
-        self.register_to_config(num_normals=len(scores))
-        self.normal_scores = torch.as_tensor(np.sort(scores), dtype=torch.float32, device=self.partial_mean.device)
-        self.normal_maxima = torch.as_tensor(np.sort(maxima), dtype=torch.float32, device=self.partial_mean.device)
+    def p_values(self, scores: np.ndarray, class_labels: Sequence[int] | None = None) -> np.ndarray:
+        """Conformal p-values (1 + #{normal >= score}) / (n + 1): P(p <= a) <= a for a normal part (of that class), any a."""
+        labels = np.zeros(len(scores), dtype=int) if class_labels is None else np.asarray(class_labels)
+        p_values = np.empty(len(scores))
+        for label in np.unique(labels):
+            normal = self.normal_scores_of(label)
+            at_least = len(normal) - np.searchsorted(normal, scores[labels == label], side="left")
+            p_values[labels == label] = (1 + at_least) / (len(normal) + 1)
+        return p_values
 
-    def p_values(self, scores: np.ndarray) -> np.ndarray:
-        """Conformal p-values (1 + #{normal >= score}) / (n + 1): P(p <= a) <= a for a normal part, any a."""
-        normal = self.normal_scores.cpu().numpy()
-        at_least = len(normal) - np.searchsorted(normal, scores, side="left")
-        return (1 + at_least) / (len(normal) + 1)
-
-    def supported_rate(self, false_alarm_rate: float | None = None) -> float:
+    def supported_rate(self, false_alarm_rate: float | None = None, class_labels: Sequence[int] | None = None) -> float:
         """The false-alarm rate that thresholds are set for: a requested one, or for None 5 %.
 
-        With too few normal images for 5 %, None is the smallest rate that they support, 1 / (n + 1), and a warning says so.
+        With too few normal images for 5 %, None is the smallest rate that they support, 1 / (n + 1), and a warning says so. Of
+        several categories, each with its own n, that is the smallest rate that all of them support, so that no verdict depends
+        on which of them are scored together.
+
+        Args:
+            false_alarm_rate: the requested rate.
+            class_labels: the categories that have to support a requested rate; None is all.
 
         Raises:
             ValueError: if there are no normal images, or too few for the requested rate, or it does not lie in (0, 1).
         """
-        n = self.config.num_normals
-        if false_alarm_rate is None:
-            smallest = 1 / (n + 1)
-            if n > 0 and smallest > DEFAULT_FALSE_ALARM_RATE:
-                warnings.warn(
-                    f"{n} normal images behind the thresholds guarantee a false-alarm rate of {smallest:.3g} at best: that is "
-                    f"used in place of {DEFAULT_FALSE_ALARM_RATE}, which needs "
-                    f"{normals_needed(DEFAULT_FALSE_ALARM_RATE)} (see pipe.calibrate)",
-                    stacklevel=2,
-                )
-            false_alarm_rate = max(DEFAULT_FALSE_ALARM_RATE, smallest)
+        counts = self.normals_per_class
+        if false_alarm_rate is not None:
+            check_supported(min(counts if class_labels is None else (counts[i] for i in class_labels)), false_alarm_rate)
+            return false_alarm_rate
+        n = min(counts)
+        false_alarm_rate = max(DEFAULT_FALSE_ALARM_RATE, 1 / (n + 1))
         check_supported(n, false_alarm_rate)
+        if false_alarm_rate > DEFAULT_FALSE_ALARM_RATE:
+            of_category = " of one category" if len(counts) > 1 else ""
+            warnings.warn(
+                f"{n} normal images{of_category} behind the thresholds guarantee a false-alarm rate of {false_alarm_rate:.3g} "
+                f"at best: that is used in place of {DEFAULT_FALSE_ALARM_RATE}, which needs "
+                f"{normals_needed(DEFAULT_FALSE_ALARM_RATE)} (see pipe.calibrate)",
+                stacklevel=2,
+            )
         return false_alarm_rate
 
-    def image_threshold(self, false_alarm_rate: float) -> float:
+    def image_threshold(self, false_alarm_rate: float, class_label: int = 0) -> float:
         """Scores above it are called defective; a normal part exceeds it with at most the given probability."""
-        return conformal_threshold(self.normal_scores.cpu().numpy(), false_alarm_rate)
+        return conformal_threshold(self.normal_scores_of(class_label), false_alarm_rate)
 
-    def pixel_threshold(self, false_alarm_rate: float) -> float:
+    def pixel_threshold(self, false_alarm_rate: float, class_label: int = 0) -> float:
         """Pixels above it are called defective; a normal part has any such pixel with at most the given probability."""
-        return conformal_threshold(self.normal_maxima.cpu().numpy(), false_alarm_rate)
+        return conformal_threshold(self._of_class(self.normal_maxima, class_label), false_alarm_rate)
+
+    def normal_scores_of(self, class_label: int = 0) -> np.ndarray:
+        """Ascending scores of the normal images behind a category's thresholds."""
+        return self._of_class(self.normal_scores, class_label)
+
+    def _of_class(self, scores: torch.Tensor, class_label: int) -> np.ndarray:
+        return scores.split(self.normals_per_class)[class_label].cpu().numpy()
 
 
 def split_for_statistics(images: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HTTPError  # the HTTP library's, whichever the Hub's client uses
 from huggingface_hub.utils import validate_repo_id
 
-from .model_card import DataTerms, Evaluation, model_card, read_evaluation
+from .model_card import DataTerms, Evaluation, model_card, normals_per_class, read_evaluation
 from .model_index import with_installed_classes, with_repository_code
 from .remote_code import FILE_PREFIX, code_module_name, component_code, component_module_name, single_file_code
 
@@ -118,7 +118,7 @@ def _write_repo(model, folder: Path, evaluations: Sequence[Evaluation], terms: D
         model.save_pretrained(folder)
         config = _saved_pipeline(folder)
     configs = {name: _remove_paths(folder, name) for name in _components(config)}
-    if not configs["calibration"]["num_normals"]:
+    if 0 in normals_per_class(configs["calibration"]["num_normals"]):
         raise ValueError("the pipeline is not calibrated: call pipe.calibrate(normal_images) first")
 
     code_module = _write_code(folder, config, __version__)
@@ -172,7 +172,8 @@ def _saved_pipeline(folder: Path) -> dict:
 
 
 def _components(config: dict) -> dict[str, list[str]]:
-    return {name: value for name, value in config.items() if isinstance(value, list)}
+    # An optional component that is not there has an entry of nulls.
+    return {name: value for name, value in config.items() if isinstance(value, list) and value[0] is not None}
 
 
 def _copy_pipeline(source: Path, folder: Path, config: dict) -> None:

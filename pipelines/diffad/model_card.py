@@ -131,6 +131,7 @@ def model_card(
     name = repo_id.rpartition("/")[2]
     size = unet["sample_size"]
     trained_on = training["data"] if training else None
+    class_names = configs["discriminant"]["class_names"] if "discriminant" in configs else []
     data = ModelCardData(
         license=terms.license,
         library_name="diffusers",
@@ -150,13 +151,13 @@ def model_card(
         version=version,
         code_module=code_module,
         requirements=_requirements(configs),
-        class_labels_argument=", class_labels=[0, 0]" if unet.get("num_class_embeds") else "",
+        class_names=class_names,
         false_alarm_rate=_false_alarm_rate(evaluations),
         data_note=terms.note or "The author has not described the training images.",
         license=terms.license,
         trained_on=trained_on,
         image_size=f"{size}x{size}" if isinstance(size, int) else "x".join(map(str, size)),
-        protocol=_protocol(calibration["num_normals"]),
+        protocol=_protocol(calibration["num_normals"], class_names),
         evaluations=[
             {"data": evaluation.data, "sheet": sheet, "command": _evaluation_command(evaluation, trained_on, name)}
             for evaluation, sheet in zip(evaluations, sheets, strict=True)
@@ -168,7 +169,7 @@ def model_card(
         term_table="\n\n".join(_term_table(evaluation, titled=len(evaluations) > 1) for evaluation in evaluations),
         limits=_limits(configs, calibration["num_normals"], training),
         costs=_costs(evaluations, training_summary),
-        train_command=_train_command(trained_on, name) if training else None,
+        train_command=_train_command(trained_on, class_names, name) if training else None,
         seed=training["seed"] if training else None,
     )
 
@@ -266,18 +267,27 @@ def _false_alarm_rate(evaluations: Sequence[Evaluation]) -> float:
     return evaluations[0].metrics["operating_point"]["requested_false_alarm_rate"] if evaluations else 0.05
 
 
-def _protocol(num_normals: int) -> str:
+def normals_per_class(num_normals: int | Sequence[int]) -> list[int]:
+    """A calibration's `num_normals` as one number per category."""
+    return [num_normals] if isinstance(num_normals, int) else list(num_normals)
+
+
+def _protocol(num_normals: int | Sequence[int], class_names: Sequence[str]) -> str:
+    counts = normals_per_class(num_normals)
+    of_classes = f" ({', '.join(f'{name} {count}' for name, count in zip(class_names, counts))})" if class_names else ""
     return (
         "Training and calibration read good images only, no defective one and no mask. Statistics and thresholds come from "
-        f"{num_normals} good images that neither the network nor the Gaussians were fitted on."
+        f"{sum(counts)} good images{of_classes} that neither the network nor the Gaussians were fitted on."
     )
 
 
-def _limits(configs: dict[str, dict], num_normals: int, training: dict | None) -> list[str]:
+def _limits(configs: dict[str, dict], num_normals: int | Sequence[int], training: dict | None) -> list[str]:
+    counts = normals_per_class(num_normals)
+    num_normals, of_category = min(counts), " of the category with the fewest" if len(counts) > 1 else ""
     limits = [
         "Valid for images taken as in training: same part, camera, light, framing. After a change, recalibrate on good images.",
-        f"{num_normals} good images set the thresholds: a false-alarm rate of {1 / (num_normals + 1):.1%} or more can be "
-        "guaranteed, on average over such sets of images. The rate met on one test set scatters around it.",
+        f"{num_normals} good images{of_category} set the thresholds: a false-alarm rate of {1 / (num_normals + 1):.1%} or more "
+        "can be guaranteed, on average over such sets of images. The rate met on one test set scatters around it.",
         "A high score says that something is unusual, not what it is; a defect smaller than a few pixels after resizing can be "
         "missed.",
     ]
@@ -305,19 +315,20 @@ def _costs(evaluations: Sequence[Evaluation], summary: dict | None) -> list[str]
     return costs or ["Not measured."]
 
 
-def _train_command(trained_on: str, name: str) -> str:
-    return (
-        "accelerate launch -m diffad_training.train --config training_config.json "
-        f"--data DATA/{trained_on} --output_dir runs/{name}"
-    )
+def _train_command(trained_on: str, class_names: Sequence[str], name: str) -> str:
+    # The categories of a model of several lie side by side, and each is evaluated by itself.
+    data = "DATA" if class_names else f"DATA/{trained_on}"
+    return f"accelerate launch -m diffad_training.train --config training_config.json --data {data} --output_dir runs/{name}"
 
 
 def _evaluation_command(evaluation: Evaluation, trained_on: str | None, name: str) -> str:
     output = f"{name}-evaluation" if evaluation.data == trained_on else f"{name}-evaluation-{evaluation.data}"
     rate = evaluation.metrics["operating_point"]["requested_false_alarm_rate"]
+    class_labels = evaluation.metrics.get("class_labels", {"given": False})  # older evaluations have none
+    given = class_labels["images"] if class_labels["given"] else ()
     return (
         f"python -m diffad_training.evaluate --model runs/{name} --data DATA/{evaluation.data} "
-        f"--output_dir runs/{output} --false_alarm_rate {rate:g}"
+        f"--output_dir runs/{output} --false_alarm_rate {rate:g}" + "".join(f" --class_label {label}" for label in given)
     )
 
 

@@ -17,15 +17,20 @@ def summarize_model(pipe: DiffADPipeline) -> dict[str, str]:
         "score": " + ".join(f"{weight:g} {term}" for term, weight in recipe.weights.items())
         + f"; mean of the highest {recipe.top_k} pixel(s), smoothing {recipe.smoothing_sigma:g} pixels",
         "timesteps": ", ".join(map(str, recipe.timesteps)),
-        "held-out normals": str(recipe.num_normals),
+        "held-out normals": ", ".join(map(str, pipe.calibration.normals_per_class)),
     }
-    for rate in FALSE_ALARM_RATES:
-        summary[f"threshold at {rate:.0%}"] = _threshold(pipe, rate)
+    if pipe.class_names:
+        summary["categories"] = ", ".join(pipe.class_names)
+    for label, name in enumerate(pipe.class_names or [""]):
+        for rate in FALSE_ALARM_RATES:
+            summary[f"threshold at {rate:.0%}" + f", {name}" * bool(name)] = _threshold(pipe, rate, label)
     return summary
 
 
-def _threshold(pipe: DiffADPipeline, rate: float) -> str:
+def _threshold(pipe: DiffADPipeline, rate: float, class_label: int) -> str:
+    calibration = pipe.calibration
     try:
-        return f"{pipe.calibration.image_threshold(rate):.4g} (image), {pipe.calibration.pixel_threshold(rate):.4g} (pixel)"
+        image, pixel = calibration.image_threshold(rate, class_label), calibration.pixel_threshold(rate, class_label)
+        return f"{image:.4g} (image), {pixel:.4g} (pixel)"
     except ValueError as reason:
         return f"none: {reason}"

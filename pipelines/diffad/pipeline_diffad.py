@@ -15,6 +15,7 @@ from PIL import Image
 from . import scoring
 from .calibration import TERMS, Calibration
 from .diffusion import ChainStep, add_noise, chain_step, clamp_to_range, model_log_variance, posterior_mean, predict_x0
+from .discriminant import LinearDiscriminant
 from .feature_extractor import FeatureExtractor
 from .gaussian import PadimGaussian
 from .gradient_denoising import mahalanobis_loss
@@ -25,6 +26,9 @@ from .pipeline_output import DiffADOutput, ReconstructionOutput
 from .reconstruction import PRESETS, Models, Recipe
 from .tiling import add_tiles, blend_weights, cut, tile_corners, working_size
 from .unet_joint import JointUNet2DModel, JointUNet2DOutput
+
+# The category of every image by name or index, or one for all.
+ClassLabels = str | int | Sequence[str | int]
 
 
 class DiffADPipeline(DiffusionPipeline):
@@ -38,9 +42,12 @@ class DiffADPipeline(DiffusionPipeline):
         gaussian: normal features at every position.
         residual_gaussian: what the UNet normally gets wrong in them, at every position.
         calibration: how scores are formed, and what normal images score.
+        discriminant: names and recognises the categories of a model trained on several; such a model's UNet, Gaussians and
+            calibration hold one class for each.
     """
 
-    model_cpu_offload_seq = "feature_extractor->unet->residual_gaussian->gaussian"
+    model_cpu_offload_seq = "feature_extractor->discriminant->unet->residual_gaussian->gaussian"
+    _optional_components = ["discriminant"]
 
     def __init__(
         self,
@@ -50,6 +57,7 @@ class DiffADPipeline(DiffusionPipeline):
         gaussian: PadimGaussian,
         residual_gaussian: PadimGaussian,
         calibration: Calibration,
+        discriminant: LinearDiscriminant | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -59,6 +67,7 @@ class DiffADPipeline(DiffusionPipeline):
             gaussian=gaussian,
             residual_gaussian=residual_gaussian,
             calibration=calibration,
+            discriminant=discriminant,
         )
 
     @classmethod
@@ -73,6 +82,11 @@ class DiffADPipeline(DiffusionPipeline):
         return push(self, repo_id, **options)
 
     @property
+    def class_names(self) -> list[str] | None:
+        """Categories of a model trained on several, in the order of their indices."""
+        return None if self.discriminant is None else list(self.discriminant.config.class_names)
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """`(height, width)` at which images, or tiles of them, are scored."""
         size = self.unet.config.sample_size
@@ -83,7 +97,7 @@ class DiffADPipeline(DiffusionPipeline):
         self,
         images: ImageInput | Sequence[ImageInput],
         batch_size: int = 8,
-        class_labels: Sequence[int] | None = None,
+        class_labels: ClassLabels | None = None,
         false_alarm_rate: float | None = None,
         map_size: tuple[int, int] | None = None,
         return_partial_maps: bool = False,
@@ -94,9 +108,10 @@ class DiffADPipeline(DiffusionPipeline):
         Args:
             images: one or many of: path, PIL image, numpy `(H, W[, C])`, tensor `(C, H, W)`; uint8 or float in [0, 1].
             batch_size: images or tiles per forward pass; memory grows with it, scores do not depend on it.
-            class_labels: one category index per image, for a model trained on several categories.
+            class_labels: for a model trained on several categories, the name or index of each image's category, or one for
+                all images. Without it categories are recognised, at the cost of one more pass of the feature extractor.
             false_alarm_rate: share of normal parts that may be called defective; sets the thresholds. None is 5 %, or the
-                smallest rate that the calibration supports, 1 / (n + 1), where that is larger.
+                smallest rate that the calibration supports (for all categories), 1 / (n + 1), where that is larger.
             map_size: `(height, width)` of all returned maps; None returns each at its image's own size.
             return_partial_maps: also return the map of every score term at every timestep.
             return_dict: whether to return a [`DiffADOutput`] instead of a tuple of its fields.
@@ -107,10 +122,9 @@ class DiffADPipeline(DiffusionPipeline):
                 labels do not match.
         """
         images = as_image_list(images)
-        self.check_inputs(images, class_labels, batch_size)
-        false_alarm_rate = self.calibration.supported_rate(false_alarm_rate)
-        image_threshold = self.calibration.image_threshold(false_alarm_rate)
-        pixel_threshold = self.calibration.pixel_threshold(false_alarm_rate)
+        self.check_inputs(images, batch_size)
+        class_labels, false_alarm_rate = self._classes_and_rate(images, class_labels, false_alarm_rate, batch_size)
+        image_thresholds, pixel_thresholds = self._thresholds(false_alarm_rate, class_labels, len(images))
         terms = TERMS if return_partial_maps else tuple(self.calibration.config.weights)
 
         scores, maps, partial_maps = [], [], []
@@ -133,12 +147,18 @@ class DiffADPipeline(DiffusionPipeline):
             raise ValueError(f"the score of image {broken} is not finite; use float32 or bfloat16 weights")
         output = DiffADOutput(
             image_scores=image_scores,
-            p_values=self.calibration.p_values(image_scores),
-            labels=image_scores > image_threshold,
+            p_values=self.calibration.p_values(image_scores, class_labels),
+            labels=image_scores > image_thresholds,
             anomaly_maps=maps,
-            masks=[(m > pixel_threshold) & self.calibration.inside(m.shape).cpu().numpy() for m in maps],
+            masks=[
+                (m > threshold) & self.calibration.inside(m.shape).cpu().numpy()
+                for m, threshold in zip(maps, pixel_thresholds, strict=True)
+            ],
             false_alarm_rate=false_alarm_rate,
+            image_thresholds=image_thresholds,
+            pixel_thresholds=pixel_thresholds,
             partial_maps=partial_maps if return_partial_maps else None,
+            class_labels=None if class_labels is None else [self.class_names[i] for i in class_labels],
         )
         return output if return_dict else output.to_tuple()
 
@@ -148,7 +168,7 @@ class DiffADPipeline(DiffusionPipeline):
         images: ImageInput | Sequence[ImageInput],
         preset: str | Recipe = "default",
         batch_size: int = 8,
-        class_labels: Sequence[int] | None = None,
+        class_labels: ClassLabels | None = None,
         false_alarm_rate: float | None = None,
         seed: int = 0,
         intermediate_steps: Sequence[int] | Literal["all"] = (),
@@ -178,20 +198,21 @@ class DiffADPipeline(DiffusionPipeline):
         if self.calibration.config.short_side is not None:
             raise ValueError("models that score images in tiles can't reconstruct them yet")
         images = as_image_list(images)
-        self.check_inputs(images, class_labels, batch_size)
+        self.check_inputs(images, batch_size)
         recipe = _resolve_recipe(preset, settings)
-        false_alarm_rate = self.calibration.supported_rate(false_alarm_rate)
-        image_threshold = self.calibration.image_threshold(false_alarm_rate)
-        pixel_threshold = self.calibration.pixel_threshold(false_alarm_rate)
+        class_labels, false_alarm_rate = self._classes_and_rate(images, class_labels, false_alarm_rate, batch_size)
+        thresholds = torch.from_numpy(self._thresholds(false_alarm_rate, class_labels, len(images))).float()
+        thresholds = thresholds.to(self._execution_device)
         output = ReconstructionOutput(images=[], difference_maps=[], intermediates=[], traces=[] if return_traces else None)
         with self.progress_bar(total=len(images)) as progress:
             for batch, labels, originals in self._batches(images, class_labels, batch_size):
-                models = self._reconstruction_models(labels, image_threshold, pixel_threshold, seed)
+                done = len(output.images)
+                models = self._reconstruction_models(labels, *thresholds[:, done : done + len(batch)], seed)
                 recorder = _StepRecorder(
                     self,
                     callback_on_step_end,
                     intermediate_steps,
-                    len(output.images),
+                    done,
                     (lambda x, models=models: mahalanobis_loss(models.distance(x))) if return_traces else None,
                 )
                 recorder.measure(batch)
@@ -213,7 +234,7 @@ class DiffADPipeline(DiffusionPipeline):
         self,
         normal_images: Sequence[ImageInput],
         batch_size: int = 8,
-        class_labels: Sequence[int] | None = None,
+        class_labels: ClassLabels | None = None,
         roi: str | Path | Image.Image | np.ndarray | None = None,
         **recipe,
     ) -> Calibration:
@@ -222,11 +243,11 @@ class DiffADPipeline(DiffusionPipeline):
         Args:
             normal_images: images of good parts that neither the UNet nor the Gaussian was fitted on. One in ten of them gives
                 the statistics of standardisation, the others the thresholds.
-            batch_size, class_labels: as for scoring.
+            batch_size, class_labels: as for scoring; every category of a model of several needs images.
             roi: region of interest, for parts that lie alike in all images: mask file or image (white is inside) or bool array
                 `(H, W)` in the images' framing. From then on statistics, scores, thresholds and masks are those of its pixels
                 alone, and maps are 0 outside. It is saved with the model, because thresholds hold for no other region. None
-                keeps the present one; a mask of all pixels removes it.
+                keeps the present one; a mask of all pixels removes it. Several categories have one region in common.
             recipe: arguments of [`Calibration`] that differ from the present one.
 
         Raises:
@@ -234,16 +255,20 @@ class DiffADPipeline(DiffusionPipeline):
             ValueError: if there are too few images, or the model does not fit tiles that the recipe asks for.
         """
         images = list(normal_images)
-        self._check_class_labels(images, class_labels)
-        settings = {name: value for name, value in self.calibration.config.items() if not name.startswith("_")}
-        calibration = Calibration(**{**settings, **recipe, "roi_size": None, "num_normals": 0})
+        calibration = self.calibration.unfitted(**recipe)
         self._check_tiles(calibration)
+        class_labels = self.class_indices(class_labels, len(images))
+        if class_labels is None and self.discriminant is not None:
+            class_labels = self._recognize(images, batch_size)
+        if class_labels is not None and (unseen := set(range(len(self.class_names))) - set(class_labels)):
+            names = ", ".join(self.class_names[i] for i in sorted(unseen))
+            raise ValueError(f"calibration needs normal images of {names}, too")
         previous, self.calibration = self.calibration, calibration
         try:
             calibration.set_roi(previous.roi if roi is None else self._region(roi))
             # On disk, because the maps of many images do not fit in memory.
             with tempfile.TemporaryFile() as file:
-                calibration.fit(self._measure(images, class_labels, batch_size, file))
+                calibration.fit(self._measure(images, class_labels, batch_size, file), class_labels)
         except BaseException:
             self.calibration = previous
             raise
@@ -307,9 +332,9 @@ class DiffADPipeline(DiffusionPipeline):
         # Distances, not their squares, whose heavy tail would drown the other terms.
         if "residual" in terms:
             residual = scoring.feature_residual(features, predictions)
-            yield "residual", scoring.resize_map(self.residual_gaussian(residual).sqrt(), size)
+            yield "residual", scoring.resize_map(self.residual_gaussian(residual, class_labels).sqrt(), size)
         if "mahalanobis" in terms:
-            yield "mahalanobis", scoring.resize_map(self.gaussian(features).sqrt(), size)
+            yield "mahalanobis", scoring.resize_map(self.gaussian(features, class_labels).sqrt(), size)
 
     def feature_residuals(self, images: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
         """What `residual_gaussian` is fitted on: `(batch, D, h, w)` for images `(batch, 3, height, width)` in [-1, 1]."""
@@ -335,7 +360,7 @@ class DiffADPipeline(DiffusionPipeline):
         prediction, v = output.sample.float().chunk(2, dim=1)
         return predict_x0(noisy, prediction, step, self.scheduler.config.prediction_type), clamp_to_range(v)
 
-    def check_inputs(self, images: list, class_labels: Sequence[int] | None, batch_size: int) -> None:
+    def check_inputs(self, images: list, batch_size: int) -> None:
         """Refuses wrong arguments before work starts."""
         if not images:
             raise ValueError("no images given")
@@ -343,20 +368,64 @@ class DiffADPipeline(DiffusionPipeline):
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not self.calibration.is_fitted:
             raise ValueError("the pipeline is not calibrated: call pipe.calibrate(normal_images) first")
-        self._check_class_labels(images, class_labels)
 
-    def _check_class_labels(self, images: list, class_labels: Sequence[int] | None) -> None:
-        classes = self.unet.config.num_class_embeds
-        if classes is None and class_labels is not None:
+    def _classes_and_rate(
+        self, images: list, class_labels: ClassLabels | None, false_alarm_rate: float | None, batch_size: int
+    ) -> tuple[list[int] | None, float]:
+        """Category indices and the false-alarm rate that is used; what can't be used is refused before anything is measured."""
+        indices = self.class_indices(class_labels, len(images))
+        false_alarm_rate = self.calibration.supported_rate(false_alarm_rate, indices)
+        if indices is None and self.discriminant is not None:
+            indices = self._recognize(images, batch_size)
+        return indices, false_alarm_rate
+
+    def class_indices(self, class_labels: ClassLabels | None, count: int) -> list[int] | None:
+        """The category index of each of `count` images from what the caller gave; None if that is None.
+
+        Raises:
+            ValueError: if a category does not exist, or their number is wrong.
+        """
+        if class_labels is None:
+            return None
+        if self.discriminant is None:
             raise ValueError("class_labels given, but this model was trained without classes")
-        if classes is not None:
-            if class_labels is None or len(class_labels) != len(images):
-                raise ValueError(f"this model was trained on {classes} categories: give one class label per image")
-            if not all(0 <= label < classes for label in class_labels):
-                raise ValueError(f"class labels must lie in 0..{classes - 1}")
+        given = [class_labels] * count if isinstance(class_labels, str | int) else list(class_labels)
+        if len(given) != count:
+            raise ValueError(f"{len(given)} class labels for {count} images: give one per image, or one name for all")
+        known = {name_or_index: i for i, name in enumerate(self.class_names) for name_or_index in (name, i)}
+        unknown = [label for label in given if label not in known]
+        if unknown:
+            raise ValueError(
+                f"class label {unknown[0]!r} is none of {', '.join(self.class_names)} (or 0..{len(self.class_names) - 1})"
+            )
+        return [known[label] for label in given]
+
+    def _recognize(self, images: list[ImageInput], batch_size: int) -> list[int]:
+        """The category index of every image; of one that is scored in tiles, by the mean of its tiles."""
+        indices = []
+        for batch, _, _ in self._batches(images, None, batch_size):
+            tiles, count = batch, len(batch)
+            if tuple(batch.shape[-2:]) != self.image_size:
+                corners = tile_corners(tuple(batch.shape[-2:]), self.image_size, self.calibration.config.tile_overlap)
+                tiles = cut(batch, corners, self.image_size)
+            scores = torch.cat([self.discriminant(self.feature_extractor(part)) for part in tiles.split(batch_size)])
+            indices += scores.view(count, -1, scores.shape[1]).mean(dim=1).argmax(dim=1).tolist()
+        return indices
+
+    def _thresholds(self, false_alarm_rate: float, class_labels: list[int] | None, count: int) -> np.ndarray:
+        """`(2, count)`: the image and the pixel threshold for each image, those of its category."""
+        labels = [0] * count if class_labels is None else class_labels
+        of_class = {
+            label: (
+                self.calibration.image_threshold(false_alarm_rate, label),
+                self.calibration.pixel_threshold(false_alarm_rate, label),
+            )
+            for label in set(labels)
+        }
+        return np.array([of_class[label] for label in labels]).T
 
     def _batches(
-        self, images: list[ImageInput], class_labels: Sequence[int] | None, batch_size: int
+        self, images: list[ImageInput], class_labels: list[int] | None, batch_size: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, list[Image.Image]]]:
         """Preprocessed batches on the device, their labels and the images as they came, in RGB.
 
@@ -375,7 +444,7 @@ class DiffADPipeline(DiffusionPipeline):
         self, images: torch.Tensor, class_labels: torch.Tensor | None, terms: Sequence[str], tiles_per_pass: int = 8
     ) -> dict[str, torch.Tensor]:
         maps = self.partial_maps(images, class_labels, terms, tiles_per_pass)
-        return {name: self.calibration.standardize(name, raw) for name, raw in maps}
+        return {name: self.calibration.standardize(name, raw, class_labels) for name, raw in maps}
 
     def _scored_size(self, height: int, width: int) -> tuple[int, int]:
         short_side = self.calibration.config.short_side
@@ -398,7 +467,7 @@ class DiffADPipeline(DiffusionPipeline):
             raise ValueError("short_side needs one Gaussian for all positions, which tiles share: train with position_free")
 
     def _reconstruction_models(
-        self, class_labels: torch.Tensor | None, image_threshold: float, pixel_threshold: float, seed: int
+        self, class_labels: torch.Tensor | None, image_threshold: torch.Tensor, pixel_threshold: torch.Tensor, seed: int
     ) -> Models:
         """The pipeline's parts as the functions that recipes of reconstruction work with."""
         terms = tuple(self.calibration.config.weights)
@@ -429,11 +498,11 @@ class DiffADPipeline(DiffusionPipeline):
 
         def select(index: torch.Tensor) -> Models:
             labels = None if class_labels is None else class_labels[index]
-            return self._reconstruction_models(labels, image_threshold, pixel_threshold, seed)
+            return self._reconstruction_models(labels, image_threshold[index], pixel_threshold[index], seed)
 
         return Models(
             select=select,
-            distance=lambda images: self.gaussian(self.feature_extractor(images)),
+            distance=lambda images: self.gaussian(self.feature_extractor(images), class_labels),
             add_noise=noised,
             predict_x0=lambda xt, t: denoised(xt, t, step_of(t, full_chain, xt))[0],
             reverse_step=reverse_step,

@@ -19,8 +19,11 @@ class DiffADOutput(BaseOutput):
         masks: N bool arrays of the same sizes, True on pixels called defective.
         false_alarm_rate: share of normal parts that `labels`, and with the same guarantee `masks`, may call defective: the
             requested rate, or the one that was chosen.
+        image_thresholds, pixel_thresholds: `(N,)` float, above them image score and pixels of each image are called defective:
+            those of its category.
         partial_maps: per image the standardised map of each score term at each timestep (`kl@20`, ..., `mahalanobis`), if
             asked for.
+        class_labels: name of each image's category, given or recognised, for a model trained on several.
     """
 
     image_scores: np.ndarray
@@ -29,7 +32,10 @@ class DiffADOutput(BaseOutput):
     anomaly_maps: list[np.ndarray]
     masks: list[np.ndarray]
     false_alarm_rate: float
+    image_thresholds: np.ndarray
+    pixel_thresholds: np.ndarray
     partial_maps: list[dict[str, np.ndarray]] | None = None
+    class_labels: list[str] | None = None
 
 
 @dataclass

@@ -34,12 +34,14 @@ class PredictionSettings:
         maps: folder for anomaly maps as 32-bit floating-point TIFF, at the images' sizes.
         overlays: folder for the images with the heat map laid over, as PNG.
         masks: folder for the defective pixels, 255 on black, as PNG.
+        class_label: category of all images, for a model of several; None recognises each image's.
     """
 
     false_alarm_rate: float | None = None
     maps: Path | None = None
     overlays: Path | None = None
     masks: Path | None = None
+    class_label: str | None = None
 
     @property
     def picture_folders(self) -> list[Path]:
@@ -86,11 +88,12 @@ def predict_folder(
     Raises:
         DataError: if there are no images, or folders of pictures would collide with them.
         ValueError: if the output exists or can't be written, the journal belongs to another run, or the pipeline can't
-            give the false-alarm rate.
+            give the false-alarm rate or does not know the category.
     """
     check_table_path(output)
-    settings = dataclasses.replace(settings, false_alarm_rate=pipe.calibration.supported_rate(settings.false_alarm_rate))
-    pixel_threshold = pipe.calibration.pixel_threshold(settings.false_alarm_rate)
+    class_labels = pipe.class_indices(settings.class_label, 1)
+    rate = pipe.calibration.supported_rate(settings.false_alarm_rate, class_labels)
+    settings = dataclasses.replace(settings, false_alarm_rate=rate)
     pipe.set_progress_bar_config(disable=True)
     names = image_names(folder, settings.picture_folders)
     run = {
@@ -102,9 +105,10 @@ def predict_folder(
     }
 
     def score(batch: Sequence[str], images: Sequence[Image.Image]) -> list[dict]:
-        result = pipe(images, batch_size=batch_size, false_alarm_rate=settings.false_alarm_rate)
+        result = pipe(images, batch_size, settings.class_label, settings.false_alarm_rate)
         for i, name in enumerate(batch):
-            write_pictures(settings, name, images[i], result.anomaly_maps[i], result.masks[i], pixel_threshold)
+            threshold = result.pixel_thresholds[i]
+            write_pictures(settings, name, images[i], result.anomaly_maps[i], result.masks[i], threshold)
         return rows_of(batch, result)
 
     return run_prediction(names, lambda name: read_image(folder / name), score, output, run, batch_size)
@@ -141,8 +145,9 @@ def run_prediction(
 def rows_of(names: Sequence[str], output: DiffADOutput) -> list[dict]:
     """One row per image, with the columns of [`diffad.prediction_table.SCHEMA`] that have a value."""
     rows = []
-    for name, score, p_value, label, mask in zip(
-        names, output.image_scores, output.p_values, output.labels, output.masks, strict=True
+    categories = output.class_labels or [None] * len(names)
+    for name, score, p_value, label, mask, category in zip(
+        names, output.image_scores, output.p_values, output.labels, output.masks, categories, strict=True
     ):
         boxes = bounding_boxes(mask)
         rows.append(
@@ -155,6 +160,7 @@ def rows_of(names: Sequence[str], output: DiffADOutput) -> list[dict]:
                 "defect_share": float(mask.mean()),
                 "defects": len(boxes),
                 "boxes": boxes,
+                "category": category,
             }
         )
     return rows

@@ -21,6 +21,7 @@ SCHEMA = pa.schema(
         pa.field("defect_share", pa.float64()),  # of the image's pixels, in [0, 1]
         pa.field("defects", pa.int32()),  # connected regions
         pa.field("boxes", pa.list_(pa.list_(pa.int32()))),  # left, top, right, bottom of each, the largest region first
+        pa.field("category", pa.string()),  # given or recognised, of a model of several; else empty
         pa.field("error", pa.string()),
     ]
 )

@@ -48,7 +48,7 @@ class Models:
         chain: `num_inference_steps` to the descending timesteps of the respaced chain.
         anomaly_map: images to standardised anomaly maps `(B, H, W)`; as many UNet passes as the calibration has timesteps.
         image_score: anomaly maps to image scores `(B,)`.
-        image_threshold, pixel_threshold: above them images and pixels are called defective.
+        image_threshold, pixel_threshold: `(B,)`, above them images and pixels are called defective.
     """
 
     select: Callable[[torch.Tensor], "Models"]
@@ -59,8 +59,8 @@ class Models:
     chain: Callable[[int], list[int]]
     anomaly_map: Callable[[torch.Tensor], torch.Tensor]
     image_score: Callable[[torch.Tensor], torch.Tensor]
-    image_threshold: float
-    pixel_threshold: float
+    image_threshold: torch.Tensor
+    pixel_threshold: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,8 @@ class Repair:
         active = torch.arange(len(images), device=images.device)
         for attempt in range(self.attempts + 1):
             if len(active):
-                anomaly_map = models.select(active).anomaly_map(repaired[active])
+                selected = models.select(active)
+                anomaly_map = selected.anomaly_map(repaired[active])
                 score = models.image_score(anomaly_map)  # (active,)
                 if attempt:
                     improved = score < best_score[active]
@@ -181,7 +182,7 @@ class Repair:
                     best = best.index_copy(0, chosen, repaired[chosen])
                     best_region = best_region.index_copy(0, chosen, region[chosen])
                     best_score = best_score.index_copy(0, chosen, score[improved])
-                defective = score > models.image_threshold
+                defective = score > selected.image_threshold
                 active, anomaly_map = active[defective], anomaly_map[defective]
             if attempt == self.attempts:
                 break
@@ -190,9 +191,10 @@ class Repair:
                 for _ in range(len(self.timesteps) + 1):
                     repaired = report(repaired)
                 continue
-            found = defect_region(anomaly_map, models.pixel_threshold, self.region_level, self.peak_share, self.margin)
+            selected = models.select(active)
+            found = defect_region(anomaly_map, selected.pixel_threshold, self.region_level, self.peak_share, self.margin)
             region = region.index_copy(0, active, torch.maximum(region[active], found))
-            repaired = self._repair(images, repaired, region, active, models.select(active), report)
+            repaired = self._repair(images, repaired, region, active, selected, report)
         return Reconstruction(best, soft_edge(best_region))
 
     def _repair(self, images, repaired, region, active, models: Models, report: Report) -> torch.Tensor:

@@ -8,7 +8,9 @@ from scipy.ndimage import binary_dilation, binary_fill_holes, label
 from .scoring import smooth_map
 
 
-def defect_region(anomaly_map: torch.Tensor, threshold: float, level: float, peak_share: float, margin: int) -> torch.Tensor:
+def defect_region(
+    anomaly_map: torch.Tensor, threshold: torch.Tensor, level: float, peak_share: float, margin: int
+) -> torch.Tensor:
     """What of the map is defect: connected regions that reach above the threshold, each down to a share of its own peak.
 
     Maps are blurred, so that a strong defect lifts a wide surrounding above any fixed level; its edge lies near half its peak.
@@ -16,7 +18,7 @@ def defect_region(anomaly_map: torch.Tensor, threshold: float, level: float, pea
 
     Args:
         anomaly_map: `(B, H, W)`.
-        threshold: of the map's values, above which a pixel is called defective.
+        threshold: `(B,)`, of each map's values, above which a pixel is called defective.
         level: share of the threshold that all pixels of a region exceed.
         peak_share: share of its region's maximum that every pixel exceeds.
         margin: pixels by which regions are widened, because defects have edges.
@@ -25,8 +27,8 @@ def defect_region(anomaly_map: torch.Tensor, threshold: float, level: float, pea
         `(B, 1, H, W)` float, 1 inside, without holes.
     """
     regions = []
-    for values in anomaly_map.cpu().numpy():
-        peak = min(threshold, values.max())
+    for values, highest in zip(anomaly_map.cpu().numpy(), threshold.tolist(), strict=True):
+        peak = min(highest, values.max())
         labels, count = label(values >= level * peak)
         region = np.zeros(values.shape, dtype=bool)
         for index in range(1, count + 1):

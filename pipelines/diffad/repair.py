@@ -29,14 +29,16 @@ def repair_folder(
     false_alarm_rate: float | None = None,
     seed: int = 0,
     batch_size: int = 8,
+    class_label: str | None = None,
 ) -> RepairSummary:
     """Writes `output/repaired` and `output/difference`, PNG files under the names of the images below `folder`.
 
     A difference of 255 is a change by the whole range of grey levels; see [`DiffADPipeline.reconstruct`] for the arguments.
+    `class_label` is the category of all images, for a model of several; None recognises each image's.
 
     Raises:
         DataError: if there are no images, or the output lies among them.
-        ValueError: if the preset does not exist or the pipeline can't give the false-alarm rate.
+        ValueError: if the preset does not exist, or the pipeline can't give the false-alarm rate or does not know the category.
     """
     pipe.set_progress_bar_config(disable=True)
     names = image_names(folder, [output])
@@ -47,7 +49,8 @@ def repair_folder(
             summary.errors += [str(image) for _, image in batch if isinstance(image, ImageError)]
             readable = [(name, image) for name, image in batch if not isinstance(image, ImageError)]
             if readable:
-                repair = pipe.reconstruct([image for _, image in readable], preset, batch_size, None, false_alarm_rate, seed)
+                images = [image for _, image in readable]
+                repair = pipe.reconstruct(images, preset, batch_size, class_label, false_alarm_rate, seed)
                 for (name, _), image, difference in zip(readable, repair.images, repair.difference_maps, strict=True):
                     image.save(picture_path(output / "repaired", name, ".png"))
                     levels = (255 * difference).round().astype(np.uint8)

@@ -147,12 +147,13 @@ class JointUNet2DModel(UNet2DModel):
         """Wraps a trained UNet2DModel or joint model: the same prediction under a new feature head.
 
         A part that the trained model lacks starts without effect: v = 0 where it had no variance, class embeddings of zero
-        where it had no labels.
+        where it had no labels or gets new ones.
 
         Args:
             unet: predicts as many output channels as it has input channels, or twice as many (learned variance).
             joint_config: settings of the joint model that replace or complete those of `unet`, such as
-                `feature_channels`, `sample_size`, `dropout`, or `num_class_embeds` for a model without labels.
+                `feature_channels`, `sample_size` and `dropout`, or `num_class_embeds` to condition it on new classes, in place
+                of its own if it had any.
 
         Raises:
             ValueError: if the UNet's configuration has no counterpart here, or its weights do not fit `joint_config`.
@@ -179,7 +180,7 @@ class JointUNet2DModel(UNet2DModel):
         if not is_joint:
             for name in ("conv_out.weight", "conv_out.bias"):
                 weights[name] = torch.cat([weights[name], torch.zeros_like(weights[name])])[: 2 * channels]
-        if unet.class_embedding is None and joint.class_embedding is not None:
+        if joint_config.get("num_class_embeds") is not None:
             weights["class_embedding.weight"] = torch.zeros_like(joint.class_embedding.weight)
         weights |= joint.feature_head.state_dict(prefix="feature_head.")
         misfits = _shapes(weights) ^ _shapes(joint.state_dict())

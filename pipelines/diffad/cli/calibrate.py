@@ -19,7 +19,8 @@ def calibrate(
 ) -> None:
     """Set a model's thresholds anew from good images, for example after a change of the lighting.
 
-    Nothing is saved if there are too few images for the false-alarm rate.
+    Nothing is saved if there are too few images for the false-alarm rate. A model of several categories needs images of
+    each, and recognises which is which.
 
     Examples:
 
@@ -38,10 +39,17 @@ def calibrate(
     pipe = load_model(model)
     calibration = pipe.calibrate(images, batch_size)
     false_alarm_rate = calibration.supported_rate(false_alarm_rate)
-    image, pixel = calibration.image_threshold(false_alarm_rate), calibration.pixel_threshold(false_alarm_rate)
     if output is None:
         save_calibration(pipe, Path(model))
     else:
         pipe.save_pretrained(output)
     typer.echo(f"{output or model}: calibrated on {len(images)} good images")
-    typer.echo(f"thresholds at a false-alarm rate of {false_alarm_rate:.1%}: {image:.4g} (image), {pixel:.4g} (pixel)")
+    for label, name in enumerate(pipe.class_names or [""]):
+        image, pixel = (
+            calibration.image_threshold(false_alarm_rate, label),
+            calibration.pixel_threshold(false_alarm_rate, label),
+        )
+        of_category = f"{name}: " * bool(name)
+        typer.echo(
+            f"{of_category}thresholds at a false-alarm rate of {false_alarm_rate:.1%}: {image:.4g} (image), {pixel:.4g} (pixel)"
+        )

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import BatchSize, FalseAlarmRate, Model
+from .options import BatchSize, ClassLabel, FalseAlarmRate, Model
 
 
 def evaluate(
@@ -13,6 +13,7 @@ def evaluate(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("runs/evaluation"),
     false_alarm_rate: FalseAlarmRate = None,
+    class_label: ClassLabel = None,
     batch_size: BatchSize = 8,
 ) -> None:
     """Measure a model on test images of which it is known whether they are good.
@@ -34,4 +35,6 @@ def evaluate(
     arguments = {"model": model, "data": folder, "output_dir": output, "batch_size": batch_size}
     if false_alarm_rate is not None:
         arguments["false_alarm_rate"] = false_alarm_rate
+    if class_label is not None:
+        arguments["class_label"] = class_label
     main([f"--{name}={value}" for name, value in arguments.items()])

@@ -18,3 +18,10 @@ FalseAlarmRate = Annotated[
         show_default=False,
     ),
 ]
+ClassLabel = Annotated[
+    str | None,
+    typer.Option(
+        help="Category of all images, for a model of several categories. Without it each image's is recognised.",
+        show_default=False,
+    ),
+]

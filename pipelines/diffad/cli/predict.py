@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import BatchSize, FalseAlarmRate, Model
+from .options import BatchSize, ClassLabel, FalseAlarmRate, Model
 
 
 def predict(
@@ -13,6 +13,7 @@ def predict(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="Table to write: .csv, .jsonl or .parquet.")],
     false_alarm_rate: FalseAlarmRate = None,
+    class_label: ClassLabel = None,
     maps: Annotated[Path | None, typer.Option(help="Folder for anomaly maps (32-bit TIFF).")] = None,
     overlays: Annotated[Path | None, typer.Option(help="Folder for images with the heat map laid over (PNG).")] = None,
     masks: Annotated[Path | None, typer.Option(help="Folder for masks of the defective pixels (PNG).")] = None,
@@ -22,7 +23,8 @@ def predict(
     """Score all images of a folder and write a table with one row per image.
 
     Columns: path (in FOLDER), score, p_value, label (good or defective), defect_pixels, defect_share (of the image), defects
-    (connected regions), boxes ([left, top, right, bottom] of each in pixels, the largest region first), error.
+    (connected regions), boxes ([left, top, right, bottom] of each in pixels, the largest region first), category (of a model of
+    several), error.
 
     A run that was stopped goes on where it was when the same command is given again.
 
@@ -37,7 +39,7 @@ def predict(
     from ..prediction import PredictionSettings, predict_folder
     from .loading import load_model
 
-    settings = PredictionSettings(false_alarm_rate, maps, overlays, masks)
+    settings = PredictionSettings(false_alarm_rate, maps, overlays, masks, class_label)
     summary = predict_folder(load_model(model), folder, output, settings, batch_size)
     typer.echo(f"wrote {output}: {summary.images} images, {summary.defective} of them called defective")
     if summary.unreadable:

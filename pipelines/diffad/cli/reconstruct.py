@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import BatchSize, FalseAlarmRate, Model
+from .options import BatchSize, ClassLabel, FalseAlarmRate, Model
 
 
 def reconstruct(
@@ -16,6 +16,7 @@ def reconstruct(
         str, typer.Option(help="default (marked regions only), paper (Algorithm 1), gradient_descent or partial_diffusion.")
     ] = "default",
     false_alarm_rate: FalseAlarmRate = None,
+    class_label: ClassLabel = None,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
     batch_size: BatchSize = 8,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if an image could not be read.")] = False,
@@ -32,7 +33,7 @@ def reconstruct(
     from ..repair import repair_folder
     from .loading import load_model
 
-    summary = repair_folder(load_model(model), folder, output, preset, false_alarm_rate, seed, batch_size)
+    summary = repair_folder(load_model(model), folder, output, preset, false_alarm_rate, seed, batch_size, class_label)
     typer.echo(f"wrote {output}: {summary.images - len(summary.errors)} images, {summary.changed} of them changed")
     if summary.errors:
         typer.echo(f"unreadable images: {len(summary.errors)}", err=True)

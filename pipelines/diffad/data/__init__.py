@@ -4,7 +4,7 @@ from .description import Description, describe
 from .files import image_files
 from .huggingface import stream_samples
 from .layout import Layout
-from .registry import LAYOUTS, evaluation_samples, find_layout, training_samples
+from .registry import LAYOUTS, category_samples, evaluation_samples, find_layout, training_samples
 from .sample import GOOD, DataError, Mask, Sample, load_mask, split_held_out
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Layout",
     "Mask",
     "Sample",
+    "category_samples",
     "describe",
     "evaluation_samples",
     "find_layout",

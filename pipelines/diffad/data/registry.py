@@ -1,6 +1,8 @@
 """Which layout a source has, and its samples."""
 
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from . import (
@@ -49,6 +51,19 @@ def training_samples(source) -> list[Sample]:
     """
     layout, source = find_layout(source)
     return layout.training(source)
+
+
+def category_samples(root: str | Path, categories: Sequence[str]) -> list[Sample]:
+    """Good images of several categories to train on, each a source of its own in the folder `root`; labelled by its place.
+
+    Raises:
+        DataError: if there is no such source or it holds no images.
+    """
+    return [
+        replace(sample, name=f"{category}/{sample.name}", class_label=label)
+        for label, category in enumerate(categories)
+        for sample in training_samples(Path(root) / category)
+    ]
 
 
 def evaluation_samples(source) -> list[Sample]:

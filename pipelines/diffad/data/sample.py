@@ -38,6 +38,7 @@ class Sample:
         defect: name of the defect type, `good` for normal images.
         mask: ground truth of a defective image, if there is one.
         held_out: the dataset itself sets this training image aside for validation.
+        class_label: index of its category, where there are several.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Sample:
     defect: str = GOOD
     mask: Mask | None = None
     held_out: bool = False
+    class_label: int = 0
 
     @property
     def is_defective(self) -> bool:
@@ -55,25 +57,36 @@ def split_held_out(samples: Sequence[Sample], fraction: float, seed: int) -> tup
     """Splits off held-out normal images for validation and calibration: `(training, held_out)`, both in order.
 
     Where the dataset has a validation split of its own, that is held out, whatever `fraction` and `seed`. At least two images
-    go to either side.
+    go to either side. Every category is split as it would be without the others.
 
     Raises:
-        DataError: with fewer than four images, or fewer than two on one side of the dataset's own split.
+        DataError: with fewer than four images of a category, or fewer than two on one side of the dataset's own split.
     """
-    if len(samples) < 4:
-        raise DataError(f"only {len(samples)} good images; at least 4 are needed to train and to calibrate")
-    chosen = {i for i, sample in enumerate(samples) if sample.held_out}
-    if not chosen:
-        count = min(max(round(len(samples) * fraction), 2), len(samples) - 2)
-        order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed), device="cpu")
-        chosen = set(order[:count].tolist())
-    elif min(len(chosen), len(samples) - len(chosen)) < 2:
-        raise DataError(
-            f"{len(samples) - len(chosen)} training and {len(chosen)} validation images; at least 2 of each are needed, "
-            "or no validation split at all"
+    chosen = set()
+    for label in sorted({sample.class_label for sample in samples}) or [0]:
+        chosen |= _choose_held_out(
+            samples, [i for i, sample in enumerate(samples) if sample.class_label == label], fraction, seed
         )
     training = [sample for i, sample in enumerate(samples) if i not in chosen]
     return training, [sample for i, sample in enumerate(samples) if i in chosen]
+
+
+def _choose_held_out(samples: Sequence[Sample], places: Sequence[int], fraction: float, seed: int) -> set[int]:
+    """Which places of one category's samples are held out."""
+    if len(places) < 4:
+        names = ", ".join(samples[i].name for i in places) or "none"
+        raise DataError(f"only {len(places)} good images ({names}); at least 4 are needed to train and to calibrate")
+    own = {i for i in places if samples[i].held_out}
+    if not own:
+        count = min(max(round(len(places) * fraction), 2), len(places) - 2)
+        order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed), device="cpu")
+        return {places[i] for i in order[:count].tolist()}
+    if min(len(own), len(places) - len(own)) < 2:
+        raise DataError(
+            f"{len(places) - len(own)} training and {len(own)} validation images (such as {samples[places[0]].name}); at least "
+            "2 of each are needed, or no validation split at all"
+        )
+    return own
 
 
 def load_mask(sample: Sample, size: tuple[int, int]) -> np.ndarray:

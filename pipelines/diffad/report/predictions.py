@@ -22,15 +22,22 @@ def report_from_predictions(
     Args:
         pipe: the pipeline that scored them. Its progress bar is turned off.
         rows: one for every scored image: `path` (absolute or relative to `folder`), `score`, `p_value` and `label` (True if
-            called defective).
+            called defective); for a model of several categories also the `category`, one for all rows.
         folder: of the images.
         false_alarm_rate: that they were scored with; None is the default of scoring.
         facts: further facts of the run for the page's head.
 
     Raises:
-        ValueError: if there are no rows.
+        ValueError: if there are no rows, or they are of several categories, whose scores do not compare.
     """
-    folder = Path(folder)
+    folder, rows = Path(folder), list(rows)
+    if not rows:
+        raise ValueError(f"{folder}: no scored images to report on")
+    categories = {row.get("category") for row in rows}
+    if len(categories) > 1:
+        raise ValueError(f"{folder}: images of {', '.join(sorted(map(str, categories)))}; report on each category apart")
+    class_label = categories.pop()
+    index = 0 if pipe.class_names is None else pipe.class_indices(class_label, 1)[0]
     false_alarm_rate = pipe.calibration.supported_rate(false_alarm_rate)
     pipe.set_progress_bar_config(disable=True)
     report_rows = [
@@ -39,25 +46,26 @@ def report_from_predictions(
             score=float(row["score"]),
             p_value=float(row["p_value"]),
             label=bool(row["label"]),
-            pictures=partial(_pictures, pipe, folder / row["path"], bool(row["label"]), false_alarm_rate),
+            pictures=partial(_pictures, pipe, folder / row["path"], bool(row["label"]), class_label, false_alarm_rate),
         )
         for row in rows
     ]
-    if not report_rows:
-        raise ValueError(f"{folder}: no scored images to report on")
     return Report(
         title=f"Inspection of {folder.resolve().name}",
         facts={"Images": f"{len(report_rows):,} in {folder}", **(facts or {})},
         rows=report_rows,
         false_alarm_rate=false_alarm_rate,
-        image_threshold=pipe.calibration.image_threshold(false_alarm_rate),
-        pixel_threshold=pipe.calibration.pixel_threshold(false_alarm_rate),
-        normal_scores=pipe.calibration.normal_scores.cpu().numpy(),
+        image_threshold=pipe.calibration.image_threshold(false_alarm_rate, index),
+        pixel_threshold=pipe.calibration.pixel_threshold(false_alarm_rate, index),
+        normal_scores=pipe.calibration.normal_scores_of(index),
     )
 
 
-def _pictures(pipe: DiffADPipeline, path: Path, called_defective: bool, false_alarm_rate: float) -> Pictures:
+def _pictures(
+    pipe: DiffADPipeline, path: Path, called_defective: bool, class_label: str | None, false_alarm_rate: float
+) -> Pictures:
     image = read_image(path)
-    anomaly_map = pipe(image, false_alarm_rate=false_alarm_rate).anomaly_maps[0]
-    repaired = pipe.reconstruct(image, false_alarm_rate=false_alarm_rate).images[0] if called_defective else None
-    return draw_pictures(image, anomaly_map, pipe.calibration.pixel_threshold(false_alarm_rate), repaired=repaired)
+    settings = {"class_labels": class_label, "false_alarm_rate": false_alarm_rate}
+    output = pipe(image, **settings)
+    repaired = pipe.reconstruct(image, **settings).images[0] if called_defective else None
+    return draw_pictures(image, output.anomaly_maps[0], output.pixel_thresholds[0], repaired=repaired)

@@ -1,0 +1,378 @@
+"""One model of several categories: the class selects Gaussians and statistics, names are given or recognised, training."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffad import Calibration, DiffADPipeline, LinearDiscriminant, PadimGaussian
+from diffad.calibration import split_for_statistics
+from diffad.data import DataError, Sample, category_samples, split_held_out
+from diffad.hub import export_repo
+from diffad.model_summary import summarize_model
+from diffad.prediction import PredictionSettings, predict_folder
+from diffad.report import report_from_predictions
+from diffad_training import train
+from diffad_training.config import parse_config
+from diffad_training.dataset import BalancedSampler, CachedDataset, balanced_statistics, build_cache
+from test_training import tiny_config, unet_weights
+from tiny_pipeline import class_images, smooth_images, tiny_extractor, tiny_pipeline
+
+NAMES = ("nut", "bolt", "washer")
+LABELS = [0, 1, 2] * 2
+
+
+def mixed_images(seed: int = 30) -> list:
+    return [class_images(1, seed + i, label)[0] for i, label in enumerate(LABELS)]
+
+
+@pytest.fixture(scope="module")
+def pipe() -> DiffADPipeline:
+    pipe = tiny_pipeline(NAMES, smoothing_sigma=1.0)
+    normals = [image for label in range(3) for image in class_images(19 + label, 4, label)]
+    pipe.calibrate(normals, class_labels=[name for i, name in enumerate(NAMES) for _ in range(19 + i)])
+    return pipe
+
+
+# State of each class
+
+
+def test_gaussians_of_several_classes_are_those_fitted_alone():
+    torch.manual_seed(0)
+    features = [torch.randn(20, 5, 2, 3) * (1 + label) + label for label in range(3)]
+    together = PadimGaussian(5, grid=(2, 3), num_dims=4, num_classes=3)
+    alone = [PadimGaussian(5, grid=(2, 3), num_dims=4) for _ in range(3)]
+    for label in (2, 0, 1):
+        moments = together.new_moments()
+        together.accumulate(moments, features[label])
+        together.fit(moments, label)
+        alone[label].fit(moments)
+    test = torch.randn(6, 5, 2, 3)
+    distances = together(test, torch.tensor(LABELS))
+    for i, label in enumerate(LABELS):
+        torch.testing.assert_close(distances[i], alone[label](test[i : i + 1])[0])
+    with pytest.raises(ValueError, match="3 classes need class labels"):
+        together(test)
+
+
+def test_gradient_reaches_the_features_of_every_class():
+    gaussian = PadimGaussian(2, grid=None, num_classes=2)
+    gaussian.whitening.copy_(torch.eye(2) * torch.tensor([1.0, 3.0]).view(2, 1, 1))
+    features = torch.ones(3, 2, 1, 1, requires_grad=True)
+    gaussian(features, torch.tensor([1, 0, 1])).sum().backward()
+    assert features.grad[:, 0, 0, 0].tolist() == [18, 2, 18]
+
+
+def test_calibration_of_several_classes_is_that_of_each_alone():
+    rng = np.random.default_rng(0)
+    recipe = {"timesteps": (20,), "weights": {"kl": 0.3, "mahalanobis": 0.7}}
+    together = Calibration(num_normals=(0, 0, 0), **recipe)
+    labels = rng.permutation(np.repeat([0, 1, 2], [7, 4, 12]))
+    partials = rng.normal(size=(23, len(together.partial_names), 3, 4)).astype(np.float32) * (1 + labels).reshape(-1, 1, 1, 1)
+    together.fit(partials, labels)
+    assert together.normals_per_class == [6, 3, 11] and together.is_fitted
+    scores = rng.normal(size=30)
+    score_labels = rng.integers(0, 3, size=30)
+    p_values = together.p_values(scores, score_labels)
+    raw = torch.randn(6, 3, 4)
+    standardized = together.standardize("mahalanobis", raw, torch.tensor(LABELS))
+    for label in range(3):
+        alone = Calibration(**recipe)
+        alone.fit(partials[labels == label])
+        assert together.image_threshold(0.5, label) == alone.image_threshold(0.5)
+        assert together.pixel_threshold(0.5, label) == alone.pixel_threshold(0.5)
+        np.testing.assert_array_equal(p_values[score_labels == label], alone.p_values(scores[score_labels == label]))
+        chosen = [i for i, other in enumerate(LABELS) if other == label]
+        assert torch.equal(standardized[chosen], alone.standardize("mahalanobis", raw[chosen]))
+    assert len({together.image_threshold(0.5, label) for label in range(3)}) == 3
+    with pytest.raises(ValueError, match="at least 2 normal images, got 0 of class 1"):
+        together.unfitted().fit(partials[labels != 1], labels[labels != 1])
+
+
+# Recognition
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_discriminant_is_the_class_of_the_nearest_mean_in_the_whitened_space(classes):
+    rng = np.random.default_rng(classes)
+    counts = [3000 * 2**i for i in range(classes)]  # enough for shrinkage to vanish, and far from balanced
+    mixing, means = np.eye(3) + 0.3 * rng.normal(size=(3, 3)), rng.normal(size=(classes, 3))
+    labels = np.repeat(np.arange(classes), counts)
+    pooled = means[labels] + rng.normal(size=(len(labels), 3)) @ mixing
+    discriminant = LinearDiscriminant(3, tuple("abcd"[:classes])).fit(pooled, labels)
+
+    precision = np.linalg.inv(np.mean([np.cov(pooled[labels == k], rowvar=False) for k in range(classes)], axis=0))
+    centres = np.stack([pooled[labels == k].mean(axis=0) for k in range(classes)])
+    test = rng.normal(size=(500, 3)) * 2
+    deviation = test[:, None] - centres
+    distance = np.einsum("nkd,de,nke->nk", deviation, precision, deviation)
+    maps = torch.from_numpy(test).float()[:, :, None, None] + torch.tensor([-1.0, 1.0]).view(1, 1, 1, 2)  # mean: test
+    scores = discriminant(maps).numpy()
+    assert scores.shape == (500, classes)
+    assert (scores.argmax(axis=1) == distance.argmin(axis=1)).mean() > 0.98
+    # Up to a constant of each image, the scores are -distance / 2.
+    np.testing.assert_allclose(scores - scores[:, :1], -(distance - distance[:, :1]) / 2, rtol=0.1, atol=0.3)
+
+
+def test_unknown_categories_are_recognised_and_named(pipe):
+    images = mixed_images()
+    images[4] = images[4].copy()
+    images[4].paste((255, 0, 0), (4, 4, 12, 12))  # a defect does not change what the part is
+    inferred = pipe(images, batch_size=4)
+    assert inferred.class_labels == [NAMES[label] for label in LABELS]
+    given = pipe(images, batch_size=4, class_labels=LABELS)
+    np.testing.assert_array_equal(inferred.image_scores, given.image_scores)
+    np.testing.assert_array_equal(inferred.anomaly_maps, given.anomaly_maps)
+
+
+# Pipeline
+
+
+def test_batch_of_mixed_classes_equals_one_by_one(pipe):
+    images = mixed_images()
+    together = pipe(images, class_labels=LABELS, false_alarm_rate=0.1, return_partial_maps=True)
+    for i, label in enumerate(LABELS):
+        alone = pipe(images[i], class_labels=[label], false_alarm_rate=0.1, return_partial_maps=True)
+        assert together.image_scores[i] == pytest.approx(alone.image_scores[0], rel=1e-4)
+        assert together.p_values[i] == alone.p_values[0] and together.labels[i] == alone.labels[0]
+        np.testing.assert_allclose(together.anomaly_maps[i], alone.anomaly_maps[0], rtol=1e-3, atol=1e-4)
+        for name, partial in together.partial_maps[i].items():
+            np.testing.assert_allclose(partial, alone.partial_maps[0][name], rtol=1e-3, atol=1e-3)
+
+
+def test_verdicts_follow_the_thresholds_of_each_images_class(pipe):
+    images = mixed_images()
+    pipe.calibration.normal_scores[:18] += 1000  # of the first class only
+    try:
+        output = pipe(images, class_labels=LABELS, false_alarm_rate=0.1)
+    finally:
+        pipe.calibration.normal_scores[:18] -= 1000
+    for i, label in enumerate(LABELS):
+        assert output.pixel_thresholds[i] == pipe.calibration.pixel_threshold(0.1, label)
+        assert output.image_thresholds[i] == pipe.calibration.image_threshold(0.1, label) + 1000 * (label == 0)
+        assert output.labels[i] == (label > 0 and output.image_scores[i] > pipe.calibration.image_threshold(0.1, label))
+        assert (output.masks[i] == (output.anomaly_maps[i] > pipe.calibration.pixel_threshold(0.1, label))).all()
+        assert (output.p_values[i] == 1) == (label == 0)
+
+
+def test_images_are_repaired_by_the_thresholds_of_their_class(pipe):
+    images = mixed_images()[:2]
+    thresholds = pipe.calibration.normal_scores.clone()
+    for lowered in (0, 1):
+        pipe.calibration.normal_scores[slice(18) if lowered == 0 else slice(18, None)] = -1000
+        try:
+            changes = [
+                change.any() for change in pipe.reconstruct(images, class_labels=[0, 1], timesteps=(50,)).difference_maps
+            ]
+        finally:
+            pipe.calibration.normal_scores.copy_(thresholds)
+        assert changes == [lowered == 0, lowered == 1]
+
+
+def test_rate_is_one_that_every_category_supports_whatever_is_scored_together():
+    pipe = tiny_pipeline(("nut", "bolt"), smoothing_sigma=1.0)
+    pipe.calibrate([*class_images(4, 4, 0), *class_images(25, 4, 1)], class_labels=["nut"] * 4 + ["bolt"] * 25)
+    assert pipe.calibration.normals_per_class == [3, 23]
+    bolt = class_images(1, 9, 1)
+    with pytest.warns(UserWarning, match="3 normal images of one category .* 0.25 at best"):
+        assert pipe(bolt, class_labels="bolt").false_alarm_rate == 0.25
+    assert pipe(bolt, class_labels="bolt", false_alarm_rate=0.05).false_alarm_rate == 0.05
+    for labels in ("nut", None):  # what is recognised may be either
+        with pytest.raises(ValueError, match="needs 19 .*there are 3"):
+            pipe(bolt, class_labels=labels, false_alarm_rate=0.05)
+
+
+def test_normal_images_are_standardised_within_their_class(pipe):
+    for label in range(3):
+        images = class_images(19 + label, 4, label)
+        of_statistics, of_thresholds = split_for_statistics(np.arange(19 + label), seed=0)
+        assert pipe.calibration.normals_per_class[label] == len(of_thresholds)
+        images = [images[i] for i in of_statistics]
+        partials = pipe(images, class_labels=label, false_alarm_rate=0.1, return_partial_maps=True).partial_maps
+        for name in pipe.calibration.partial_names:
+            values = np.stack([partial[name] for partial in partials])
+            assert values.mean() == pytest.approx(0, abs=1e-3) and values.std() == pytest.approx(1, rel=1e-3)
+
+
+def test_labels_may_be_names_indices_or_one_for_all(pipe):
+    images = mixed_images()[1::3]
+    expected = pipe(images, class_labels=[1, 1])
+    assert expected.class_labels == ["bolt", "bolt"] and pipe.class_names == list(NAMES)
+    for labels in ("bolt", 1, ["bolt", 1], np.array([1, 1])):
+        np.testing.assert_array_equal(pipe(images, class_labels=labels).image_scores, expected.image_scores)
+    assert not np.allclose(pipe(images, class_labels="nut").image_scores, expected.image_scores)
+    with pytest.raises(ValueError, match="'screw' is none of nut, bolt, washer"):
+        pipe(images, class_labels="screw")
+    with pytest.raises(ValueError, match="3 is none of nut"):
+        pipe(images, class_labels=[0, 3])
+    with pytest.raises(ValueError, match="1 class labels for 2 images"):
+        pipe(images, class_labels=["nut"])
+
+
+def test_recalibration_needs_every_category(pipe):
+    before = pipe.calibration
+    with pytest.raises(ValueError, match="images of bolt, washer, too"):
+        pipe.calibrate(smooth_images(3, seed=1), class_labels="nut")
+    assert pipe.calibration is before
+
+
+def test_predictions_name_the_category_and_reports_take_one(pipe, tmp_path):
+    for i, image in enumerate(mixed_images()[:3]):
+        image.save(tmp_path / f"{i}.png")
+    predict_folder(pipe, tmp_path, tmp_path / "all.jsonl", PredictionSettings(0.1, overlays=tmp_path / "overlays"))
+    rows = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    assert [row["category"] for row in rows] == list(NAMES)
+    with pytest.raises(ValueError, match="bolt, nut, washer; report on each category apart"):
+        report_from_predictions(pipe, rows, tmp_path, 0.1)
+    report = report_from_predictions(pipe, rows[1:2], tmp_path, 0.1)
+    assert report.image_threshold == pipe.calibration.image_threshold(0.1, 1) and len(report.normal_scores) == 18
+    assert report.rows[0].pictures().input.size == (32, 32)
+
+    predict_folder(pipe, tmp_path, tmp_path / "bolt.jsonl", PredictionSettings(0.1, class_label="bolt"))
+    rows = [json.loads(line) for line in (tmp_path / "bolt.jsonl").read_text().splitlines()]
+    expected = pipe(mixed_images()[:3], class_labels="bolt", false_alarm_rate=0.1).image_scores
+    np.testing.assert_allclose([row["score"] for row in rows if row["path"][1:] == ".png"], expected, rtol=1e-4)
+    with pytest.raises(ValueError, match="'screw' is none of"):
+        predict_folder(pipe, tmp_path, tmp_path / "screw.jsonl", PredictionSettings(0.1, class_label="screw"))
+
+
+def test_summary_and_repository_name_the_categories(pipe, tmp_path):
+    summary = summarize_model(pipe)
+    assert summary["categories"] == "nut, bolt, washer" and summary["held-out normals"] == "18, 18, 19"
+    threshold = f"{pipe.calibration.image_threshold(0.05, 2):.4g}"
+    assert summary["threshold at 5%, washer"].startswith(threshold) and summary["threshold at 5%, nut"].startswith("none")
+    export_repo(pipe, tmp_path / "repository")
+    card = (tmp_path / "repository" / "README.md").read_text()
+    assert "One model of nut, bolt, washer" in card and "55 good images (nut 18, bolt 18, washer 19)" in card
+    assert DiffADPipeline.from_pretrained(tmp_path / "repository").class_names == list(NAMES)
+
+
+def test_large_image_is_recognised_by_its_tiles():
+    pipe = tiny_pipeline(NAMES, smoothing_sigma=1.0)
+    pipe.register_modules(calibration=pipe.calibration.unfitted(short_side=64))
+    images = [class_images(1, seed, label, size=(96, 64))[0] for seed, label in ((3, 2), (4, 0), (5, 1))]
+    assert pipe._recognize(images, batch_size=5) == [2, 0, 1]
+    images[0].paste(class_images(1, 6, 0)[0], (0, 0))  # one tile of another category
+    assert pipe._recognize(images[:1], batch_size=2) == [2]
+
+
+def test_saved_model_scores_and_names_the_same(pipe, tmp_path, no_network):
+    pipe.save_pretrained(tmp_path)
+    loaded = DiffADPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    images = mixed_images()
+    expected, actual = pipe(images, false_alarm_rate=0.1), loaded(images, false_alarm_rate=0.1)
+    assert actual.class_labels == expected.class_labels
+    np.testing.assert_array_equal(actual.image_scores, expected.image_scores)
+    np.testing.assert_array_equal(actual.p_values, expected.p_values)
+    np.testing.assert_array_equal(actual.labels, expected.labels)
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json", ".safetensors"}
+
+
+def test_model_of_one_category_saved_before_there_were_several_still_loads(tmp_path):
+    pipe = tiny_pipeline(smoothing_sigma=1.0)
+    pipe.calibrate(smooth_images(19, seed=4))
+    pipe.save_pretrained(tmp_path)
+    for file, entry in (("model_index.json", "discriminant"), ("gaussian/config.json", "num_classes")):
+        config = json.loads((tmp_path / file).read_text())
+        del config[entry]
+        (tmp_path / file).write_text(json.dumps(config))
+    assert json.loads((tmp_path / "calibration" / "config.json").read_text())["num_normals"] == 18
+    assert pipe.gaussian.mean.shape[0] == 16 and pipe.calibration.partial_mean.shape == (11,)
+    loaded = DiffADPipeline.from_pretrained(tmp_path)
+    images = smooth_images(3, seed=5)
+    np.testing.assert_array_equal(loaded(images).image_scores, pipe(images).image_scores)
+    assert loaded(images).class_labels is None and loaded.class_names is None
+
+
+# Training
+
+
+def test_epoch_holds_every_class_equally_often_and_every_image_of_the_largest():
+    groups = [list(range(60)), [60, 61, 62], list(range(63, 70))]
+    sampler = BalancedSampler(groups, seed=1)
+    drawn = list(sampler)
+    assert len(drawn) == len(sampler) == 70
+    for group in groups:
+        counts = np.bincount(drawn, minlength=70)[group]
+        assert counts.sum() in (23, 24) and counts.max() - counts.min() <= 1
+    assert sorted(index >= 60 for index in drawn[:3]) == [False, True, True]  # balanced from the first batch on
+    assert list(sampler) == drawn
+    sampler.set_epoch(1)
+    assert list(sampler) != drawn
+
+
+def test_statistics_weigh_classes_and_not_images():
+    rng = np.random.default_rng(0)
+    features = rng.normal(3, 2, size=(13, 5, 4, 4)).astype(np.float16)
+    features[10:] *= 4
+    mean, std = balanced_statistics(features, [range(10), range(10, 13)])
+    parts = [features[:10].astype(np.float64), features[10:].astype(np.float64)]
+    np.testing.assert_allclose(mean, np.mean([part.mean(axis=(0, 2, 3)) for part in parts], axis=0), rtol=1e-6)
+    np.testing.assert_allclose(std, np.sqrt(np.mean([part.var(axis=(0, 2, 3)) for part in parts], axis=0)), rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def categories(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    for label, (name, count) in enumerate({"nut": 13, "bolt": 5, "bolt/defects": 0}.items()):
+        (root / name / "train" / "good").mkdir(parents=True)
+        for i, image in enumerate(class_images(count, 0, label)):
+            image.save(root / name / "train" / "good" / f"{i:03d}.png")
+    return root
+
+
+def test_every_category_is_split_as_it_would_be_alone(categories):
+    training, held_out = split_held_out(category_samples(categories, ["nut", "bolt"]), 0.25, seed=3)
+    assert len({sample.name for sample in training + held_out}) == 18
+    for label, name in enumerate(("nut", "bolt")):
+        alone = split_held_out(category_samples(categories, [name]), 0.25, seed=3)
+        for part, expected in zip((training, held_out), alone):
+            assert [sample.name for sample in part if sample.class_label == label] == [sample.name for sample in expected]
+    with pytest.raises(DataError, match="only 3 good images .nut"):
+        split_held_out(category_samples(categories, ["bolt", "nut"])[:8], 0.25, seed=3)
+
+
+def test_validation_images_of_one_category_leave_the_others_their_draw():
+    own = [Sample(f"a/{i}", lambda: None, held_out=i < 2) for i in range(6)]
+    others = [Sample(f"b/{i}", lambda: None, class_label=1) for i in range(8)]
+    held_out = [sample.name for sample in split_held_out(own + others, 0.5, seed=0)[1]]
+    assert held_out[:2] == ["a/0", "a/1"] and [name[0] for name in held_out[2:]] == ["b"] * 4
+
+
+def test_cache_holds_the_label_of_every_tile(categories, tmp_path):
+    samples = category_samples(categories, ["nut", "bolt"])
+    build_cache(samples, tiny_extractor(), 16, tmp_path, short_side=24)
+    cached = CachedDataset(tmp_path)
+    assert cached.class_labels.tolist() == [samples[i].class_label for i in cached.owners] and len(cached) > len(samples)
+
+
+def test_cache_holds_the_label_and_notices_another_order(categories, tmp_path):
+    for order in (["nut", "bolt"], ["bolt", "nut"]):
+        samples = category_samples(categories, order)
+        build_cache(samples, tiny_extractor(), 32, tmp_path)
+        cached = CachedDataset(tmp_path)
+        assert [cached[i]["class_labels"].item() for i in range(18)] == [sample.class_label for sample in samples]
+
+
+def test_run_trains_one_model_of_two_categories_and_resumes(categories, tmp_path):
+    settings = {"categories": ["nut", "bolt"], "unet": {**tiny_config("", "").unet}, "max_train_steps": 10}
+    train.main(tiny_config(categories, tmp_path / "whole", checkpointing_steps=8, **settings))
+    pipe = DiffADPipeline.from_pretrained(tmp_path / "whole")
+    assert pipe.class_names == ["nut", "bolt"] and pipe.unet.config.num_class_embeds == 2
+    assert pipe.calibration.normals_per_class == [2, 1]
+    images = [*class_images(2, 9, 0), *class_images(2, 9, 1)]
+    output = pipe(images, false_alarm_rate=0.5)
+    assert output.class_labels == ["nut", "nut", "bolt", "bolt"] and np.isfinite(output.image_scores).all()
+
+    checkpoint = str(tmp_path / "whole" / "checkpoint-8")  # in the second epoch
+    train.main(tiny_config(categories, tmp_path / "resumed", resume_from_checkpoint=checkpoint, **settings))
+    expected, actual = unet_weights(tmp_path / "whole"), unet_weights(tmp_path / "resumed")
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("categories", ["[nut]", "[nut, nut]"])
+def test_fewer_than_two_categories_are_refused(categories, capsys):
+    with pytest.raises(SystemExit):
+        parse_config(["--data", "x", "--categories", categories])
+    assert "at least two different folders" in capsys.readouterr().err
