@@ -14,7 +14,7 @@ from diffad import DiffADPipeline, ImageError
 from diffad.data import DataError, training_samples
 from diffad.image_processor import resize_rgb, to_model_range
 from diffad_training import train
-from diffad_training.config import TrainingConfig, parse_config, save_config
+from diffad_training.config import TrainingConfig, parse_config, save_config, training_steps
 from diffad_training.dataset import CachedDataset, augment, build_cache, channel_statistics
 from safetensors.torch import load_file
 from tiny_pipeline import smooth_images, tiny_extractor
@@ -186,3 +186,10 @@ def test_options_override_the_preset_and_survive_saving(tmp_path):
     assert (config.resolution, config.learning_rate, config.levels) == (256, 3e-4, [1, 2])
     save_config(config, tmp_path / "saved.json")
     assert parse_config(["--config", str(tmp_path / "saved.json")]) == config
+
+
+@pytest.mark.parametrize(
+    ("epochs", "images", "processes", "steps"), [(None, 20, 1, 1000), (200, 20, 1, 600), (200, 20, 2, 400), (200, 648, 1, 1000)]
+)
+def test_few_images_are_trained_on_for_fewer_steps(epochs, images, processes, steps):
+    assert training_steps(TrainingConfig(max_train_epochs=epochs), images, processes) == steps

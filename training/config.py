@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,6 +48,7 @@ class TrainingConfig:
 
     # optimization
     max_train_steps: int = 1000
+    max_train_epochs: int | None = None  # training ends after so many passes over the images, if that is earlier
     train_batch_size: int = 8  # per process
     gradient_accumulation_steps: int = 1
     learning_rate: float = 1e-4
@@ -89,6 +91,14 @@ class TrainingConfig:
             raise ValueError(f"tile_overlap must lie in [0, 1), got {self.tile_overlap}")
         if self.report_to == "none":
             self.report_to = None
+
+
+def training_steps(config: TrainingConfig, num_images: int, num_processes: int) -> int:
+    """Optimizer steps of a run: `max_train_steps`, or as many as `max_train_epochs` passes over the images take."""
+    if config.max_train_epochs is None:
+        return config.max_train_steps
+    images_per_step = config.train_batch_size * config.gradient_accumulation_steps * num_processes
+    return min(config.max_train_steps, config.max_train_epochs * math.ceil(num_images / images_per_step))
 
 
 def parse_config(arguments: list[str] | None = None) -> TrainingConfig:

@@ -11,6 +11,7 @@ DATA is a MVTec-layout folder, a folder of good images, or a `datasets` name or 
 given as an option. All choices are made on held-out good images; no defective image is ever read.
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -40,7 +41,7 @@ from diffad_training.components import (
     build_unet,
     choose_precision,
 )
-from diffad_training.config import TrainingConfig, parse_config, save_config
+from diffad_training.config import TrainingConfig, parse_config, save_config, training_steps
 from diffad_training.dataset import BalancedSampler, CachedDataset, augment, balanced_statistics, build_cache
 from diffusers import DDPMScheduler
 from diffusers.optimization import get_cosine_schedule_with_warmup
@@ -97,6 +98,9 @@ def main(config: TrainingConfig) -> None:
     held_out_indices = cached.entries_of([position[sample.name] for sample in held_out_samples])
     train_groups = [[i for i in train_indices if cached.class_labels[i] == label] for label in _classes(config)]
     extractor.set_statistics(*balanced_statistics(cached.features, train_groups))
+
+    steps = training_steps(config, len(train_indices), accelerator.num_processes)
+    config = dataclasses.replace(config, max_train_steps=steps)
 
     # 2. Optimization
     ema = EMAModel(unet.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)

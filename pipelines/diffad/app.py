@@ -82,8 +82,11 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
             image = None  # the banner says so
         if image is None:
             return no_repair("")
-        with turn:
-            repaired = inspection.repair(pipe, image, percent / 100, class_label)
+        try:
+            with turn:
+                repaired = inspection.repair(pipe, image, percent / 100, class_label)
+        except ValueError as error:  # what this model or image does not allow
+            return no_repair(str(error))
         if repaired is None:
             return no_repair(f"Nothing to repair: at {percent:.3g} % false alarms this part counts as good.")
         note = f"What counts as defective at {percent:.3g} % false alarms has been repaired."
