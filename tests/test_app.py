@@ -1,7 +1,6 @@
 """The web app: what it says and shows, and that it does so in a real browser without reaching out of the machine."""
 
 import csv
-import math
 import shutil
 import socket
 import threading
@@ -238,17 +237,22 @@ def test_a_model_that_can_not_repair_says_so(pipe, monkeypatch, files):
     assert second[5] == "this model can't reconstruct" and not second[6]["visible"]
 
 
-def test_models_of_several_categories_offer_a_choice():
-    pipe = tiny_pipeline(num_class_embeds=3)
-    pipe.calibrate(smooth_images(4, seed=5), class_labels=[0] * 4)
+def test_models_of_several_categories_offer_a_choice(files):
+    pipe = tiny_pipeline(("bolt", "nut", "ring"))
+    pipe.calibrate(smooth_images(12, seed=5), class_labels=[0, 1, 2] * 4)
     blocks = build_app(pipe).blocks.values()
     choices = [block for block in blocks if block.get_block_name() == "dropdown"]
-    assert len(choices) == 2 and all(len(choice.choices) == 3 for choice in choices)
-    # So few normal images guarantee high rates only: of 4, 20 % or more.
-    smallest = math.ceil(1000 / (pipe.calibration.config.num_normals + 1)) / 10
+    assert len(choices) == 2 and all([value for _, value in choice.choices][1:] == pipe.class_names for choice in choices)
+    # Of 4 normal images of each one gives the statistics: 3 guarantee 25 % or more.
     sliders = [block for block in blocks if block.get_block_name() == "slider"]
-    assert [(slider.minimum, slider.value) for slider in sliders] == [(smallest, smallest)] * 2
-    assert pipe.calibration.image_threshold(smallest / 100) == pipe.calibration.normal_scores.max()
+    assert [(slider.minimum, slider.value) for slider in sliders] == [(25.0, 25.0)] * 2
+    for index, name in enumerate(pipe.class_names):
+        found = inspection.inspect_image(pipe, part(102), 0.3, name)
+        assert found.class_label == index
+        assert found.score == pipe(part(102), class_labels=name).image_scores[0]
+        assert f"threshold {pipe.calibration.image_threshold(0.3, index):.2f}" in inspection.verdict(
+            found, pipe.calibration, 0.3
+        )
 
 
 @pytest.fixture(scope="module")

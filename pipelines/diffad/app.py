@@ -54,7 +54,7 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
         rate = percent / 100
         return inspection.verdict(found, pipe.calibration, rate), *inspection.pictures(found, pipe.calibration, rate)
 
-    def inspect(path: str | None, percent: float, class_label: int | None = None) -> Iterator[tuple]:
+    def inspect(path: str | None, percent: float, class_label: str | None = None) -> Iterator[tuple]:
         """The input, inspection, banner, overlay, heat map; later note, before and after, filmstrip."""
         if path is None:
             yield gr.skip(), None, IDLE, None, None, *no_repair("")
@@ -74,7 +74,7 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
         yield gr.skip(), found, *view(found, percent), *looking
         yield *[gr.skip()] * 5, *repair(path, percent, class_label)
 
-    def repair(path: str | None, percent: float, class_label: int | None = None) -> tuple:
+    def repair(path: str | None, percent: float, class_label: str | None = None) -> tuple:
         """Note, before and after, filmstrip."""
         try:
             image = inspection.read_upload(path) if path else None
@@ -99,7 +99,7 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
     def inspect_batch(
         paths: list[str] | None,
         percent: float,
-        class_label: int | None = None,
+        class_label: str | None = None,
         progress=gr.Progress(),  # noqa: B008
     ) -> Iterator[tuple]:
         """Summary, table, gallery, CSV file, zip of overlays."""
@@ -230,8 +230,9 @@ def launch(app: gr.Blocks, host: str = "127.0.0.1", port: int | None = None, sha
 
 
 def _rate_slider(pipe: DiffADPipeline, elem_id: str) -> gr.Slider:
-    """False-alarm rates in percent, from the smallest one that the calibration can guarantee."""
-    smallest = math.ceil(1000 / (pipe.calibration.config.num_normals + 1)) / 10
+    """False-alarm rates in percent, from the smallest one that the calibration of every category can guarantee."""
+    num_normals = min(pipe.calibration.normals_per_class)
+    smallest = math.ceil(1000 / (num_normals + 1)) / 10
     return gr.Slider(
         smallest,
         50,
@@ -240,11 +241,12 @@ def _rate_slider(pipe: DiffADPipeline, elem_id: str) -> gr.Slider:
         label="False-alarm rate, %",
         elem_id=elem_id,
         info="Share of good parts that may be called defective. "
-        f"The {pipe.calibration.config.num_normals} good parts measured for calibration support {smallest:.3g} % or more.",
+        f"The {num_normals} good parts measured for calibration support {smallest:.3g} % or more.",
     )
 
 
 def _class_choice(pipe: DiffADPipeline) -> gr.Dropdown | None:
-    """Which category the part belongs to, for a model trained on several."""
-    classes = pipe.unet.config.num_class_embeds
-    return gr.Dropdown(list(range(classes)), value=0, label="Category") if classes else None
+    """Which category the part belongs to, for a model trained on several; it recognises parts itself if left alone."""
+    if pipe.class_names is None:
+        return None
+    return gr.Dropdown([("recognised", None), *((name, name) for name in pipe.class_names)], value=None, label="Category")

@@ -39,12 +39,14 @@ class Inspection:
         image: `(H, W, 3)` uint8, no side longer than `DISPLAY_SIDE`.
         anomaly_map: `(H, W)` float32.
         score, p_value: of the image at its own size.
+        class_label: index of its category, for a model trained on several.
     """
 
     image: np.ndarray
     anomaly_map: np.ndarray
     score: float
     p_value: float
+    class_label: int = 0
 
 
 def read_upload(path: str | Path) -> Image.Image:
@@ -56,12 +58,13 @@ def read_upload(path: str | Path) -> Image.Image:
         raise ImageError(str(error).replace(str(path), path.name)) from error
 
 
-def inspect_image(pipe: DiffADPipeline, image: Image.Image, rate: float, class_label: int | None = None) -> Inspection:
+def inspect_image(pipe: DiffADPipeline, image: Image.Image, rate: float, class_label: str | None = None) -> Inspection:
     """Scores one image. The false-alarm rate changes nothing in the result, but has to be one that the pipeline supports."""
     shown = shrunk(image, DISPLAY_SIDE)
-    labels = None if class_label is None else [class_label]
-    output = pipe(image, class_labels=labels, false_alarm_rate=rate, map_size=(shown.height, shown.width))
-    return Inspection(np.asarray(shown), output.anomaly_maps[0], float(output.image_scores[0]), float(output.p_values[0]))
+    output = pipe(image, class_labels=class_label, false_alarm_rate=rate, map_size=(shown.height, shown.width))
+    category = 0 if output.class_labels is None else pipe.class_names.index(output.class_labels[0])
+    score, p_value = float(output.image_scores[0]), float(output.p_values[0])
+    return Inspection(np.asarray(shown), output.anomaly_maps[0], score, p_value, category)
 
 
 def marked(image: np.ndarray, anomaly_map: np.ndarray, threshold: float) -> np.ndarray:
@@ -72,19 +75,19 @@ def marked(image: np.ndarray, anomaly_map: np.ndarray, threshold: float) -> np.n
 
 def pictures(inspection: Inspection, calibration: Calibration, rate: float) -> tuple[np.ndarray, np.ndarray]:
     """Overlay and heat map at the pixel threshold of a false-alarm rate, `(H, W, 3)` uint8 each."""
-    threshold = calibration.pixel_threshold(rate)
+    threshold = calibration.pixel_threshold(rate, inspection.class_label)
     picture = marked(inspection.image, inspection.anomaly_map, threshold)
     return picture, heat_map(inspection.anomaly_map, threshold)
 
 
 def verdict(inspection: Inspection, calibration: Calibration, rate: float) -> str:
     """HTML with the verdict at a false-alarm rate, and what score and p-value mean."""
-    threshold = calibration.image_threshold(rate)
+    threshold = calibration.image_threshold(rate, inspection.class_label)
     defective = inspection.score > threshold
     return banner(
         "✗ Defective" if defective else "✓ No defect found",
         f"Score {inspection.score:.2f}, threshold {threshold:.2f}: at most {100 * rate:.3g} % of good parts score above it.",
-        p_value_in_words(inspection.p_value, calibration.config.num_normals),
+        p_value_in_words(inspection.p_value, calibration.normals_per_class[inspection.class_label]),
         colour=DEFECTIVE if defective else GOOD,
     )
 
@@ -110,14 +113,13 @@ def banner(headline: str, *lines: str, colour: str = NEUTRAL) -> str:
 
 
 def repair(
-    pipe: DiffADPipeline, image: Image.Image, rate: float, class_label: int | None = None
+    pipe: DiffADPipeline, image: Image.Image, rate: float, class_label: str | None = None
 ) -> tuple[tuple[Image.Image, Image.Image], Image.Image] | None:
     """The image before and after repair, at display size, and the filmstrip of the way from one to the other.
 
     None if there was nothing to repair at this false-alarm rate.
     """
-    labels = None if class_label is None else [class_label]
-    output = pipe.reconstruct(image, class_labels=labels, false_alarm_rate=rate, intermediate_steps="all")
+    output = pipe.reconstruct(image, class_labels=class_label, false_alarm_rate=rate, intermediate_steps="all")
     if not output.difference_maps[0].any():
         return None
     before, after = (shrunk(picture, DISPLAY_SIDE) for picture in (image, output.images[0]))
@@ -177,7 +179,7 @@ def inspect_files(
     samples: Sequence[Sample],
     rate: float,
     overlays: Path,
-    class_label: int | None = None,
+    class_label: str | None = None,
     turn: AbstractContextManager = nullcontext(),  # noqa: B008
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[Row], list[tuple[np.ndarray, str]]]:
@@ -192,7 +194,6 @@ def inspect_files(
     Returns:
         Rows, highest score first and unreadable files last, and the highest-scoring overlays as thumbnails with captions.
     """
-    threshold = pipe.calibration.pixel_threshold(rate)
     rows, gallery = [], []
     with zipfile.ZipFile(overlays, "w") as archive:
         for start in range(0, len(samples), BATCH_SIZE):
@@ -204,13 +205,12 @@ def inspect_files(
                 except ImageError as error:
                     rows.append(Row(sample.name, error=str(error)))
             if images:
-                labels = None if class_label is None else [class_label] * len(images)
                 with turn:
-                    output = pipe(images, class_labels=labels, false_alarm_rate=rate)
+                    output = pipe(images, class_labels=class_label, false_alarm_rate=rate)
                 for i, name in enumerate(names):
                     score = float(output.image_scores[i])
                     row = Row(name, score, float(output.p_values[i]), "defective" if output.labels[i] else "good")
-                    picture = Image.fromarray(marked(np.asarray(images[i]), output.anomaly_maps[i], threshold))
+                    picture = Image.fromarray(marked(np.asarray(images[i]), output.anomaly_maps[i], output.pixel_thresholds[i]))
                     with archive.open(f"{name}.overlay.png", "w") as file:
                         picture.save(file, format="PNG")
                     rows.append(row)
