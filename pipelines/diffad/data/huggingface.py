@@ -185,11 +185,6 @@ def _good_labels(dataset) -> set | None:
         return {i for i, name in enumerate(feature.names) if name.lower() in GOOD_NAMES} or None
     if getattr(feature, "dtype", None) == "string":
         return GOOD_NAMES
-    if feature is not None:
-        raise DataError(
-            f"the column `label` is of type {getattr(feature, 'dtype', feature)}, and what its values mean is not said: cast "
-            "it to a ClassLabel with a class named good, or to strings"
-        )
     return None
 
 
