@@ -90,6 +90,16 @@ def test_every_example_of_the_help_parses(name):
         COMMANDS[name].make_context(name, arguments, token_normalize_func=app.info.context_settings["token_normalize_func"])
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_predict_writes_a_report_of_its_table(model, parts, tmp_path, suffix):
+    result = run(
+        "predict", parts / "test", "--model", model, "--output", tmp_path / f"out{suffix}", "--report", tmp_path / "report.html"
+    )
+    assert result.exit_code == 0
+    text = (tmp_path / "report.html").read_text()
+    assert text.count("data:image/") >= 5 and "called defective" in text
+
+
 def test_predict_scores_a_folder(model, parts, tmp_path):
     result = run("predict", parts / "test", "--model", model, "--output", tmp_path / "out.jsonl", "--masks", tmp_path / "masks")
     assert result.exit_code == 0 and "5 images, 2 of them called defective" in result.stdout

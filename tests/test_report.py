@@ -228,7 +228,7 @@ def test_sixty_textured_rows_stay_below_six_megabytes(tmp_path):
 
 def test_predictions_are_read_again_for_the_gallery_only(tmp_path):
     pipe = tiny_pipeline(weights={"mahalanobis": 1.0}, smoothing_sigma=1.0)
-    pipe.calibrate(smooth_images(19, seed=4))
+    pipe.calibrate(smooth_images(21, seed=4))
     folder = tmp_path / "line 3"
     folder.mkdir()
     images = smooth_images(3, seed=20)
@@ -240,9 +240,13 @@ def test_predictions_are_read_again_for_the_gallery_only(tmp_path):
     output = pipe(images)
     assert output.labels.tolist() == [False, False, False, True]
     columns = zip(output.image_scores, output.p_values, output.labels)
-    rows = [{"path": f"{i}.png", "score": s, "p_value": p, "label": label} for i, (s, p, label) in enumerate(columns)]
+    rows = [
+        {"path": f"{i}.png", "score": s, "p_value": p, "label": "defective" if label else "good"}
+        for i, (s, p, label) in enumerate(columns)
+    ]
+    rows.append({"path": "broken.png", "error": "broken.png: damaged image"})
     rows[3]["path"] = str(folder / "3.png")
-    rows.append({"path": "gone.png", "score": -100.0, "p_value": 1.0, "label": False})
+    rows.append({"path": "gone.png", "score": -100.0, "p_value": 1.0, "label": "good"})
     report = report_from_predictions(pipe, rows, folder)
     assert report.title == "Inspection of line 3" and report.image_threshold == pipe.calibration.image_threshold(0.05)
     html = written(report, tmp_path, max_gallery_rows=4)

@@ -75,3 +75,11 @@ WRITERS: dict[str, Callable[[Iterable[dict], Path], None]] = {
     ".jsonl": _write_json_lines,
     ".parquet": _write_parquet,
 }
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a written table; numbers of a CSV file are text, and its empty cells empty text."""
+    if path.suffix.lower() == ".parquet":
+        return pq.read_table(path).to_pylist()
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file)) if path.suffix.lower() == ".csv" else [json.loads(line) for line in file]

@@ -17,6 +17,7 @@ def predict(
     maps: Annotated[Path | None, typer.Option(help="Folder for anomaly maps (32-bit TIFF).")] = None,
     overlays: Annotated[Path | None, typer.Option(help="Folder for images with the heat map laid over (PNG).")] = None,
     masks: Annotated[Path | None, typer.Option(help="Folder for masks of the defective pixels (PNG).")] = None,
+    report: Annotated[Path | None, typer.Option(help="HTML page to write, with a gallery of the highest scores.")] = None,
     batch_size: BatchSize = 8,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if an image could not be read.")] = False,
 ) -> None:
@@ -31,7 +32,7 @@ def predict(
     Examples:
 
     ```
-    diffad predict new --model runs/part --output results.csv
+    diffad predict new --model runs/part --output results.csv --report report.html
     diffad predict new --model runs/part --output results.parquet --overlays overlays --masks masks
     diffad predict new --model runs/part --output results.jsonl --false-alarm-rate 0.01 --strict
     ```
@@ -40,7 +41,14 @@ def predict(
     from .loading import load_model
 
     settings = PredictionSettings(false_alarm_rate, maps, overlays, masks, class_label)
-    summary = predict_folder(load_model(model), folder, output, settings, batch_size)
+    pipe = load_model(model)
+    summary = predict_folder(pipe, folder, output, settings, batch_size)
+    if report is not None:
+        from ..prediction_table import read_rows
+        from ..report import report_from_predictions, write_report
+
+        write_report(report_from_predictions(pipe, read_rows(output), folder, false_alarm_rate), report)
+        typer.echo(f"wrote {report}")
     typer.echo(f"wrote {output}: {summary.images} images, {summary.defective} of them called defective")
     if summary.unreadable:
         typer.echo(f"unreadable images: {summary.unreadable}", err=True)

@@ -21,8 +21,9 @@ def report_from_predictions(
 
     Args:
         pipe: the pipeline that scored them. Its progress bar is turned off.
-        rows: one for every scored image: `path` (absolute or relative to `folder`), `score`, `p_value` and `label` (True if
-            called defective); for a model of several categories also the `category`, one for all rows.
+        rows: one for every scored image: `path` (absolute or relative to `folder`), `score`, `p_value` and `label` (`defective`
+            or `good`), as in a table of predictions; rows with an `error` are passed over. For a model of several categories
+            also the `category`, one for all rows.
         folder: of the images.
         false_alarm_rate: that they were scored with; None is the default of scoring.
         facts: further facts of the run for the page's head.
@@ -30,10 +31,10 @@ def report_from_predictions(
     Raises:
         ValueError: if there are no rows, or they are of several categories, whose scores do not compare.
     """
-    folder, rows = Path(folder), list(rows)
+    folder, rows = Path(folder), [row for row in rows if not row.get("error")]
     if not rows:
         raise ValueError(f"{folder}: no scored images to report on")
-    categories = {row.get("category") for row in rows}
+    categories = {row.get("category") or None for row in rows}
     if len(categories) > 1:
         raise ValueError(f"{folder}: images of {', '.join(sorted(map(str, categories)))}; report on each category apart")
     class_label = categories.pop()
@@ -45,8 +46,8 @@ def report_from_predictions(
             name=str(row["path"]),
             score=float(row["score"]),
             p_value=float(row["p_value"]),
-            label=bool(row["label"]),
-            pictures=partial(_pictures, pipe, folder / row["path"], bool(row["label"]), class_label, false_alarm_rate),
+            label=row["label"] == "defective",
+            pictures=partial(_pictures, pipe, folder / row["path"], row["label"] == "defective", class_label, false_alarm_rate),
         )
         for row in rows
     ]
