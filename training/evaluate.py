@@ -311,7 +311,7 @@ def build_report(pipe: DiffADPipeline, evaluation: Evaluation, results: dict) ->
     def pictures(index: int) -> Pictures:
         image = evaluation.samples[index].read()
         repaired = None
-        if evaluation.verdicts[index]:
+        if evaluation.verdicts[index] and pipe.can_reconstruct:
             label = None if class_labels is None else class_labels[index]
             repaired = pipe.reconstruct(image, class_labels=label, false_alarm_rate=false_alarm_rate).images[0]
         truth = None if evaluation.masks is None else evaluation.masks[index]

@@ -92,6 +92,11 @@ class DiffADPipeline(DiffusionPipeline):
         size = self.unet.config.sample_size
         return (size, size) if isinstance(size, int) else tuple(size)
 
+    @property
+    def can_reconstruct(self) -> bool:
+        """Whether images can be repaired: not where they are scored in tiles."""
+        return self.calibration.config.short_side is None
+
     @torch.no_grad()
     def __call__(
         self,
@@ -195,7 +200,7 @@ class DiffADPipeline(DiffusionPipeline):
             ValueError: if the pipeline is not calibrated, on too few images for the requested false-alarm rate, or a preset or
                 setting does not exist.
         """
-        if self.calibration.config.short_side is not None:
+        if not self.can_reconstruct:
             raise ValueError("models that score images in tiles can't reconstruct them yet")
         images = as_image_list(images)
         self.check_inputs(images, batch_size)

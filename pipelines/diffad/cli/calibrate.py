@@ -29,6 +29,7 @@ def calibrate(
     diffad calibrate runs/part new/good --output runs/part-new-light --false-alarm-rate 0.01
     ```
     """
+    from ..calibration import check_supported, normals_behind_thresholds
     from ..recalibration import held_out_images, save_calibration
     from .loading import check_model, is_model, load_model
 
@@ -36,6 +37,8 @@ def calibrate(
     if output is None and not is_model(Path(model)):
         raise ValueError(f"{model}: is on the Hub; give a folder for the calibrated model with --output")
     images = held_out_images(good_folder)
+    if false_alarm_rate is not None:  # known before the images are measured
+        check_supported(normals_behind_thresholds(len(images)), false_alarm_rate)
     pipe = load_model(model)
     calibration = pipe.calibrate(images, batch_size)
     false_alarm_rate = calibration.supported_rate(false_alarm_rate)
