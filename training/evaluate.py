@@ -317,7 +317,7 @@ def build_report(pipe: DiffADPipeline, evaluation: Evaluation, results: dict) ->
         truth = None if evaluation.masks is None else evaluation.masks[index]
         return draw_pictures(image, evaluation.maps[index], evaluation.pixel_thresholds[index], truth, repaired)
 
-    weights = ", ".join(f"{name} {weight:g}" for name, weight in results["recipe"]["weights"].items())
+    weights = ", ".join(f"{name} {weight:.3g}" for name, weight in results["recipe"]["weights"].items())
     cost = results["cost"]
     return Report(
         title=f"Evaluation on {results['data']}",

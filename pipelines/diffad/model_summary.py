@@ -14,7 +14,7 @@ def summarize_model(pipe: DiffADPipeline) -> dict[str, str]:
         "image size": "{1} x {0} pixels (width x height)".format(*pipe.image_size),
         "feature extractor": f"{backbone}, {extractor.channels} channels, a position every {extractor.stride} pixels",
         "UNet": f"{parameters / 1e6:.1f} M parameters, predicts {pipe.scheduler.config.prediction_type}",
-        "score": " + ".join(f"{weight:g} {term}" for term, weight in recipe.weights.items())
+        "score": " + ".join(f"{weight:.3g} {term}" for term, weight in recipe.weights.items())
         + f"; mean of the highest {recipe.top_k} pixel(s), smoothing {recipe.smoothing_sigma:g} pixels",
         "timesteps": ", ".join(map(str, recipe.timesteps)),
         "held-out normals": ", ".join(map(str, pipe.calibration.normals_per_class)),
