@@ -118,6 +118,13 @@ def test_unreadable_images_are_reported_and_fail_the_run_only_if_asked(model, pa
     assert (tmp_path / "strict.csv").read_bytes() == (tmp_path / "out.csv").read_bytes()
 
 
+def test_reconstruct_films_what_it_changes(model, parts, tmp_path):
+    result = run("reconstruct", parts / "test", "--model", model, "--output", tmp_path / "out", "--film")
+    assert result.exit_code == 0 and "5 images, 2 of them changed" in result.stdout
+    films = sorted(path.relative_to(tmp_path / "out/film").as_posix() for path in (tmp_path / "out/film").rglob("*.*"))
+    assert films == ["block/0.gif", "block/0.png", "block/1.gif", "block/1.png"]
+
+
 def test_reconstruct_writes_repaired_images_and_their_changes(model, parts, tmp_path):
     (parts / "test" / "broken.png").write_bytes(b"no image")
     result = run("reconstruct", parts / "test", "--model", model, "--output", tmp_path / "out", "--batch_size", 2)

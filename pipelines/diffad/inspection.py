@@ -18,12 +18,12 @@ from PIL import Image
 
 from .calibration import Calibration
 from .data import Sample
+from .film import film_row
 from .image_io import IMAGE_SUFFIXES, ImageError, read_image
 from .pipeline_diffad import DiffADPipeline
 from .visualization import filmstrip, heat_map, outline, overlay
 
 DISPLAY_SIDE = 1600  # pixels; more than a browser window shows
-MAX_FRAMES = 6
 BATCH_SIZE = 8
 MAX_UNPACKED_BYTES = 2**30  # of an archive's member: a few megabytes can unpack to a full disk
 GALLERY_SIZE, THUMBNAIL_SIDE = 24, 320
@@ -123,15 +123,7 @@ def repair(
     if not output.difference_maps[0].any():
         return None
     before, after = (shrunk(picture, DISPLAY_SIDE) for picture in (image, output.images[0]))
-    passed = output.intermediates[0][:-1]  # the last one is the repaired image at the model's resolution
-    picked = evenly_spaced(len(passed), MAX_FRAMES - 2)
-    captions = ["input", *(f"step {i + 1} of {len(passed) + 1}" for i in picked), "repaired"]
-    return (before, after), filmstrip([before, *(passed[i] for i in picked), after], captions)
-
-
-def evenly_spaced(count: int, most: int) -> list[int]:
-    """At most `most` of the indices below `count`, first and last among them where they fit."""
-    return sorted({round(i) for i in np.linspace(0, count - 1, min(count, most))})
+    return (before, after), filmstrip(*film_row(before, output.intermediates[0], after))
 
 
 def shrunk(image: Image.Image, side: int) -> Image.Image:

@@ -7,9 +7,11 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from .film import film_row, save_animation
 from .image_io import ImageError, read_image
 from .image_stream import image_names, picture_path, read_batches
 from .pipeline_diffad import DiffADPipeline
+from .visualization import filmstrip
 
 
 @dataclass
@@ -30,11 +32,13 @@ def repair_folder(
     seed: int = 0,
     batch_size: int = 8,
     class_label: str | None = None,
+    film: bool = False,
 ) -> RepairSummary:
     """Writes `output/repaired` and `output/difference`, PNG files under the names of the images below `folder`.
 
     A difference of 255 is a change by the whole range of grey levels; see [`DiffADPipeline.reconstruct`] for the arguments.
-    `class_label` is the category of all images, for a model of several; None recognises each image's.
+    `class_label` is the category of all images, for a model of several; None recognises each image's. With `film` the way from
+    each changed image to its repair is written to `output/film`, as a row of frames (PNG) and animated (GIF).
 
     Raises:
         DataError: if there are no images, or the output lies among them.
@@ -50,11 +54,17 @@ def repair_folder(
             readable = [(name, image) for name, image in batch if not isinstance(image, ImageError)]
             if readable:
                 images = [image for _, image in readable]
-                repair = pipe.reconstruct(images, preset, batch_size, class_label, false_alarm_rate, seed)
-                for (name, _), image, difference in zip(readable, repair.images, repair.difference_maps, strict=True):
+                steps = "all" if film else ()
+                repair = pipe.reconstruct(images, preset, batch_size, class_label, false_alarm_rate, seed, steps)
+                for i, ((name, before), image) in enumerate(zip(readable, repair.images, strict=True)):
+                    difference = repair.difference_maps[i]
                     image.save(picture_path(output / "repaired", name, ".png"))
                     levels = (255 * difference).round().astype(np.uint8)
                     Image.fromarray(levels).save(picture_path(output / "difference", name, ".png"))
                     summary.changed += bool(difference.any())
+                    if film and difference.any():
+                        frames = film_row(before, repair.intermediates[i], image)
+                        filmstrip(*frames).save(picture_path(output / "film", name, ".png"))
+                        save_animation(picture_path(output / "film", name, ".gif"), before, repair.intermediates[i], image)
             progress.update(len(batch))
     return summary

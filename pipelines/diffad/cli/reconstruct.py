@@ -18,6 +18,7 @@ def reconstruct(
     false_alarm_rate: FalseAlarmRate = None,
     class_label: ClassLabel = None,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    film: Annotated[bool, typer.Option("--film", help="Also write the way there: frames in a row, and animated.")] = False,
     batch_size: BatchSize = 8,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if an image could not be read.")] = False,
 ) -> None:
@@ -27,13 +28,15 @@ def reconstruct(
 
     ```
     diffad reconstruct new --model runs/part --output repaired
+    diffad reconstruct new --model runs/part --output repaired --film
     diffad reconstruct new --model runs/part --output repaired --preset paper
     ```
     """
     from ..repair import repair_folder
     from .loading import load_model
 
-    summary = repair_folder(load_model(model), folder, output, preset, false_alarm_rate, seed, batch_size, class_label)
+    pipe = load_model(model)
+    summary = repair_folder(pipe, folder, output, preset, false_alarm_rate, seed, batch_size, class_label, film)
     typer.echo(f"wrote {output}: {summary.images - len(summary.errors)} images, {summary.changed} of them changed")
     if summary.errors:
         typer.echo(f"unreadable images: {len(summary.errors)}", err=True)
