@@ -15,7 +15,7 @@ from diffad import DiffADPipeline
 from diffad.cli import app
 from diffad.cli.train import launch_command
 from PIL import Image
-from tiny_pipeline import smooth_images, tiny_pipeline
+from tiny_pipeline import save_test_images, smooth_images, tiny_pipeline
 from typer.testing import CliRunner
 
 COMMANDS = typer.main.get_command(app).commands
@@ -49,18 +49,7 @@ def model(saved_model, tmp_path):
 @pytest.fixture
 def parts(tmp_path):
     """Test images: three good ones, two with a block, masks for these."""
-    folder = tmp_path / "parts"
-    for name in ("test/good", "test/block", "ground_truth/block"):
-        (folder / name).mkdir(parents=True)
-    for i, image in enumerate(smooth_images(3, seed=20)):
-        image.save(folder / f"test/good/{i}.png")
-    for i, image in enumerate(smooth_images(2, seed=21)):
-        pixels, mask = np.array(image), np.zeros((32, 32), dtype=np.uint8)
-        pixels[8:20, 8:20] = np.where(np.indices((12, 12)).sum(0) % 4 < 2, 0, 255)[..., None]
-        mask[8:20, 8:20] = 255
-        Image.fromarray(pixels).save(folder / f"test/block/{i}.png")
-        Image.fromarray(mask).save(folder / f"ground_truth/block/{i}_mask.png")
-    return folder
+    return save_test_images(tmp_path / "parts", defective=2)
 
 
 def save_images(folder, images):

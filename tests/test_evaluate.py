@@ -10,7 +10,7 @@ from diffad import detection_metrics, localization_metrics
 from diffad.data import DataError, evaluation_samples
 from diffad_training import evaluate
 from PIL import Image
-from tiny_pipeline import class_images, smooth_images, tiny_pipeline
+from tiny_pipeline import class_images, save_test_images, smooth_images, tiny_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -25,18 +25,7 @@ def model(tmp_path_factory):
 @pytest.fixture
 def data(tmp_path):
     """Three good images, and three with a black and white block and its mask."""
-    folder = tmp_path / "part"
-    for name in ("test/good", "test/block", "ground_truth/block"):
-        (folder / name).mkdir(parents=True)
-    for i, image in enumerate(smooth_images(3, seed=20)):
-        image.save(folder / f"test/good/{i}.png")
-    for i, image in enumerate(smooth_images(3, seed=21)):
-        pixels, mask = np.array(image), np.zeros((32, 32), dtype=np.uint8)
-        pixels[8:20, 8:20] = np.where(np.indices((12, 12)).sum(0) % 4 < 2, 0, 255)[..., None]
-        mask[8:20, 8:20] = 255
-        Image.fromarray(pixels).save(folder / f"test/block/{i}.png")
-        Image.fromarray(mask).save(folder / f"ground_truth/block/{i}_mask.png")
-    return folder
+    return save_test_images(tmp_path / "part", defective=3)
 
 
 def run(model, data, output_dir, *options):

@@ -1,5 +1,7 @@
 """A complete pipeline small enough for a test: random weights, fitted and calibrated on random images."""
 
+from pathlib import Path
+
 import numpy as np
 import timm
 import torch
@@ -86,3 +88,18 @@ def tiny_pipeline(class_names: tuple[str, ...] | None = None, **recipe) -> DiffA
         pipe.discriminant.fit(features.mean(dim=(2, 3)).numpy(), labels.numpy())
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def save_test_images(folder: Path, defective: int) -> Path:
+    """MVTec-layout test images: three good ones, and some with a black and white block and its mask."""
+    for name in ("test/good", "test/block", "ground_truth/block"):
+        (folder / name).mkdir(parents=True)
+    for i, image in enumerate(smooth_images(3, seed=20)):
+        image.save(folder / f"test/good/{i}.png")
+    for i, image in enumerate(smooth_images(defective, seed=21)):
+        pixels, mask = np.array(image), np.zeros((32, 32), dtype=np.uint8)
+        pixels[8:20, 8:20] = np.where(np.indices((12, 12)).sum(0) % 4 < 2, 0, 255)[..., None]
+        mask[8:20, 8:20] = 255
+        Image.fromarray(pixels).save(folder / f"test/block/{i}.png")
+        Image.fromarray(mask).save(folder / f"ground_truth/block/{i}_mask.png")
+    return folder

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from diffad import DiffADPipeline
 from diffad.data import evaluation_samples
-from diffad.image_processor import resize_rgb, to_model_range
+from diffad.image_processor import resize_rgb, single_batch
 from diffad.reconstruction import PRESETS
 from diffad.region import defect_region, fill_from_surroundings
 from diffad.scoring import resize_map
@@ -110,10 +110,9 @@ def measure(pipe: DiffADPipeline, recipe: Callable, defects: list[SyntheticDefec
             "median": float(np.median(values)),
             "worst_decile": float(np.quantile(values, 0.1 if higher_is_better else 0.9)),
         }
-    threshold = pipe.calibration.image_threshold(pipe.calibration.supported_rate())
     return {
         **summary,
-        "scored_normal": float(np.mean([row["score"] <= threshold for row in rows])),
+        "scored_normal": float(np.mean([row["scored_normal"] for row in rows])),
         "seconds": seconds,
         "unet_passes": unet_passes / len(defects),
     }
@@ -139,7 +138,7 @@ def compare(pipe: DiffADPipeline, defect: SyntheticDefect, repaired: np.ndarray)
         for name, reference in (("inside", defect.normal), ("outside", defect.defective))
     }
     features = {
-        name: pipe.feature_extractor(_tensor(image, pipe))
+        name: pipe.feature_extractor(single_batch(image, pipe.device))
         for name, image in (("repaired", repaired), ("normal", defect.normal))
     }
     distance = (features["repaired"] - features["normal"]).square().mean(dim=1)  # (1, h, w)
@@ -154,7 +153,7 @@ def compare(pipe: DiffADPipeline, defect: SyntheticDefect, repaired: np.ndarray)
         "feature_distance_inside": float(distance[inside].mean()),
         "feature_distance_outside": float(distance[covered == 0].mean()),
         "mahalanobis": float(pipe.gaussian(features["repaired"]).mean()),
-        "score": float(output.image_scores[0]),
+        "scored_normal": not output.labels[0],
     }
 
 
@@ -173,7 +172,7 @@ def fill(pipe: DiffADPipeline, image: np.ndarray) -> np.ndarray:
     anomaly_map = torch.from_numpy(output.anomaly_maps[0])[None]
     threshold = torch.from_numpy(output.pixel_thresholds)
     region = defect_region(anomaly_map, threshold, recipe.region_level, recipe.peak_share, recipe.margin)
-    filled = fill_from_surroundings(_tensor(image, pipe).cpu(), region)[0]
+    filled = fill_from_surroundings(single_batch(image, pipe.device).cpu(), region)[0]
     return ((filled + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
 
 
@@ -260,10 +259,6 @@ def _repair(pipe: DiffADPipeline, settings: dict) -> Callable[[np.ndarray], np.n
 
 def _pixels(image: Image.Image, pipe: DiffADPipeline) -> np.ndarray:
     return resize_rgb(image, pipe.image_size).transpose(1, 2, 0)
-
-
-def _tensor(image: np.ndarray, pipe: DiffADPipeline) -> torch.Tensor:
-    return to_model_range(torch.from_numpy(image.transpose(2, 0, 1).copy())[None].to(pipe.device))
 
 
 if __name__ == "__main__":

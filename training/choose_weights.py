@@ -3,7 +3,7 @@
     python training/choose_weights.py --models runs/screw runs/magnetic_tile
 
 Every mixture of the terms in sixths is judged by the mean of image AUROC, pixel AP and AUPRO over all models, whose own
-held-out images are recovered from their training configuration. Appends nothing: prints the best mixtures and writes all of
+held-out images are recovered from their training configuration. Prints the best mixtures and writes all of
 them to training/results/weights.json.
 """
 
@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffad import DiffADPipeline, detection_metrics, localization_metrics
-from diffad.data import split_held_out, training_samples
-from diffad.image_processor import resize_rgb, to_model_range
+from diffad.image_processor import resize_rgb, single_batch
 from diffad.scoring import image_score, resize_map
+from diffad_training.held_out import held_out_samples
 from diffad_training.synthetic_defects import defect_set
 from tqdm.auto import tqdm
 
@@ -54,9 +54,7 @@ def mixtures():
 
 def held_out_images(model: Path, size: tuple[int, int]) -> list[np.ndarray]:
     """`(H, W, 3)` uint8 of the good images that the model was calibrated on and neither trained nor fitted on."""
-    config = json.loads((model / "training_config.json").read_text())
-    _, held_out = split_held_out(training_samples(config["data"]), config["held_out_fraction"], config["seed"])
-    return [resize_rgb(sample.read(), size).transpose(1, 2, 0) for sample in held_out]
+    return [resize_rgb(sample.read(), size).transpose(1, 2, 0) for sample in held_out_samples(model)]
 
 
 @torch.no_grad()
@@ -69,8 +67,8 @@ def term_maps(model: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
     images = normals + [defect.defective for defect in defects]
     maps = {term: [] for term in TERMS}
     for image in tqdm(images, desc=model.name, mininterval=2):
-        batch = to_model_range(torch.from_numpy(image.transpose(2, 0, 1).copy())[None])
-        partials = {name: pipe.calibration.standardize(name, raw) for name, raw in pipe.partial_maps(batch, None, TERMS)}
+        raw_maps = pipe.partial_maps(single_batch(image), None, TERMS)
+        partials = {name: pipe.calibration.standardize(name, raw) for name, raw in raw_maps}
         for term in TERMS:
             mean = torch.stack([partials[name] for name in partials if name.partition("@")[0] == term]).mean(dim=0)
             maps[term].append(resize_map(mean, MAP_SIZE)[0].numpy())

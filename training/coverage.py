@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from diffad import Calibration, DiffADPipeline, ImageError
 from diffad.calibration import threshold_rank
-from diffad.data import DataError, Sample, evaluation_samples, split_held_out, training_samples
+from diffad.data import DataError, Sample, evaluation_samples
 from diffad.memory import keep_freed_memory
-from diffad.scoring import image_score
+from diffad_training.held_out import held_out_samples
 from tqdm.auto import tqdm
 
 
@@ -60,11 +60,7 @@ def normal_samples(model: Path, data: str) -> tuple[list[Sample], list[Sample]]:
     Raises:
         DataError: if the model folder lacks its training settings, or the data is not what they fit.
     """
-    settings_path = model / "training_config.json"
-    if not settings_path.is_file():
-        raise DataError(f"{settings_path}: no such file; name a folder that train.py wrote")
-    settings = json.loads(settings_path.read_text())
-    _, held_out = split_held_out(training_samples(data), settings["held_out_fraction"], settings["seed"])
+    held_out = held_out_samples(model, data)
     return held_out, [sample for sample in evaluation_samples(data) if not sample.is_defective]
 
 
@@ -144,9 +140,7 @@ def false_alarm_rates(
 
 def score(calibration: Calibration, image_partials: np.ndarray) -> float:
     """Image score of partial maps `(len(partial_names), height, width)`, as the pipeline forms it."""
-    raw = zip(calibration.partial_names, torch.from_numpy(np.array(image_partials)), strict=True)
-    maps = {name: calibration.standardize(name, partial[None]) for name, partial in raw}
-    return image_score(calibration.combine(maps), calibration.config.top_k).item()
+    return calibration.image_scores(calibration.combine_stored(image_partials)).item()
 
 
 def table(results: dict) -> str:

@@ -28,15 +28,15 @@ from diffad.calibration import TERMS
 from diffad.data import DataError, Sample, evaluation_samples, load_mask
 from diffad.memory import keep_freed_memory, peak_memory_mib
 from diffad.report import Pictures, Report, ReportRow, draw_pictures, write_report
+from diffad.report.pictures import CALLED_COLOUR, TRUTH_COLOUR
 from diffad.scoring import image_score
-from diffad.visualization import heat_map, outline, overlay, resized, save_sheet
+from diffad.visualization import evenly_spaced, heat_map, marked, outline, resized, save_sheet
 from tqdm.auto import tqdm
 
 MAP_SIZE = (256, 256)  # of every map and mask that is compared
 # Score rows of the metrics table besides the stored recipe ("ensemble"): the paper's Eq. 11 and each of its terms alone.
 PAPER_ALPHA = 0.5
 SHEET_IMAGES_PER_DEFECT = 3
-TRUTH_COLOUR, MASK_COLOUR = (0, 255, 0), (0, 160, 255)
 
 
 @dataclass
@@ -295,7 +295,7 @@ def write_sheet(path: Path, evaluation: Evaluation) -> None:
     for defect in np.unique(defects):
         ranked = np.flatnonzero(defects == defect)
         ranked = ranked[np.argsort(-evaluation.image_scores[ranked], kind="stable")]
-        places = np.unique(np.linspace(0, len(ranked) - 1, SHEET_IMAGES_PER_DEFECT).round().astype(int))
+        places = evenly_spaced(len(ranked), SHEET_IMAGES_PER_DEFECT)
         rows += [_sheet_row(evaluation, i) for i in ranked[places]]
     save_sheet(path, ("input", "truth", "heat map", "overlay"), rows)
 
@@ -370,10 +370,10 @@ def _sheet_row(evaluation: Evaluation, index: int) -> tuple[str, list[np.ndarray
     pixel_threshold = evaluation.pixel_thresholds[index]
     image = resized(sample.read(), MAP_SIZE)
     truth = image if evaluation.masks is None else outline(image, evaluation.masks[index], TRUTH_COLOUR)
-    marked = outline(overlay(image, anomaly_map, pixel_threshold), anomaly_map > pixel_threshold, MASK_COLOUR)
+    overlaid = marked(image, anomaly_map, pixel_threshold, CALLED_COLOUR)
     verdict = "called defective" if evaluation.verdicts[index] else "called good"
     caption = f"{sample.defect}: {Path(sample.name).name}, score {evaluation.image_scores[index]:.2f}, {verdict}"
-    return caption, [image, truth, heat_map(anomaly_map, pixel_threshold), marked]
+    return caption, [image, truth, heat_map(anomaly_map, pixel_threshold), overlaid]
 
 
 def _new_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:

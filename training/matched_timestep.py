@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from diffad import DiffADPipeline
 from diffad.gradient_denoising import added_variance, gradient_step, loss_and_gradient, matched_timestep, unit_direction
-from diffad.image_processor import to_model_range
+from diffad.image_processor import single_batch
 from diffad.reconstruction import GradientDenoising
 from diffad_training.benchmark_repair import psnr
 from diffad_training.choose_weights import held_out_images
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def direction_correlation(pipe: DiffADPipeline, image: np.ndarray, recipe: GradientDenoising) -> float:
     """Mean correlation between any two of the N_d directions before the first denoising."""
-    x = to_model_range(torch.from_numpy(image.transpose(2, 0, 1).copy())[None])
+    x = single_batch(image)
     directions = []
     for _ in range(recipe.denoise_every):
         _, gradient = loss_and_gradient(x, lambda images: pipe.gaussian(pipe.feature_extractor(images)))
@@ -70,7 +70,7 @@ def _try(pipe: DiffADPipeline, defects: list, recipe: GradientDenoising, timeste
     nearest = min(pipe.scheduler.timesteps.tolist(), key=lambda t: abs(t - timestep))
     rows = []
     for defect in defects:
-        output = pipe.reconstruct(defect.defective, recipe, timestep=nearest, num_steps=recipe.num_steps, return_traces=True)
+        output = pipe.reconstruct(defect.defective, recipe, timestep=nearest, return_traces=True)
         image = np.asarray(output.images[0])
         rows.append(
             (

@@ -214,13 +214,18 @@ class Calibration(Float32ModelMixin, ConfigMixin):
 
     def _score_normals(self, partials: Sequence[np.ndarray], chosen: np.ndarray, label: int) -> tuple[np.ndarray, np.ndarray]:
         """Image scores and highest pixels of the chosen images under the statistics of their class, `(n,)` each."""
-        scores, maxima, labels = [], [], torch.tensor([label], device=self.partial_mean.device)
+        scores, maxima = [], []
         for image in (partials[i] for i in chosen):
-            raw = zip(self.partial_names, torch.from_numpy(np.array(image)), strict=True)
-            anomaly_map = self.combine({name: self.standardize(name, partial[None], labels) for name, partial in raw})
+            anomaly_map = self.combine_stored(image, label)
             scores.append(self.image_scores(anomaly_map).item())
             maxima.append(self.image_scores(anomaly_map, top_k=1).item())
         return np.array(scores), np.array(maxima)
+
+    def combine_stored(self, partials: np.ndarray, class_label: int = 0) -> torch.Tensor:
+        """The anomaly map `(1, height, width)` of one image's raw partial maps `(len(partial_names), height, width)`."""
+        labels = torch.tensor([class_label], device=self.partial_mean.device)
+        raw = zip(self.partial_names, torch.from_numpy(np.array(partials)), strict=True)
+        return self.combine({name: self.standardize(name, partial[None], labels) for name, partial in raw})
 
     def p_values(self, scores: np.ndarray, class_labels: Sequence[int] | None = None) -> np.ndarray:
         """Conformal p-values (1 + #{normal >= score}) / (n + 1): P(p <= a) <= a for a normal part (of that class), any a."""
@@ -297,7 +302,7 @@ def normals_behind_thresholds(held_out: int) -> int:
 
 def normals_needed(false_alarm_rate: float) -> int:
     """How many held-out normal images to calibrate on for a false-alarm rate, those for the statistics included."""
-    for_thresholds = _scores_needed(false_alarm_rate)
+    for_thresholds = scores_needed(false_alarm_rate)
     total = for_thresholds + 1
     while normals_behind_thresholds(total) < for_thresholds:
         total += 1
@@ -314,10 +319,10 @@ def check_supported(n: int, false_alarm_rate: float) -> None:
         raise ValueError("no normal scores: calibrate the pipeline on held-out normal images first")
     if not 0 < false_alarm_rate < 1:
         raise ValueError(f"false_alarm_rate must lie between 0 and 1, got {false_alarm_rate}")
-    if _scores_needed(false_alarm_rate) > n:
+    if scores_needed(false_alarm_rate) > n:
         smallest = math.ceil(1e4 / (n + 1)) / 1e4  # rounded up, so that it is supported as written
         raise ValueError(
-            f"a false_alarm_rate of {false_alarm_rate:g} needs {_scores_needed(false_alarm_rate)} normal images behind the "
+            f"a false_alarm_rate of {false_alarm_rate:g} needs {scores_needed(false_alarm_rate)} normal images behind the "
             f"thresholds, there are {n}: calibrate on {normals_needed(false_alarm_rate)} held-out normal images (some serve "
             f"the statistics), or ask for the smallest rate that is supported, {smallest:g}"
         )
@@ -341,5 +346,6 @@ def threshold_rank(n: int, false_alarm_rate: float) -> int:
     return math.ceil((n + 1) * (1 - false_alarm_rate) - 1e-9)
 
 
-def _scores_needed(false_alarm_rate: float) -> int:
+def scores_needed(false_alarm_rate: float) -> int:
+    """How many normal scores behind a threshold guarantee a false-alarm rate: 1 / (n + 1) must not exceed it."""
     return math.ceil(1 / false_alarm_rate - 1e-9) - 1

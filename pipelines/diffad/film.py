@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
+
+from .visualization import evenly_spaced
 
 MAX_FRAMES = 6  # of a row
 FRAME_MILLISECONDS, LAST_FRAME_MILLISECONDS = 150, 1500
@@ -27,8 +28,3 @@ def save_animation(path: Path, before: Image.Image, steps: Sequence[Image.Image]
     frames = [before, *(step.resize(before.size, Image.Resampling.BICUBIC) for step in steps[:-1]), after]
     durations = [LAST_FRAME_MILLISECONDS, *[FRAME_MILLISECONDS] * (len(frames) - 2), LAST_FRAME_MILLISECONDS]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
-
-
-def evenly_spaced(count: int, most: int) -> list[int]:
-    """At most `most` of the indices below `count`, first and last among them where they fit."""
-    return sorted({round(i) for i in np.linspace(0, count - 1, min(count, most))})

@@ -97,6 +97,11 @@ def to_model_range(images: torch.Tensor) -> torch.Tensor:
     return images.float() / 127.5 - 1
 
 
+def single_batch(pixels: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
+    """One image `(H, W, 3)` uint8 at the model's resolution as a batch `(1, 3, H, W)` in [-1, 1]."""
+    return to_model_range(torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None].to(device))
+
+
 def to_pil(image: torch.Tensor) -> Image.Image:
     """One image `(3, H, W)` in [-1, 1], clamped and rounded to 8 bits."""
     levels = ((image.float().clamp(-1, 1) + 1) * 127.5).round().byte()

@@ -21,7 +21,7 @@ from .data import Sample
 from .film import film_row
 from .image_io import IMAGE_SUFFIXES, ImageError, read_image
 from .pipeline_diffad import DiffADPipeline
-from .visualization import filmstrip, heat_map, outline, overlay
+from .visualization import filmstrip, heat_map, marked
 
 DISPLAY_SIDE = 1600  # pixels; more than a browser window shows
 BATCH_SIZE = 8
@@ -67,16 +67,15 @@ def inspect_image(pipe: DiffADPipeline, image: Image.Image, rate: float, class_l
     return Inspection(np.asarray(shown), output.anomaly_maps[0], score, p_value, category)
 
 
-def marked(image: np.ndarray, anomaly_map: np.ndarray, threshold: float) -> np.ndarray:
-    """The image `(H, W, 3)` uint8 under its heat map, with the pixels above the threshold outlined."""
-    line = max(1, round(max(image.shape) / 400))
-    return outline(overlay(image, anomaly_map, threshold), anomaly_map > threshold, MASK_COLOUR, line)
+def overlaid(image: np.ndarray, anomaly_map: np.ndarray, threshold: float) -> np.ndarray:
+    """The image `(H, W, 3)` uint8 under its heat map, outlined by a line that is still seen when it is shown small."""
+    return marked(image, anomaly_map, threshold, MASK_COLOUR, width=max(1, round(max(image.shape) / 400)))
 
 
 def pictures(inspection: Inspection, calibration: Calibration, rate: float) -> tuple[np.ndarray, np.ndarray]:
     """Overlay and heat map at the pixel threshold of a false-alarm rate, `(H, W, 3)` uint8 each."""
     threshold = calibration.pixel_threshold(rate, inspection.class_label)
-    picture = marked(inspection.image, inspection.anomaly_map, threshold)
+    picture = overlaid(inspection.image, inspection.anomaly_map, threshold)
     return picture, heat_map(inspection.anomaly_map, threshold)
 
 
@@ -202,7 +201,9 @@ def inspect_files(
                 for i, name in enumerate(names):
                     score = float(output.image_scores[i])
                     row = Row(name, score, float(output.p_values[i]), "defective" if output.labels[i] else "good")
-                    picture = Image.fromarray(marked(np.asarray(images[i]), output.anomaly_maps[i], output.pixel_thresholds[i]))
+                    picture = Image.fromarray(
+                        overlaid(np.asarray(images[i]), output.anomaly_maps[i], output.pixel_thresholds[i])
+                    )
                     with archive.open(f"{name}.overlay.png", "w") as file:
                         picture.save(file, format="PNG")
                     rows.append(row)

@@ -34,6 +34,13 @@ def outline(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], w
     return drawn
 
 
+def marked(
+    image: np.ndarray, anomaly_map: np.ndarray, threshold: float, colour: tuple[int, int, int], width: int = 1
+) -> np.ndarray:
+    """The image `(H, W, 3)` uint8 under its heat map, with the pixels above the threshold outlined."""
+    return outline(overlay(image, anomaly_map, threshold), anomaly_map > threshold, colour, width)
+
+
 def save_sheet(path: Path, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> None:
     """Writes rows of pictures `(H, W, 3)` uint8 under column titles, each row with its caption, as one PNG file."""
     from matplotlib import rc_context
@@ -84,6 +91,11 @@ def filmstrip(frames: Sequence[Image.Image], labels: Sequence[str], height: int 
             position = (left + width / 2, gap + height + margin + row * line_height)
             draw.text(position, line, fill="black", font=font, anchor="ma")
     return strip
+
+
+def evenly_spaced(count: int, most: int) -> list[int]:
+    """At most `most` of the indices below `count`, first and last among them where they fit."""
+    return sorted({round(i) for i in np.linspace(0, count - 1, min(count, most))})
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:

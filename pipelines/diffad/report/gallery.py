@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
+from ..visualization import evenly_spaced
 from .data import Outcome, ReportRow
 
 CORRECT_SHARE = 0.25  # of the gallery is kept for verdicts that were right, however many failures there are
@@ -29,6 +28,4 @@ def choose_rows(rows: Sequence[ReportRow], limit: int) -> list[ReportRow]:
 
 def _cross_section(ranked: list[ReportRow], count: int) -> list[ReportRow]:
     """`count` rows at even distances, the first and the last among them."""
-    if count >= len(ranked):
-        return ranked
-    return [ranked[i] for i in np.linspace(0, len(ranked) - 1, count).round().astype(int)]
+    return [ranked[i] for i in evenly_spaced(len(ranked), count)]

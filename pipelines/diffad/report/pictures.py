@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ..visualization import heat_map, outline, overlay
+from ..visualization import heat_map, marked, outline
 
 LONG_SIDE = 256  # pixels
 WEBP_QUALITY = 80
@@ -45,13 +45,13 @@ def draw_pictures(
     width, height = (max(1, round(side * scale)) for side in image.size)
     pixels = np.asarray(_shrink(image, (width, height)))
     anomaly_map = _fit(anomaly_map, (height, width))
-    marked = outline(overlay(pixels, anomaly_map, pixel_threshold), anomaly_map > pixel_threshold, CALLED_COLOUR)
+    overlaid = marked(pixels, anomaly_map, pixel_threshold, CALLED_COLOUR)
     if truth is not None:
-        marked = outline(marked, _fit(truth, (height, width)) > 0, TRUTH_COLOUR)
+        overlaid = outline(overlaid, _fit(truth, (height, width)) > 0, TRUTH_COLOUR)
     return Pictures(
         input=Image.fromarray(pixels),
         heat_map=Image.fromarray(heat_map(anomaly_map, pixel_threshold)),
-        overlay=Image.fromarray(marked),
+        overlay=Image.fromarray(overlaid),
         repaired=None if repaired is None else _shrink(repaired, (width, height)),
     )
 

@@ -1,6 +1,5 @@
 """Writes a report as one HTML file that needs nothing else."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
 from ..bootstrap import RESAMPLES, confidence_intervals, count_images, sweep
+from ..calibration import scores_needed
 from .data import Outcome, Report, ReportRow
 from .gallery import choose_rows
 from .pictures import data_uri
@@ -57,7 +57,7 @@ def write_report(report: Report, path: str | Path, max_gallery_rows: int = 60) -
         report=report,
         has_truth=has_truth,
         guaranteed_rate=max(report.false_alarm_rate, 1 / (len(report.normal_scores) + 1)),
-        normals_needed=math.ceil(1 / report.false_alarm_rate - 1e-9) - 1,
+        normals_needed=scores_needed(report.false_alarm_rate),
         resamples=RESAMPLES,
         called_defective=sum(row.label for row in report.rows),
         rates=_rates(report.rows) if has_truth else {},
