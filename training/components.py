@@ -3,15 +3,16 @@
 import torch
 from diffad import Calibration, FeatureExtractor, JointUNet2DModel, LinearDiscriminant, PadimGaussian
 from diffad.data import DataError
+from diffad.lite_weights import BLOCKS_PER_STAGE
 from diffad_training.config import TrainingConfig
 from diffusers import DDPMScheduler, UNet2DModel
 
 
 def build_extractor(config: TrainingConfig) -> FeatureExtractor:
-    """The frozen backbone with pretrained weights; only names other than `lite0` may download."""
+    """The frozen backbone with pretrained weights; only names other than `lite0`, `lite1` and `lite2` may download."""
     levels = tuple(config.levels)
-    if config.extractor == "lite0":
-        return FeatureExtractor.from_lite0_package(levels, config.feature_stride)
+    if config.extractor in BLOCKS_PER_STAGE:
+        return FeatureExtractor.from_lite_package(config.extractor, levels, config.feature_stride)
     library, _, name = config.extractor.rpartition(":")
     if library == "transformers":
         return FeatureExtractor.from_transformers(name, levels, config.feature_stride)

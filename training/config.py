@@ -31,7 +31,7 @@ class TrainingConfig:
     num_workers: int = 0  # data loading processes; the cache makes 0 the fastest for most
 
     # feature extractor
-    extractor: str = "lite0"  # lite0 (offline), a timm name, or transformers:<name>
+    extractor: str = "lite0"  # lite0, lite1 or lite2 (offline), a timm name, or transformers:<name>
     levels: list[int] = field(default_factory=lambda: [2, 3])
     feature_stride: int = 8  # image pixels per feature position
 

@@ -15,7 +15,7 @@ TIMESTEP_TERMS = ("kl", "rgb", "feature")
 TERMS = (*TIMESTEP_TERMS, "residual", "mahalanobis")
 DEFAULT_TIMESTEPS = (20, 201, 401)
 # Chosen on synthetic defects on held-out good images (training/choose_weights.py), the same for every category.
-DEFAULT_WEIGHTS = {"rgb": 1 / 6, "feature": 1 / 6, "residual": 1 / 3, "mahalanobis": 1 / 3}
+DEFAULT_WEIGHTS = {"rgb": 1 / 6, "residual": 2 / 3, "mahalanobis": 1 / 6}
 DEFAULT_FALSE_ALARM_RATE = 0.05
 IMAGES_PER_STATISTICS_IMAGE = 10
 

