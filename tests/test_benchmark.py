@@ -52,6 +52,23 @@ def test_only_the_marked_part_of_a_document_changes(tmp_path):
         benchmark.category_table("bolt", [result(0, 0.5)], PEERS)
 
 
+def test_variants_stand_beside_the_default_of_the_same_category_and_seeds(tmp_path):
+    variant = {**result(0, 0.7), "variant": "lite1"}
+    table = benchmark.variants_table([result(0, 0.8), result(1, 0.9), variant])
+    assert table.splitlines()[2:] == [
+        "| nut | **default** | 80.0 | 80.0 | 80.0 | 80.0 |",
+        "| nut | EfficientNet-lite1 features | 70.0 | 70.0 | 70.0 | 70.0 |",
+    ]
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join(json.dumps(kept) + "\n" for kept in (result(0, 0.8), variant)))
+    assert len(benchmark.latest_results(path)) == 2
+    document = tmp_path / "README.md"
+    document.write_text("<!-- benchmark:nut -->\n<!-- /benchmark -->\n<!-- benchmark:variants -->\n<!-- /benchmark -->\n")
+    benchmark.update_tables(document, [result(0, 0.8), variant], PEERS)
+    text = document.read_text()
+    assert "| **diffad** | 80.0 |" in text and "| **default** | 80.0 |" in text
+
+
 def unified_result(kind: str, value: float, category: str = "nut") -> dict:
     images = {category: 4, "bolt": 1} if kind == "recognised" else {category: 5}
     return {**result(0, value), "category": category, "unified": kind, "class_labels": {"images": images}}

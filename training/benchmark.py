@@ -2,12 +2,13 @@
 
     python training/benchmark.py --data_root DATA --categories screw magnetic_tile --seeds 0 1
     python training/benchmark.py --data_root DATA --categories screw magnetic_tile --seeds 0 --unified
+    python training/benchmark.py --data_root DATA --categories screw --variant lite1 --extractor lite1
     python training/benchmark.py --tables_only
 
 DATA holds one MVTec-layout folder per category. Each run appends one line to training/results/results.jsonl, with its
 command; the tables between the markers of README.md and the model cards are rendered from that file, beside the peers'
 figures of results/peers.json. --unified trains one model of all categories and evaluates it on each, with the category
-given and with the category recognised.
+given and with the category recognised. --variant names what the further options, which train.py takes, change for an ablation.
 """
 
 import argparse
@@ -30,6 +31,13 @@ RESULTS = TRAINING / "results" / "results.jsonl"
 PEERS = TRAINING / "results" / "peers.json"
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "aupro_30": "AUPRO"}
 SPEED = "images_per_second"
+# Variants of the ablation table, and what they change.
+VARIANTS = {
+    "lite1": "EfficientNet-lite1 features",
+    "lite2": "EfficientNet-lite2 features",
+    "epsilon": "the UNet predicts the noise, not the image",
+    "paper": "paper settings: noise predicted at all timesteps, Eq. 11, only KL standardised, no smoothing, top 64 pixels",
+}
 # How a unified model learns the category of an image, and the column title.
 UNIFIED = {"given": "unified", "recognised": "unified, category recognised"}
 SCORES = {
@@ -50,6 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--config", default="cpu-small")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where models and evaluations are kept")
+    parser.add_argument("--variant", choices=VARIANTS, help="the ablation that the further options make")
     parser.add_argument("--unified", action="store_true", help="one model of all categories instead of one per category")
     parser.add_argument("--tables_only", action="store_true", help="render the tables from the kept results")
     options, training_options = parser.parse_known_args(arguments)
@@ -70,7 +79,7 @@ def run_each(options: argparse.Namespace, training_options: list[str]) -> Iterat
     """One model per category and seed."""
     for category in options.categories:
         for seed in options.seeds:
-            model = options.runs / f"{category}-{options.config}-{seed}"
+            model = options.runs / "-".join(filter(None, [category, options.config, options.variant, str(seed)]))
             train(options, model, options.data_root / category, seed, training_options)
             yield evaluate(options, model, category, seed, training_options)
 
@@ -109,11 +118,13 @@ def evaluate(
         "category": category,
         "seed": seed,
         "config": options.config,
+        "variant": options.variant,
         "options": training_options,
         "date": datetime.date.today().isoformat(),
         "machine": f"{os.cpu_count()} cores {platform.machine()}, {result['cost']['device']}",
         "command": f"python training/benchmark.py --data_root DATA --categories {categories} --seeds {seed} "
         + f"--config {options.config} "
+        + (f"--variant {options.variant} " if options.variant else "")
         + shlex.join(training_options),
         "training": json.loads((model / "training_summary.json").read_text()),
         **result,
@@ -121,22 +132,26 @@ def evaluate(
 
 
 def latest_results(path: Path) -> list[dict]:
-    """The newest result of each category, configuration and seed, and kind of model."""
+    """The newest result of each category, configuration, variant and seed, and kind of model."""
     if not path.is_file():
         return []
     results = [json.loads(line) for line in path.read_text().splitlines()]
-    return list({(r["category"], r["config"], r["seed"], r.get("unified")): r for r in results}.values())
+    keys = ("category", "config", "variant", "seed", "unified")
+    return list({tuple(result.get(key) for key in keys): result for result in results}.values())
 
 
 def update_tables(document: Path, results: list[dict], peers: dict) -> None:
-    """Fills every `<!-- benchmark:CATEGORY -->` (or `benchmark:unified`) ... `<!-- /benchmark -->` of a document."""
+    """Fills every `<!-- benchmark:NAME -->` ... `<!-- /benchmark -->`, where NAME is a category, `unified` or `variants`."""
     if not document.is_file():
         return
     text = document.read_text()
     pattern = re.compile(r"(<!-- benchmark:([\w ]+) -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
 
     def table(name: str) -> str:
-        return unified_table(results) if name == "unified" else category_table(name, results, peers)
+        if name == "variants":
+            return variants_table(results)
+        own = [result for result in results if not result.get("variant")]
+        return unified_table(own) if name == "unified" else category_table(name, own, peers)
 
     filled = pattern.sub(lambda match: match[1] + table(match[2]) + match[3], text)
     if filled != text:
@@ -170,6 +185,23 @@ def category_table(category: str, results: list[dict], peers: dict) -> str:
         f"{np.max([c['peak_memory_mib'] for c in cost]) / 1024:.1f} GiB; on {own[0]['machine']}, {own[0]['date']}. "
         "Images/s: one by one, with all cores.",
     ]
+    return "\n".join(lines) + "\n"
+
+
+def variants_table(results: list[dict]) -> str:
+    """Markdown table of models trained with other settings, beside the default of the same categories and seeds."""
+    single = [result for result in results if "unified" not in result]
+    variants = [result for result in single if result.get("variant")]
+    columns = ["category", "trained with", *METRICS.values()]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for category in dict.fromkeys(result["category"] for result in variants):
+        seeds = {result["seed"] for result in variants if result["category"] == category}
+        for variant in (None, *VARIANTS):
+            own = [r for r in single if r["category"] == category and r.get("variant") == variant and r["seed"] in seeds]
+            if own:
+                figures = [_mean_and_spread([100 * r["scores"]["ensemble"][metric] for r in own]) for metric in METRICS]
+                label = "**default**" if variant is None else VARIANTS[variant]
+                lines.append("| " + " | ".join([category, label, *figures]) + " |")
     return "\n".join(lines) + "\n"
 
 
