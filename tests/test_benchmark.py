@@ -52,6 +52,16 @@ def test_only_the_marked_part_of_a_document_changes(tmp_path):
         benchmark.category_table("bolt", [result(0, 0.5)], PEERS)
 
 
+def test_summary_has_means_beside_the_peers(monkeypatch):
+    monkeypatch.setattr(benchmark, "CATEGORIES", ("nut", "bolt"))
+    peers = {**PEERS, "Peer": {**PEERS["Peer"], "bolt": [70.0, 80.0, 50.0, 20.0, 11]}}
+    bolt = {**result(0, 0.6), "category": "bolt"}
+    lines = benchmark.summary_table([result(0, 0.8), result(1, 0.9), bolt], peers).splitlines()
+    assert lines[0].startswith("| category | AUPRO: **diffad** | AUPRO: Peer | pixel AP: **diffad** |")
+    assert lines[2] == "| nut | 85.0 ± 7.1 | 60.0 | 85.0 ± 7.1 | 70.0 | 85.0 ± 7.1 | 90.0 | 0, 1 |"
+    assert lines[4] == "| mean | 72.5 | 40.0 | 72.5 | 60.0 | 72.5 | 80.0 |  |"
+
+
 def test_variants_stand_beside_the_default_of_the_same_category_and_seeds(tmp_path):
     variant = {**result(0, 0.7), "variant": "lite1"}
     table = benchmark.variants_table([result(0, 0.8), result(1, 0.9), variant])

@@ -31,6 +31,8 @@ RESULTS = TRAINING / "results" / "results.jsonl"
 PEERS = TRAINING / "results" / "peers.json"
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "aupro_30": "AUPRO"}
 SPEED = "images_per_second"
+# What the summary and its mean are made of.
+CATEGORIES = ("magnetic_tile", "screw", "piped_PA_FVN01_TL", "piped_PA_BDP01_TL", "piped_PA_GLA01_TL")
 # Variants of the ablation table, and what they change.
 VARIANTS = {
     "lite1": "EfficientNet-lite1 features",
@@ -141,7 +143,8 @@ def latest_results(path: Path) -> list[dict]:
 
 
 def update_tables(document: Path, results: list[dict], peers: dict) -> None:
-    """Fills every `<!-- benchmark:NAME -->` ... `<!-- /benchmark -->`, where NAME is a category, `unified` or `variants`."""
+    """Fills every `<!-- benchmark:NAME -->` ... `<!-- /benchmark -->`, where NAME is a category, `summary`, `unified` or
+    `variants`."""
     if not document.is_file():
         return
     text = document.read_text()
@@ -151,6 +154,8 @@ def update_tables(document: Path, results: list[dict], peers: dict) -> None:
         if name == "variants":
             return variants_table(results)
         own = [result for result in results if not result.get("variant")]
+        if name == "summary":
+            return summary_table(own, peers)
         return unified_table(own) if name == "unified" else category_table(name, own, peers)
 
     filled = pattern.sub(lambda match: match[1] + table(match[2]) + match[3], text)
@@ -186,6 +191,29 @@ def category_table(category: str, results: list[dict], peers: dict) -> str:
         "Images/s: one by one, with all cores.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def summary_table(results: list[dict], peers: dict) -> str:
+    """Markdown table of the stored recipe beside the peers: a row per category of the benchmark, then the mean."""
+    metrics = ["aupro_30", "pixel_ap", "image_auroc"]
+    names = [name for name, figures in peers.items() if isinstance(figures, dict)]
+    columns = [f"{METRICS[metric]}: {name}" for metric in metrics for name in ("**diffad**", *names)]
+    lines = ["| category | " + " | ".join(columns) + " | seeds |", "|---" * (len(columns) + 2) + "|"]
+    means = []
+    for category in CATEGORIES:
+        own = [result for result in results if result["category"] == category and "unified" not in result]
+        if not own:
+            raise ValueError(f"no results of {category}: run benchmark.py on it first")
+        values, cells = [], []
+        for metric in metrics:
+            figures = [100 * result["scores"]["ensemble"][metric] for result in own]
+            theirs = [peers[name][category][peers["columns"].index(metric)] for name in names]
+            values += [np.mean(figures), *theirs]
+            cells += [_mean_and_spread(figures), *(f"{value:.1f}" for value in theirs)]
+        lines.append(f"| {category} | " + " | ".join(cells) + f" | {', '.join(str(r['seed']) for r in own)} |")
+        means.append(values)
+    average = " | ".join(f"{value:.1f}" for value in np.mean(means, axis=0))
+    return "\n".join([*lines, f"| mean | {average} |  |"]) + "\n"
 
 
 def variants_table(results: list[dict]) -> str:
