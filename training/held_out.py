@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from diffad.data import DataError, Sample, split_held_out, training_samples
+from diffad.data import DataError, Sample, category_samples, split_held_out, training_samples
 
 
 def held_out_samples(model: Path, data: str | None = None) -> list[Sample]:
@@ -19,5 +19,6 @@ def held_out_samples(model: Path, data: str | None = None) -> list[Sample]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; name a folder that train.py wrote")
     settings = json.loads(path.read_text())
-    samples = training_samples(settings["data"] if data is None else data)
+    data = settings["data"] if data is None else data
+    samples = category_samples(data, settings["categories"]) if settings.get("categories") else training_samples(data)
     return split_held_out(samples, settings["held_out_fraction"], settings["seed"])[1]
