@@ -160,12 +160,12 @@ class Repair:
         attempts: how often the region is found anew.
     """
 
-    timesteps: tuple[int, ...] = (490, 400, 300, 200, 100, 50)
+    timesteps: tuple[int, ...] = (490, 300, 150, 50)
     input_share: float = 0.25
     region_level: float = 0.7
     peak_share: float = 0.6
     margin: int = 4
-    attempts: int = 2
+    attempts: int = 3
 
     def run(self, images: torch.Tensor, models: Models, report: Report) -> Reconstruction:
         repaired, region = images, torch.zeros_like(images[:, :1])  # (B, 3, H, W), (B, 1, H, W)
