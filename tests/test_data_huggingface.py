@@ -73,6 +73,20 @@ def test_saved_splits_can_be_evaluated_on(splits, tmp_path, no_network):
     assert "2 defective images of the training and validation splits are left out" in str(describe(tmp_path / "saved"))
 
 
+@pytest.mark.parametrize("place", [".", "part", "part/good"])
+def test_another_programs_state_file_makes_no_dataset_of_a_folder(tmp_path, place):
+    folder = tmp_path / "part" / "good"
+    folder.mkdir(parents=True)
+    Image.fromarray(pixels(0)).save(folder / "0.png")
+    (tmp_path / place / "state.json").write_text('{"window": "maximized"}')
+    assert describe(folder).layout == "folder of good images"
+
+
+def test_one_saved_split_is_recognized(splits, tmp_path, no_network):
+    splits["train"].save_to_disk(tmp_path / "saved")
+    assert describe(tmp_path / "saved").layout == "datasets"
+
+
 def test_test_split_is_never_trained_on(splits):
     loaded = datasets.Dataset(splits["test"].data, split=datasets.Split.TEST)
     with pytest.raises(DataError, match="no split 'train', only test"):

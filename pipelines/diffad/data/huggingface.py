@@ -24,7 +24,9 @@ MASK_NAMES = frozenset({"mask", "masks", "ground_truth", "gt", "segmentation", "
 def recognize(source) -> bool:
     """Whether it is a dataset object, a folder written by `save_to_disk`, or a name on the Hub (`owner/name`)."""
     if isinstance(source, Path):
-        return any((source / name).is_file() for name in ("dataset_dict.json", "state.json"))
+        # `state.json` alone is a name that other programs give their files, too.
+        is_dataset = all((source / name).is_file() for name in ("state.json", "dataset_info.json"))
+        return is_dataset or (source / "dataset_dict.json").is_file()
     return not isinstance(source, str) or is_hub_name(source)
 
 
