@@ -141,6 +141,19 @@ def test_other_numbers_without_names_are_refused(numbered, no_network, labels, s
         evaluation_samples(numbered("int64", stream, test=(0, 1, 3)))
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_class_names_none_of_which_is_good_are_refused(splits, no_network, stream):
+    source = splits.cast_column("label", datasets.ClassLabel(names=["scratch", "nominal", "hole"]))
+    if stream:
+        source = datasets.IterableDatasetDict({name: split.to_iterable_dataset() for name, split in source.items()})
+    message = "none of its classes scratch, nominal, hole is named good, ok or normal; rename"
+    for read_samples in (training_samples, evaluation_samples):
+        with pytest.raises(DataError, match=message):
+            read_samples(source)
+    text = str(describe(source))
+    assert "training would stop" in text and "evaluation would stop" in text and "taken for good" not in text
+
+
 def test_unlabelled_training_images_are_taken_for_good_and_that_is_said(splits):
     splits["train"] = splits["train"].remove_columns("label")
     assert len(training_samples(splits)) == 4 + 2

@@ -103,10 +103,10 @@ def notes(source) -> list[str]:
     lines = []
     if any(_is_numbered((split.features or {}).get("label")) for split in splits.values()):
         lines.append(f"numbers in column label: 0 is taken for good, 1 for defective ({NUMBERED_DEFECT})")
-    if "train" in splits and _good_labels(splits["train"]) is None:
-        lines.append("no column label that tells good from defective: all images of split train are taken for good ones")
-    elif "train" in splits and not _is_stream(splits["train"]):
-        with suppress(DataError):  # the training images say so
+    with suppress(DataError):  # reading the training images says so
+        if "train" in splits and _good_labels(splits["train"]) is None:
+            lines.append("no column label that tells good from defective: all images of split train are taken for good ones")
+        elif "train" in splits and not _is_stream(splits["train"]):
             left_out = sum(
                 sample.is_defective
                 for split in ("train", "validation")
@@ -191,12 +191,22 @@ def _image_columns(dataset, name: str) -> tuple[str, str | None]:
 
 
 def _good_labels(dataset) -> set | None:
-    """Values of the column `label` that mean good, or None if the dataset doesn't tell good from defective."""
+    """Values of the column `label` that mean good, or None if the dataset doesn't tell good from defective.
+
+    Raises:
+        DataError: if it has several classes, and none of their names means good.
+    """
     import datasets
 
     feature = (dataset.features or {}).get("label")
     if isinstance(feature, datasets.ClassLabel):
-        return {i for i, name in enumerate(feature.names) if name.lower() in GOOD_NAMES} or None
+        good = {i for i, name in enumerate(feature.names) if name.lower() in GOOD_NAMES}
+        if len(feature.names) > 1 and not good:
+            raise DataError(
+                f"column label: none of its classes {', '.join(feature.names)} is named good, ok or normal; rename the one "
+                "that means good, or remove the column if all images are good"
+            )
+        return good or None
     if getattr(feature, "dtype", None) == "string":
         return GOOD_NAMES
     return {0} if _is_numbered(feature) else None
