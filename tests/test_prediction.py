@@ -1,7 +1,10 @@
 """Predictions of folders: rows as the pipeline gives them, whatever stops the run; memory that does not grow."""
 
 import csv
+import fcntl
 import json
+import multiprocessing
+import os
 
 import numpy as np
 import psutil
@@ -11,7 +14,7 @@ from diffad.data import DataError
 from diffad.defects import bounding_boxes
 from diffad.fingerprint import files_digest, model_digest
 from diffad.image_io import ImageError
-from diffad.journal import Journal
+from diffad.journal import Journal, only_writer
 from diffad.prediction import PredictionSettings, predict_folder, rows_of, run_prediction
 from diffad.prediction_table import SCHEMA, write_table
 from PIL import Image
@@ -77,7 +80,7 @@ def test_rows_are_what_the_pipeline_says(pipe, folder, tmp_path):
     assert "e.png" in rows[4]["error"] and rows[4]["score"] is None and rows[4]["label"] is None
     assert (summary.images, summary.unreadable, summary.first_errors) == (6, 1, [rows[4]["error"]])
     assert summary.defective == expected.labels.sum()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "out.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.jsonl.lock", "images", "out.jsonl"]
 
 
 def test_csv_and_parquet_hold_what_json_lines_hold(pipe, folder, tmp_path):
@@ -242,13 +245,63 @@ def _fails_at(call, function):
     return counted
 
 
-def test_two_processes_never_write_one_journal(tmp_path):
-    with Journal(tmp_path / "out.journal", {}) as journal:
-        with pytest.raises(ValueError, match="another process"), Journal(tmp_path / "out.journal", {}):
-            pass
-        journal.append([{"path": "a"}])
-        assert list(journal) == [{"path": "a"}]
-    assert [path.name for path in tmp_path.iterdir()] == ["out.journal"]
+def test_processes_started_at_once_score_every_image_once(tmp_path):
+    """Some start while others run or end: one runs from the first image to the last, the others are turned away."""
+    output, start = tmp_path / "out.jsonl", multiprocessing.get_context("fork")
+    outcomes = start.SimpleQueue()
+    barrier = start.Barrier(4)
+
+    def attempt():
+        barrier.wait()
+        for _ in range(50):
+            stub = Stub()
+            try:
+                run(stub, output, 12)
+                outcomes.put(("finished", len(stub.scored)))
+            except ValueError as error:
+                outcomes.put(("refused", str(error)))
+            except BaseException as error:
+                outcomes.put(("failed", repr(error)))
+
+    processes = [start.Process(target=attempt) for _ in range(4)]
+    for process in processes:
+        process.start()
+    found = [outcomes.get() for _ in range(4 * 50)]
+    for process in processes:
+        process.join()
+    assert [outcome for outcome in found if outcome[0] != "refused"] == [("finished", 10)]
+    assert all("another process is writing it" in text or "exists already" in text for kind, text in found if kind == "refused")
+    assert [row["path"] for row in read_json_lines(output)] == [str(i) for i in range(12)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.jsonl.lock", "out.jsonl"]
+
+
+def test_a_run_that_starts_while_another_ends_is_turned_away(tmp_path, monkeypatch):
+    output = tmp_path / "out.csv"
+    close = Journal.__exit__
+
+    def second_run(journal, *exception):
+        close(journal, *exception)
+        monkeypatch.undo()
+        with pytest.raises(ValueError, match="another process is writing it"):
+            run(Stub(), output, 12)
+
+    monkeypatch.setattr(Journal, "__exit__", second_run)
+    assert run(Stub(), output, 12).images == 12
+
+
+def test_a_lock_that_ends_leaves_no_room_for_two(tmp_path):
+    """A second process has opened the lock file before the first ends, a third comes after: one of them at most may run."""
+    output = tmp_path / "out.csv"
+    first = only_writer(output)
+    first.__enter__()
+    early = os.open(tmp_path / ".out.csv.lock", os.O_RDWR)
+    first.__exit__(None, None, None)
+    fcntl.flock(early, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with pytest.raises(ValueError, match="out.csv: another process is writing it"), only_writer(output):
+        pass
+    os.close(early)
+    with only_writer(output):
+        pass
 
 
 def test_memory_is_flat_over_100_000_rows(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from .defects import bounding_boxes
 from .fingerprint import files_digest, model_digest
 from .image_io import ImageError, read_image
 from .image_stream import image_names, picture_path, read_batches
-from .journal import Journal
+from .journal import Journal, only_writer
 from .pipeline_diffad import DiffADPipeline
 from .pipeline_output import DiffADOutput
 from .prediction_table import check_table_path, write_table
@@ -125,20 +125,21 @@ def run_prediction(
         run: everything that rows depend on; see [`diffad.journal.Journal`].
 
     Raises:
-        ValueError: if the output exists, or the journal belongs to another run.
+        ValueError: if the output exists, the journal belongs to another run, or another process is writing either.
     """
     journal_path = output.with_name(f"{output.name}.journal")
-    if output.exists() and not journal_path.exists():
-        raise ValueError(f"{output}: exists already; remove it, or name another file")
     summary = PredictionSummary()
-    with Journal(journal_path, run) as journal:
-        rest = names[journal.length :]
-        with tqdm(total=len(names), initial=journal.length, desc="predicting", unit="image", mininterval=1) as progress:
-            for batch in read_batches(rest, read, batch_size):
-                journal.append(_score_readable(batch, score))
-                progress.update(len(batch))
-        write_table(summary.counted(iter(journal)), output)
-    journal_path.unlink()
+    with only_writer(output):
+        if output.exists() and not journal_path.exists():
+            raise ValueError(f"{output}: exists already; remove it, or name another file")
+        with Journal(journal_path, run) as journal:
+            rest = names[journal.length :]
+            with tqdm(total=len(names), initial=journal.length, desc="predicting", unit="image", mininterval=1) as progress:
+                for batch in read_batches(rest, read, batch_size):
+                    journal.append(_score_readable(batch, score))
+                    progress.update(len(batch))
+            write_table(summary.counted(iter(journal)), output)
+        journal_path.unlink()
     return summary
 
 
