@@ -7,6 +7,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from .run_record import difference_of_runs
+
 
 @contextmanager
 def only_writer(output: Path) -> Iterator[None]:
@@ -85,21 +87,18 @@ class Journal:
             entries += 1
             end += len(line)
         if entries > 1:
-            self._check_run(run)
+            difference = difference_of_runs(run, self.run)
+            if difference:
+                raise ValueError(
+                    f"{self.path}: belongs to an unfinished run that differs: {difference}; repeat that run to finish it, or "
+                    "remove the file"
+                )
             self._file.truncate(end)
             self.length = entries - 1
         else:
             self._file.truncate(0)
             self._file.write(_line(self.run))
             self._file.flush()
-
-    def _check_run(self, kept: dict) -> None:
-        for key in {**kept, **self.run}:
-            if kept.get(key) != self.run.get(key):
-                raise ValueError(
-                    f"{self.path}: belongs to an unfinished run that differs: {key.replace('_', ' ')} {kept.get(key)} there, "
-                    f"{self.run.get(key)} now; repeat that run to finish it, or remove the file"
-                )
 
 
 def _line(entry: dict) -> bytes:

@@ -1,5 +1,6 @@
 """Writes a report as one HTML file that needs nothing else."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,17 @@ METRIC_NAMES = {
     "aupro_30": "AUPRO up to 30 % false positives",
     "aupro_05": "AUPRO up to 5 % false positives",
 }
+
+
+def check_report_path(path: Path) -> None:
+    """Raises OSError unless a report can be written there. Nothing is made."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; name a file for the report")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{path}: {folder} is a file, no folder")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise PermissionError(f"{path}: may not be written")
 
 
 def write_report(report: Report, path: str | Path, max_gallery_rows: int = 60) -> None:
