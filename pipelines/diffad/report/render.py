@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
 from ..bootstrap import RESAMPLES, confidence_intervals, count_images, sweep
-from ..calibration import scores_needed
+from ..calibration import check_supported
 from .data import Outcome, Report, ReportRow
 from .gallery import choose_rows
 from .pictures import data_uri
@@ -51,7 +51,8 @@ def write_report(report: Report, path: str | Path, max_gallery_rows: int = 60) -
         max_gallery_rows: images with pictures at most. Only they are drawn, one after the other.
 
     Raises:
-        ValueError: if the report has no rows, rows with and without truth, or metrics without truth.
+        ValueError: if the report has no rows, rows with and without truth, metrics without truth, or too few normal scores to
+            promise its false-alarm rate.
     """
     _check(report)
     path = Path(path)
@@ -68,8 +69,6 @@ def write_report(report: Report, path: str | Path, max_gallery_rows: int = 60) -
     page = environment.get_template("template.html.j2").render(
         report=report,
         has_truth=has_truth,
-        guaranteed_rate=max(report.false_alarm_rate, 1 / (len(report.normal_scores) + 1)),
-        normals_needed=scores_needed(report.false_alarm_rate),
         resamples=RESAMPLES,
         called_defective=sum(row.label for row in report.rows),
         rates=_rates(report.rows) if has_truth else {},
@@ -91,6 +90,7 @@ def _check(report: Report) -> None:
         raise ValueError(f"{report.title}: some images have a truth and some have none; report on them apart")
     if report.metrics is not None and len({row.truth for row in report.rows}) < 2:
         raise ValueError(f"{report.title}: metrics need good and defective images")
+    check_supported(len(report.normal_scores), report.false_alarm_rate)
 
 
 def _rates(rows: Sequence[ReportRow]) -> dict[str, dict]:
