@@ -89,6 +89,49 @@ def test_predict_writes_a_report_of_its_table(model, parts, tmp_path, suffix):
     assert text.count("data:image/") >= 5 and "called defective" in text
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_report_of_a_finished_table_takes_no_second_scoring(model, parts, tmp_path, monkeypatch, suffix):
+    output, report = tmp_path / f"out{suffix}", tmp_path / "pages" / "report.html"
+    arguments = ("predict", parts / "test", "--model", model, "--output", output)
+    assert run(*arguments).exit_code == 0
+    table = output.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("diffad.prediction.rows_of", lambda *_: pytest.fail("was scored again"))
+        result = run(*arguments, "--report", report)
+    assert result.exit_code == 0 and "5 images, 2 of them called defective" in result.stdout
+    assert "was complete already, nothing was scored" in result.stdout
+    assert output.read_bytes() == table and report.read_text().count("data:image/") >= 5
+    result = run(*arguments, "--false-alarm-rate", 0.1, "--report", report)
+    assert result.exit_code == 1 and "of a run that differs: false alarm rate 0.05 there, 0.1 now" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        ("{tmp}", "{tmp}: is a folder; name a file for the report"),
+        ("{tmp}/file/report.html", "{tmp}/file/report.html: {tmp}/file is a file, no folder"),
+        ("{tmp}/x/../out.jsonl", "{tmp}/x/../out.jsonl: is the table, too"),
+    ],
+)
+def test_a_report_that_can_not_be_written_is_refused_before_anything_is_scored(model, parts, tmp_path, report, message):
+    (tmp_path / "file").write_text("kept")
+    arguments = ("predict", parts / "test", "--model", model, "--output", tmp_path / "out.jsonl")
+    result = run(*arguments, "--report", report.format(tmp=tmp_path))
+    assert result.exit_code == 1 and result.stderr.splitlines()[-1].startswith(f"error: {message.format(tmp=tmp_path)}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "model", "parts"]
+
+
+def test_a_report_of_several_categories_is_refused_before_anything_is_scored(parts, tmp_path):
+    pipe = tiny_pipeline(("nut", "bolt"), weights={"mahalanobis": 1.0}, smoothing_sigma=1.0)
+    pipe.save_pretrained(tmp_path / "model")
+    result = run(
+        *("predict", parts / "test", "--model", tmp_path / "model"),
+        *("--output", tmp_path / "out.jsonl", "--report", tmp_path / "report.html"),
+    )
+    assert result.exit_code == 1 and "name the one to report on with --class-label" in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "parts"]
+
+
 def test_predict_scores_a_folder(model, parts, tmp_path):
     result = run("predict", parts / "test", "--model", model, "--output", tmp_path / "out.jsonl", "--masks", tmp_path / "masks")
     assert result.exit_code == 0 and "5 images, 2 of them called defective" in result.stdout

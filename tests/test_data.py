@@ -103,11 +103,11 @@ def test_defects_and_masks_are_never_taken_for_good_images(mvtec_folder, case):
 
 @pytest.fixture
 def image_dataset(pixels):
-    """Function that makes a dataset of a label and an image column from encoded images or PIL images."""
+    """Function that makes a dataset of a number and an image column from encoded images or PIL images."""
 
     def make(images: list) -> datasets.Dataset:
-        features = datasets.Features({"label": datasets.Value("int64"), "photo": datasets.Image()})
-        return datasets.Dataset.from_dict({"label": list(range(len(images))), "photo": images}, features=features)
+        features = datasets.Features({"number": datasets.Value("int64"), "photo": datasets.Image()})
+        return datasets.Dataset.from_dict({"number": list(range(len(images))), "photo": images}, features=features)
 
     return make
 

@@ -1,6 +1,7 @@
 """`datasets` objects: splits, labels and masks found by type; streams read once and in order."""
 
 import io
+import re
 
 import datasets
 import numpy as np
@@ -32,7 +33,7 @@ def table(labels: list[int], label_type=KINDS, first: int = 0) -> datasets.Datas
     columns = {
         "mask": [None if label == 1 else png(mask) for label in labels],
         "image": [png(pixels(first + i)) for i in range(len(labels))],
-        "label": labels if label_type is KINDS else [KINDS.int2str(label) for label in labels],
+        "label": [KINDS.int2str(label) for label in labels] if label_type == datasets.Value("string") else labels,
     }
     return datasets.Dataset.from_dict(columns, features=features)
 
@@ -73,6 +74,20 @@ def test_saved_splits_can_be_evaluated_on(splits, tmp_path, no_network):
     assert "2 defective images of the training and validation splits are left out" in str(describe(tmp_path / "saved"))
 
 
+@pytest.mark.parametrize("place", [".", "part", "part/good"])
+def test_another_programs_state_file_makes_no_dataset_of_a_folder(tmp_path, place):
+    folder = tmp_path / "part" / "good"
+    folder.mkdir(parents=True)
+    Image.fromarray(pixels(0)).save(folder / "0.png")
+    (tmp_path / place / "state.json").write_text('{"window": "maximized"}')
+    assert describe(folder).layout == "folder of good images"
+
+
+def test_one_saved_split_is_recognized(splits, tmp_path, no_network):
+    splits["train"].save_to_disk(tmp_path / "saved")
+    assert describe(tmp_path / "saved").layout == "datasets"
+
+
 def test_test_split_is_never_trained_on(splits):
     loaded = datasets.Dataset(splits["test"].data, split=datasets.Split.TEST)
     with pytest.raises(DataError, match="no split 'train', only test"):
@@ -83,6 +98,60 @@ def test_test_split_without_classes_is_refused(splits):
     splits["test"] = splits["test"].rename_column("label", "kind")
     with pytest.raises(DataError, match="'test' has no column label"):
         evaluation_samples(splits)
+
+
+@pytest.fixture
+def numbered():
+    """Function that makes splits with labels of a type, written as 0 and 1: two defective images to train, one to test."""
+
+    def make(label_type: str, stream: bool = False, train=(0, 1, 0, 0, 1, 0), test=(1, 0)):
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.Value(label_type)})
+        source = datasets.DatasetDict()
+        for first, name, labels in ((0, "train", train), (50, "test", test)):
+            columns = {"image": [png(pixels(first + i)) for i in range(len(labels))], "label": labels}
+            source[name] = datasets.Dataset.from_dict(columns, features=features)
+        if not stream:
+            return source
+        return datasets.IterableDatasetDict({name: split.to_iterable_dataset() for name, split in source.items()})
+
+    return make
+
+
+@pytest.mark.parametrize("label_type", ["bool", "int64", "uint8", "float32"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_labels_without_names_mean_0_good_and_1_defective(numbered, no_network, label_type, stream):
+    source = numbered(label_type, stream)
+    np.testing.assert_array_equal(read(training_samples(source)), [pixels(i) for i in (0, 2, 3, 5)])
+    assert [sample.defect for sample in evaluation_samples(source)] == ["defect", "good"]
+    text = str(describe(source))
+    assert "numbers in column label: 0 is taken for good, 1 for defective (defect)" in text
+    assert "taken for good ones" not in text and ("2 defective images of the training" in text) == (not stream)
+
+
+@pytest.mark.parametrize("labels", [(0, 1, 2, 0, 0, 0), (0, 0, -1, 0, 0, 0), (0, 0, None, 0, 0, 0)])
+@pytest.mark.parametrize("stream", [False, True])
+def test_other_numbers_without_names_are_refused(numbered, no_network, labels, stream):
+    source = numbered("int64", stream, train=labels)
+    message = f"train[2]: label {labels[2]} is no name, and neither 0 for good nor 1 for defective; cast the column"
+    with pytest.raises(DataError, match=re.escape(message)):
+        training_samples(source)
+    text = str(describe(source))
+    assert text.count(message) == 1 and "training would stop: " in text and "taken for good ones" not in text
+    with pytest.raises(DataError, match="label 3 is no name"):
+        evaluation_samples(numbered("int64", stream, test=(0, 1, 3)))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_class_names_none_of_which_is_good_are_refused(splits, no_network, stream):
+    source = splits.cast_column("label", datasets.ClassLabel(names=["scratch", "nominal", "hole"]))
+    if stream:
+        source = datasets.IterableDatasetDict({name: split.to_iterable_dataset() for name, split in source.items()})
+    message = "none of its classes scratch, nominal, hole is named good, ok or normal; rename"
+    for read_samples in (training_samples, evaluation_samples):
+        with pytest.raises(DataError, match=message):
+            read_samples(source)
+    text = str(describe(source))
+    assert "training would stop" in text and "evaluation would stop" in text and "taken for good" not in text
 
 
 def test_unlabelled_training_images_are_taken_for_good_and_that_is_said(splits):

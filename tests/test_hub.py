@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -272,6 +274,27 @@ def test_a_loaded_pipeline_keeps_the_settings_it_was_trained_with(model, tmp_pat
     export_repo(pipe, tmp_path / "repo")
     assert json.loads((tmp_path / "repo/training_config.json").read_text())["seed"] == 7
     assert json.loads((tmp_path / "repo/calibration/config.json").read_text())["num_normals"] == 8
+
+
+def test_evaluations_on_folders_of_one_name_keep_their_own_samples(pipe, model, tmp_path):
+    colours = ("red", "green", "blue")
+    evaluations = [
+        write_evaluation(tmp_path / colour, pipe, data) for colour, data in zip(colours, ("my part", "my part-2", "my part"))
+    ]
+    for colour, folder in zip(colours, evaluations):
+        Image.new("RGB", (8, 8), colour).save(folder / "sheet.png")
+    export_repo(model, tmp_path / "repo", evaluations)
+    places = re.findall(r"^!\[.*\]\((\S+)\)$", (tmp_path / "repo/README.md").read_text(), flags=re.MULTILINE)
+    for place, folder in zip(places, evaluations, strict=True):
+        assert (tmp_path / "repo" / unquote(place)).read_bytes() == (folder / "sheet.png").read_bytes()
+
+
+def test_a_pipeline_that_was_never_saved_has_no_settings_of_training(pipe, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(model)  # with the training_config.json of another model
+    export_repo(pipe, tmp_path / "repo")
+    assert not (tmp_path / "repo/training_config.json").exists()
+    card = (tmp_path / "repo/README.md").read_text()
+    assert "The settings of the training run were not kept." in card and "Not measured." in card
 
 
 def test_what_can_not_be_exported_is_refused_before_anything_is_written(pipe, model, evaluation, tmp_path):

@@ -1,7 +1,11 @@
 """Predictions of folders: rows as the pipeline gives them, whatever stops the run; memory that does not grow."""
 
 import csv
+import dataclasses
+import fcntl
 import json
+import multiprocessing
+import os
 
 import numpy as np
 import psutil
@@ -11,9 +15,9 @@ from diffad.data import DataError
 from diffad.defects import bounding_boxes
 from diffad.fingerprint import files_digest, model_digest
 from diffad.image_io import ImageError
-from diffad.journal import Journal
+from diffad.journal import Journal, only_writer
 from diffad.prediction import PredictionSettings, predict_folder, rows_of, run_prediction
-from diffad.prediction_table import SCHEMA, write_table
+from diffad.prediction_table import SCHEMA, read_rows, write_table
 from PIL import Image
 from tiny_pipeline import smooth_images, tiny_pipeline
 
@@ -77,7 +81,7 @@ def test_rows_are_what_the_pipeline_says(pipe, folder, tmp_path):
     assert "e.png" in rows[4]["error"] and rows[4]["score"] is None and rows[4]["label"] is None
     assert (summary.images, summary.unreadable, summary.first_errors) == (6, 1, [rows[4]["error"]])
     assert summary.defective == expected.labels.sum()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "out.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.jsonl.lock", "images", "out.jsonl", "out.jsonl.run.json"]
 
 
 def test_csv_and_parquet_hold_what_json_lines_hold(pipe, folder, tmp_path):
@@ -186,6 +190,43 @@ def test_another_run_is_refused_and_the_journal_kept(tmp_path):
     assert run(Stub(), output, 12).images == 12
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_finished_table_is_found_and_not_scored_again(tmp_path, suffix):
+    output, stub = tmp_path / f"out.{suffix}", Stub()
+    summary = run(Stub(), output, 12)
+    table = output.read_bytes()
+    found = run(stub, output, 12)
+    assert found.was_complete and not summary.was_complete and stub.scored == []
+    assert dataclasses.replace(found, was_complete=False) == summary and summary.unreadable == 2
+    assert output.read_bytes() == table
+
+
+def test_a_finished_table_of_another_run_is_refused_and_kept(tmp_path):
+    output, record = tmp_path / "out.csv", tmp_path / "out.csv.run.json"
+    run(Stub(), output, 12)
+    with pytest.raises(ValueError, match="out.csv: exists already, of a run that differs: model m there, other now; remove it"):
+        run(Stub(), output, 12, run={"model": "other"})
+    table = output.read_bytes()
+    output.write_bytes(table + b"13,0.5\n")
+    with pytest.raises(ValueError, match="out.csv: exists already; remove it"):
+        run(Stub(), output, 12)
+    output.write_bytes(table)
+    record.unlink()
+    with pytest.raises(ValueError, match="out.csv: exists already; remove it"):
+        run(Stub(), output, 12)
+    assert output.read_bytes() == table
+    output.unlink()
+    run(Stub(), output, 12, run={"model": "other"})
+    assert run(Stub(), output, 12, run={"model": "other"}).was_complete
+
+
+def test_rows_of_a_table_are_read_one_by_one(tmp_path):
+    for suffix in ("csv", "jsonl", "parquet"):
+        run(Stub(), tmp_path / f"out.{suffix}", 12)
+        rows = read_rows(tmp_path / f"out.{suffix}")
+        assert next(rows)["path"] == "0" and [row["path"] for row in rows] == [str(i) for i in range(1, 12)]
+
+
 def test_a_run_that_ended_before_its_first_row_binds_nobody(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(Stub(kill_at="0"), tmp_path / "out.csv", 12)
@@ -242,13 +283,64 @@ def _fails_at(call, function):
     return counted
 
 
-def test_two_processes_never_write_one_journal(tmp_path):
-    with Journal(tmp_path / "out.journal", {}) as journal:
-        with pytest.raises(ValueError, match="another process"), Journal(tmp_path / "out.journal", {}):
-            pass
-        journal.append([{"path": "a"}])
-        assert list(journal) == [{"path": "a"}]
-    assert [path.name for path in tmp_path.iterdir()] == ["out.journal"]
+def test_processes_started_at_once_score_every_image_once(tmp_path):
+    """Some start while others run or end: one runs from the first image to the last, the others are turned away or find it."""
+    output, start = tmp_path / "out.jsonl", multiprocessing.get_context("fork")
+    outcomes = start.SimpleQueue()
+    barrier = start.Barrier(4)
+
+    def attempt():
+        barrier.wait()
+        for _ in range(50):
+            stub = Stub()
+            try:
+                kind = "found" if run(stub, output, 12).was_complete else "finished"
+                outcomes.put((kind, len(stub.scored)))
+            except ValueError as error:
+                outcomes.put(("refused", str(error)))
+            except BaseException as error:
+                outcomes.put(("failed", repr(error)))
+
+    processes = [start.Process(target=attempt) for _ in range(4)]
+    for process in processes:
+        process.start()
+    found = [outcomes.get() for _ in range(4 * 50)]
+    for process in processes:
+        process.join()
+    assert [outcome for outcome in found if outcome[0] not in ("found", "refused")] == [("finished", 10)]
+    assert {scored for kind, scored in found if kind == "found"} <= {0}
+    assert all("another process is writing it" in text for kind, text in found if kind == "refused")
+    assert [row["path"] for row in read_json_lines(output)] == [str(i) for i in range(12)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.jsonl.lock", "out.jsonl", "out.jsonl.run.json"]
+
+
+def test_a_run_that_starts_while_another_ends_is_turned_away(tmp_path, monkeypatch):
+    output = tmp_path / "out.csv"
+    close = Journal.__exit__
+
+    def second_run(journal, *exception):
+        close(journal, *exception)
+        monkeypatch.undo()
+        with pytest.raises(ValueError, match="another process is writing it"):
+            run(Stub(), output, 12)
+
+    monkeypatch.setattr(Journal, "__exit__", second_run)
+    assert run(Stub(), output, 12).images == 12
+
+
+def test_a_lock_that_ends_leaves_no_room_for_two(tmp_path):
+    """A second process has opened the lock file before the first ends, a third comes after: one of them at most may run."""
+    output = tmp_path / "out.csv"
+    first = only_writer(output)
+    first.__enter__()
+    early = os.open(tmp_path / ".out.csv.lock", os.O_RDWR)
+    first.__exit__(None, None, None)
+    fcntl.flock(early, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with pytest.raises(ValueError, match="out.csv: another process is writing it"), only_writer(output):
+        pass
+    os.close(early)
+    with only_writer(output):
+        pass
 
 
 def test_memory_is_flat_over_100_000_rows(tmp_path, monkeypatch):

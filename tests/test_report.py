@@ -1,5 +1,6 @@
 """Reports: one file without outside references, the right rows in the right order, and drawn no more than needed."""
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -180,9 +181,11 @@ def test_prediction_run_has_no_metrics_and_is_ranked(tmp_path):
     assert "held-out normals" in html
 
 
-def test_unreachable_rate_is_admitted(tmp_path):
-    html = written(report_of(rows_of([1, 9], [None, None], 5.0), normal_scores=np.array([1.0, 2.0, 3.0, 5.0])), tmp_path)
-    assert "20.0 % at most" in html and "needs 19 of them" in html
+def test_a_rate_that_can_not_be_promised_is_refused(tmp_path):
+    report = report_of(rows_of([1, 9], [None, None], 5.0), normal_scores=np.array([1.0, 2.0, 3.0, 5.0]))
+    with pytest.raises(ValueError, match="a false_alarm_rate of 0.05 needs 19 normal images"):
+        write_report(report, tmp_path / "report.html")
+    assert "20.0 % at most" in written(dataclasses.replace(report, false_alarm_rate=0.2), tmp_path)
 
 
 def test_a_score_far_out_does_not_flatten_the_histogram(tmp_path):

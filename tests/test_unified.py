@@ -227,6 +227,8 @@ def test_predictions_name_the_category_and_reports_take_one(pipe, tmp_path):
     report = report_from_predictions(pipe, rows[1:2], folder, 0.1)
     assert report.image_threshold == pipe.calibration.image_threshold(0.1, 1) and len(report.normal_scores) == 18
     assert report.rows[0].pictures().input.size == (32, 32)
+    # A rate that this category supports, and another one does not.
+    assert report_from_predictions(pipe, rows[2:], folder, 0.05).false_alarm_rate == 0.05
 
     predict_folder(pipe, folder, tmp_path / "bolt.jsonl", PredictionSettings(0.1, class_label="bolt"))
     rows = [json.loads(line) for line in (tmp_path / "bolt.jsonl").read_text().splitlines()]

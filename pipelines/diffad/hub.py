@@ -114,7 +114,8 @@ def _write_repo(model, folder: Path, evaluations: Sequence[Evaluation], terms: D
         _copy_pipeline(source, folder, config)
     else:
         # Where it was loaded from lie the settings that it was trained with.
-        source = Path(model.config.get("_name_or_path") or "")
+        loaded_from = model.config.get("_name_or_path")
+        source = Path(loaded_from) if loaded_from else None
         model.save_pretrained(folder)
         config = _saved_pipeline(folder)
     configs = {name: _remove_paths(folder, name) for name in _components(config)}
@@ -122,7 +123,7 @@ def _write_repo(model, folder: Path, evaluations: Sequence[Evaluation], terms: D
         raise ValueError("the pipeline is not calibrated: call pipe.calibrate(normal_images) first")
 
     code_module = _write_code(folder, config, __version__)
-    training = _read_json(source / TRAINING_CONFIG)
+    training, summary = (_read_json(source / name) if source else None for name in (TRAINING_CONFIG, TRAINING_SUMMARY))
     if training is not None:
         training = _without_paths(training)
         _write_json(folder / TRAINING_CONFIG, training)
@@ -132,9 +133,9 @@ def _write_repo(model, folder: Path, evaluations: Sequence[Evaluation], terms: D
         __version__,
         code_module,
         evaluations,
-        [_copy_sheet(evaluation, folder) for evaluation in evaluations],
+        _copy_sheets(evaluations, folder),
         training,
-        _read_json(source / TRAINING_SUMMARY),
+        summary,
         terms,
     )
     (folder / "README.md").write_text(f"{card}\n", encoding="utf-8")
@@ -216,14 +217,19 @@ def _write_code(folder: Path, config: dict, version: str) -> str:
     return module
 
 
-def _copy_sheet(evaluation: Evaluation, folder: Path) -> str:
-    """Copies the sample pictures and returns their place in the repository; empty where there are none."""
-    if evaluation.sheet is None:
-        return ""
-    name = f"samples/{evaluation.data}.png"
-    (folder / "samples").mkdir(exist_ok=True)
-    shutil.copyfile(evaluation.sheet, folder / name)
-    return name
+def _copy_sheets(evaluations: Sequence[Evaluation], folder: Path) -> list[str]:
+    """Copies the sample pictures and returns their places in the repository, empty where there are none."""
+    places: list[str] = []
+    for evaluation in evaluations:
+        if evaluation.sheet is None:
+            places.append("")
+            continue
+        # Folders of test images may have one name, say those of two production lines.
+        names = (f"{evaluation.data}{number}" for number in ("", *(f"-{i}" for i in range(2, len(evaluations) + 1))))
+        places.append(next(place for name in names if (place := f"samples/{name}.png") not in places))
+        (folder / "samples").mkdir(exist_ok=True)
+        shutil.copyfile(evaluation.sheet, folder / places[-1])
+    return places
 
 
 def _read_json(path: Path) -> dict | None:

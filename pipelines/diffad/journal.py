@@ -2,45 +2,64 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from .run_record import difference_of_runs
+
+
+@contextmanager
+def only_writer(output: Path) -> Iterator[None]:
+    """Keeps other processes from the run that writes `output`, from its first look at what is there to its last file.
+
+    The lock file beside it, `.<output>.lock`, stays: were it removed, a process that has it open and one that makes it anew
+    would both hold a lock.
+
+    Raises:
+        ValueError: if another process is in such a run.
+    """
+    lock = FileLock(output.with_name(f".{output.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"{output}: another process is writing it; wait for it, or name another output") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class Journal:
     """Rows of a run as lines of JSON, below one line that says which run it is.
 
-    What a line holds is finished when its line feed is there: a process killed within a line loses that line only. Opened
-    as a context manager, so that two processes never write to one file.
+    What a line holds is finished when its line feed is there: a process killed within a line loses that line only. A context
+    manager, within which the file is open; see [`only_writer`] for other processes.
 
     Args:
         path: of the journal; it is made if it does not exist.
         run: everything that rows depend on, as values JSON can hold.
 
     Raises:
-        ValueError: on entering, if the file belongs to another run or another process is writing it.
+        ValueError: on entering, if the file belongs to another run.
     """
 
     def __init__(self, path: Path, run: dict):
         self.path, self.run = path, run
         self.length = 0  # finished rows
-        self._lock = FileLock(f"{path}.lock")
 
     def __enter__(self) -> "Journal":
+        self._file = self.path.open("a+b")
         try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise ValueError(f"{self.path}: another process is writing it; wait for it, or name another output") from None
-        try:
-            self._open()
+            self._resume()
         except BaseException:
-            self._release()
+            self._file.close()
             raise
         return self
 
     def __exit__(self, *exception) -> None:
         self._file.close()
-        self._release()
 
     def append(self, rows: Iterable[dict]) -> None:
         for row in rows:
@@ -55,9 +74,8 @@ class Journal:
             for line in file:
                 yield json.loads(line)
 
-    def _open(self) -> None:
+    def _resume(self) -> None:
         """Counts the finished rows and cuts off what follows them; rows of another run are left alone."""
-        self._file = self.path.open("a+b")
         self._file.seek(0)
         entries, end = 0, 0
         for line in self._file:
@@ -69,26 +87,18 @@ class Journal:
             entries += 1
             end += len(line)
         if entries > 1:
-            self._check_run(run)
+            difference = difference_of_runs(run, self.run)
+            if difference:
+                raise ValueError(
+                    f"{self.path}: belongs to an unfinished run that differs: {difference}; repeat that run to finish it, or "
+                    "remove the file"
+                )
             self._file.truncate(end)
             self.length = entries - 1
         else:
             self._file.truncate(0)
             self._file.write(_line(self.run))
             self._file.flush()
-
-    def _check_run(self, kept: dict) -> None:
-        for key in {**kept, **self.run}:
-            if kept.get(key) != self.run.get(key):
-                self._file.close()
-                raise ValueError(
-                    f"{self.path}: belongs to an unfinished run that differs: {key.replace('_', ' ')} {kept.get(key)} there, "
-                    f"{self.run.get(key)} now; repeat that run to finish it, or remove the file"
-                )
-
-    def _release(self) -> None:
-        self._lock.release()
-        Path(self._lock.lock_file).unlink(missing_ok=True)
 
 
 def _line(entry: dict) -> bytes:

@@ -1,7 +1,7 @@
 """Predictions for a folder of any number of images: one row each, in memory that does not grow, resumed where it stopped."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,10 +14,11 @@ from .defects import bounding_boxes
 from .fingerprint import files_digest, model_digest
 from .image_io import ImageError, read_image
 from .image_stream import image_names, picture_path, read_batches
-from .journal import Journal
+from .journal import Journal, only_writer
 from .pipeline_diffad import DiffADPipeline
 from .pipeline_output import DiffADOutput
-from .prediction_table import check_table_path, write_table
+from .prediction_table import check_table_path, read_rows, write_table
+from .run_record import check_is_result, write_record
 from .visualization import overlay
 
 LISTED_ERRORS = 10
@@ -50,19 +51,26 @@ class PredictionSettings:
 
 @dataclass
 class PredictionSummary:
-    """Counts of a whole run, earlier parts included; `first_errors` are those of the first few unreadable images."""
+    """Counts of a whole run, earlier parts included.
+
+    Args:
+        images, defective, unreadable: numbers of images.
+        first_errors: of the first few unreadable images.
+        was_complete: the table was there already, and nothing was scored.
+    """
 
     images: int = 0
     defective: int = 0
     unreadable: int = 0
     first_errors: list[str] = field(default_factory=list)
+    was_complete: bool = False
 
-    def counted(self, rows: Iterator[dict]) -> Iterator[dict]:
+    def counted(self, rows: Iterable[dict]) -> Iterator[dict]:
         """Passes rows on and counts them."""
         for row in rows:
             self.images += 1
             self.defective += row.get("label") == "defective"
-            if "error" in row:
+            if row.get("error"):
                 self.unreadable += 1
                 if self.unreadable <= LISTED_ERRORS:
                     self.first_errors.append(row["error"])
@@ -79,7 +87,7 @@ def predict_folder(
     """Scores all images below a folder and writes a table with the columns of [`diffad.prediction_table.SCHEMA`].
 
     Finished rows lie in `<output>.journal` until the table is complete. A run that was killed goes on from there, if model,
-    settings and images are the same.
+    settings and images are the same. A finished table of the same run, which `<output>.run.json` tells, is left as it is.
 
     Args:
         output: table to write; `.csv`, `.jsonl` or `.parquet`.
@@ -87,8 +95,8 @@ def predict_folder(
 
     Raises:
         DataError: if there are no images, or folders of pictures would collide with them.
-        ValueError: if the output exists or can't be written, the journal belongs to another run, or the pipeline can't
-            give the false-alarm rate or does not know the category.
+        ValueError: if the output can't be written, it or the journal belongs to another run, or the pipeline can't give the
+            false-alarm rate or does not know the category.
     """
     check_table_path(output)
     class_labels = pipe.class_indices(settings.class_label, 1)
@@ -117,7 +125,7 @@ def predict_folder(
 def run_prediction(
     names: Sequence[str], read: Callable[[str], Image.Image], score: Score, output: Path, run: dict, batch_size: int
 ) -> PredictionSummary:
-    """Reads, scores and records images, from where the journal ends to the finished table.
+    """Reads, scores and records images, from where the journal ends to the finished table; one of the same run stays.
 
     Args:
         names: of all images of the run, the finished ones included.
@@ -125,20 +133,26 @@ def run_prediction(
         run: everything that rows depend on; see [`diffad.journal.Journal`].
 
     Raises:
-        ValueError: if the output exists, or the journal belongs to another run.
+        ValueError: if the output or the journal belongs to another run, or another process is writing either.
     """
     journal_path = output.with_name(f"{output.name}.journal")
-    if output.exists() and not journal_path.exists():
-        raise ValueError(f"{output}: exists already; remove it, or name another file")
     summary = PredictionSummary()
-    with Journal(journal_path, run) as journal:
-        rest = names[journal.length :]
-        with tqdm(total=len(names), initial=journal.length, desc="predicting", unit="image", mininterval=1) as progress:
-            for batch in read_batches(rest, read, batch_size):
-                journal.append(_score_readable(batch, score))
-                progress.update(len(batch))
-        write_table(summary.counted(iter(journal)), output)
-    journal_path.unlink()
+    with only_writer(output):
+        if output.exists() and not journal_path.exists():
+            check_is_result(output, run)
+            summary.was_complete = True
+            for _ in summary.counted(read_rows(output)):
+                pass
+            return summary
+        with Journal(journal_path, run) as journal:
+            rest = names[journal.length :]
+            with tqdm(total=len(names), initial=journal.length, desc="predicting", unit="image", mininterval=1) as progress:
+                for batch in read_batches(rest, read, batch_size):
+                    journal.append(_score_readable(batch, score))
+                    progress.update(len(batch))
+            write_table(summary.counted(iter(journal)), output)
+        write_record(output, run)
+        journal_path.unlink()
     return summary
 
 

@@ -77,9 +77,12 @@ WRITERS: dict[str, Callable[[Iterable[dict], Path], None]] = {
 }
 
 
-def read_rows(path: Path) -> list[dict]:
-    """The rows of a written table; numbers of a CSV file are text, and its empty cells empty text."""
+def read_rows(path: Path) -> Iterator[dict]:
+    """The rows of a written table one by one; numbers of a CSV file are text, and its empty cells empty text."""
     if path.suffix.lower() == ".parquet":
-        return pq.read_table(path).to_pylist()
+        with pq.ParquetFile(path) as table:
+            for batch in table.iter_batches(ROWS_AT_ONCE):
+                yield from batch.to_pylist()
+        return
     with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file)) if path.suffix.lower() == ".csv" else [json.loads(line) for line in file]
+        yield from csv.DictReader(file) if path.suffix.lower() == ".csv" else map(json.loads, file)

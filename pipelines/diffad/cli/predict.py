@@ -27,7 +27,8 @@ def predict(
     (connected regions), boxes ([left, top, right, bottom] of each in pixels, the largest region first), category (of a model of
     several), error.
 
-    A run that was stopped goes on where it was when the same command is given again.
+    A run that was stopped goes on where it was when the same command is given again. A finished one is not scored again: the
+    same command with --report makes the report of its table.
 
     Examples:
 
@@ -38,18 +39,27 @@ def predict(
     ```
     """
     from ..prediction import PredictionSettings, predict_folder
+    from ..prediction_table import read_rows
     from .loading import load_model
 
     settings = PredictionSettings(false_alarm_rate, maps, overlays, masks, class_label)
+    if report is not None:  # whatever could keep it from being written is known before anything is scored
+        from ..report import check_report_path, report_from_predictions, write_report
+
+        check_report_path(report)
+        if report.resolve() == output.resolve():
+            raise ValueError(f"{report}: is the table, too; name another file for the report")
     pipe = load_model(model)
+    if report is not None and pipe.class_names is not None and class_label is None:
+        raise ValueError(
+            f"{model}: a model of several categories, whose scores do not compare; name the one to report on with --class-label"
+        )
     summary = predict_folder(pipe, folder, output, settings, batch_size)
     if report is not None:
-        from ..prediction_table import read_rows
-        from ..report import report_from_predictions, write_report
-
         write_report(report_from_predictions(pipe, read_rows(output), folder, false_alarm_rate), report)
         typer.echo(f"wrote {report}")
-    typer.echo(f"wrote {output}: {summary.images} images, {summary.defective} of them called defective")
+    done = "was complete already, nothing was scored" if summary.was_complete else "written"
+    typer.echo(f"{output} {done}: {summary.images} images, {summary.defective} of them called defective")
     if summary.unreadable:
         typer.echo(f"unreadable images: {summary.unreadable}", err=True)
         for message in summary.first_errors:

@@ -1,12 +1,14 @@
 """Datasets of the `datasets` library: saved folders, names on the Hub, and dataset objects, map-style or streamed.
 
 The image is the column of images that is not named like a mask (of several, the one named `image`), the mask the one that is;
-the label is a column `label` of class names or text, one of which means good (good, ok, normal). Splits are `train`,
-`validation` and `test`; a dataset without splits is `train`. Defective images of train and validation are left out.
+the label is a column `label` of class names or text, one of which means good (good, ok, normal), or of numbers or booleans, 0
+for good and 1 for defective. Splits are `train`, `validation` and `test`; a dataset without splits is `train`. Defective images
+of train and validation are left out.
 """
 
 import io
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -18,13 +20,16 @@ from .layout import Layout
 from .plain_folder import GOOD_NAMES
 from .sample import GOOD, DataError, Mask, Sample
 
+NUMBERED_DEFECT = "defect"  # the type of what a number calls defective
 MASK_NAMES = frozenset({"mask", "masks", "ground_truth", "gt", "segmentation", "segmentation_mask", "defect_mask"})
 
 
 def recognize(source) -> bool:
     """Whether it is a dataset object, a folder written by `save_to_disk`, or a name on the Hub (`owner/name`)."""
     if isinstance(source, Path):
-        return any((source / name).is_file() for name in ("dataset_dict.json", "state.json"))
+        # `state.json` alone is a name that other programs give their files, too.
+        is_dataset = all((source / name).is_file() for name in ("state.json", "dataset_info.json"))
+        return is_dataset or (source / "dataset_dict.json").is_file()
     return not isinstance(source, str) or is_hub_name(source)
 
 
@@ -50,7 +55,10 @@ def test_samples(source) -> list[Sample]:
     if "test" not in splits:
         return []
     if _good_labels(splits["test"]) is None:
-        raise DataError(f"{_name(source)}: split 'test' has no column label of class names, one of them good, ok or normal")
+        raise DataError(
+            f"{_name(source)}: split 'test' has no column label of class names, one of them good, ok or normal, or of 0 for "
+            "good and 1 for defective"
+        )
     return _split_samples(splits, "test", source)
 
 
@@ -79,7 +87,7 @@ def stream_samples(source, split: str = "train") -> Iterator[Sample]:
         stream = stream.cast_column(column, datasets.Image(decode=False))
     for i, row in enumerate(stream):
         name = f"{_name(source)}/{split}[{i}]"
-        defect = GOOD if good is None else _defect(stream, good, row["label"])
+        defect = GOOD if good is None else _defect(stream, good, row["label"], name)
         read_mask = partial(_decode_mask, _encoded(row[mask]), name) if mask and defect != GOOD and row[mask] else None
         yield Sample(
             name,
@@ -93,17 +101,20 @@ def stream_samples(source, split: str = "train") -> Iterator[Sample]:
 def notes(source) -> list[str]:
     splits = _load(source)
     lines = []
-    if "train" in splits and _good_labels(splits["train"]) is None:
-        lines.append("no column label that tells good from defective: all images of split train are taken for good ones")
-    elif "train" in splits and not _is_stream(splits["train"]):
-        left_out = sum(
-            sample.is_defective
-            for split in ("train", "validation")
-            if split in splits
-            for sample in _split_samples(splits, split, source)
-        )
-        if left_out:
-            lines.append(f"{left_out} defective images of the training and validation splits are left out")
+    if any(_is_numbered((split.features or {}).get("label")) for split in splits.values()):
+        lines.append(f"numbers in column label: 0 is taken for good, 1 for defective ({NUMBERED_DEFECT})")
+    with suppress(DataError):  # reading the training images says so
+        if "train" in splits and _good_labels(splits["train"]) is None:
+            lines.append("no column label that tells good from defective: all images of split train are taken for good ones")
+        elif "train" in splits and not _is_stream(splits["train"]):
+            left_out = sum(
+                sample.is_defective
+                for split in ("train", "validation")
+                if split in splits
+                for sample in _split_samples(splits, split, source)
+            )
+            if left_out:
+                lines.append(f"{left_out} defective images of the training and validation splits are left out")
     return lines
 
 
@@ -147,12 +158,15 @@ def _split_samples(splits: Mapping, split: str, source) -> list[Sample]:
         return list(stream_samples(dataset, split))
     image, mask = _image_columns(dataset, _name(source))
     good = _good_labels(dataset)
-    defects = [GOOD] * len(dataset) if good is None else [_defect(dataset, good, label) for label in dataset["label"]]
+    names = [f"{_name(source)}/{split}[{i}]" for i in range(len(dataset))]
+    defects = [
+        GOOD if good is None else _defect(dataset, good, label, name)
+        for name, label in zip(names, [None] * len(names) if good is None else dataset["label"], strict=True)
+    ]
     images, masks = dataset.select_columns([image]), dataset.select_columns([mask]) if mask else None
     encoded_masks = masks.cast_column(mask, datasets.Image(decode=False)) if mask else None
     samples = []
-    for i, defect in enumerate(defects):
-        name = f"{_name(source)}/{split}[{i}]"
+    for i, (name, defect) in enumerate(zip(names, defects, strict=True)):
         # Whether a row has a mask shows without decoding it.
         has_mask = mask and defect != GOOD and encoded_masks[i][mask] is not None
         truth = Mask(f"mask of {name}", partial(_read_mask_row, masks, mask, i, name)) if has_mask else None
@@ -177,23 +191,47 @@ def _image_columns(dataset, name: str) -> tuple[str, str | None]:
 
 
 def _good_labels(dataset) -> set | None:
-    """Values of the column `label` that mean good, or None if the dataset doesn't tell good from defective."""
+    """Values of the column `label` that mean good, or None if the dataset doesn't tell good from defective.
+
+    Raises:
+        DataError: if it has several classes, and none of their names means good.
+    """
     import datasets
 
     feature = (dataset.features or {}).get("label")
     if isinstance(feature, datasets.ClassLabel):
-        return {i for i, name in enumerate(feature.names) if name.lower() in GOOD_NAMES} or None
+        good = {i for i, name in enumerate(feature.names) if name.lower() in GOOD_NAMES}
+        if len(feature.names) > 1 and not good:
+            raise DataError(
+                f"column label: none of its classes {', '.join(feature.names)} is named good, ok or normal; rename the one "
+                "that means good, or remove the column if all images are good"
+            )
+        return good or None
     if getattr(feature, "dtype", None) == "string":
         return GOOD_NAMES
-    return None
+    return {0} if _is_numbered(feature) else None
 
 
-def _defect(dataset, good: set, label) -> str:
+def _is_numbered(feature) -> bool:
+    """Whether a column holds numbers without names, or booleans."""
+    import datasets
+
+    return isinstance(feature, datasets.Value) and feature.dtype.startswith(("bool", "int", "uint", "float"))
+
+
+def _defect(dataset, good: set, label, name: str) -> str:
     import datasets
 
     if (label.lower() if isinstance(label, str) else label) in good:
         return GOOD
     feature = dataset.features["label"]
+    if _is_numbered(feature):
+        if label != 1:
+            raise DataError(
+                f"{name}: label {label} is no name, and neither 0 for good nor 1 for defective; cast the column to a "
+                "datasets.ClassLabel whose names tell, one of them good, ok or normal, or remove it if all images are good"
+            )
+        return NUMBERED_DEFECT
     return feature.int2str(label) if isinstance(feature, datasets.ClassLabel) and label is not None else str(label)
 
 

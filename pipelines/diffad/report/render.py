@@ -1,5 +1,6 @@
 """Writes a report as one HTML file that needs nothing else."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
 from ..bootstrap import RESAMPLES, confidence_intervals, count_images, sweep
-from ..calibration import scores_needed
+from ..calibration import check_supported
 from .data import Outcome, Report, ReportRow
 from .gallery import choose_rows
 from .pictures import data_uri
@@ -30,6 +31,17 @@ METRIC_NAMES = {
 }
 
 
+def check_report_path(path: Path) -> None:
+    """Raises OSError unless a report can be written there. Nothing is made."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; name a file for the report")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{path}: {folder} is a file, no folder")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise PermissionError(f"{path}: may not be written")
+
+
 def write_report(report: Report, path: str | Path, max_gallery_rows: int = 60) -> None:
     """Writes the report to an HTML file, replacing what is there; missing folders are made.
 
@@ -39,7 +51,8 @@ def write_report(report: Report, path: str | Path, max_gallery_rows: int = 60) -
         max_gallery_rows: images with pictures at most. Only they are drawn, one after the other.
 
     Raises:
-        ValueError: if the report has no rows, rows with and without truth, or metrics without truth.
+        ValueError: if the report has no rows, rows with and without truth, metrics without truth, or too few normal scores to
+            promise its false-alarm rate.
     """
     _check(report)
     path = Path(path)
@@ -56,8 +69,6 @@ def write_report(report: Report, path: str | Path, max_gallery_rows: int = 60) -
     page = environment.get_template("template.html.j2").render(
         report=report,
         has_truth=has_truth,
-        guaranteed_rate=max(report.false_alarm_rate, 1 / (len(report.normal_scores) + 1)),
-        normals_needed=scores_needed(report.false_alarm_rate),
         resamples=RESAMPLES,
         called_defective=sum(row.label for row in report.rows),
         rates=_rates(report.rows) if has_truth else {},
@@ -79,6 +90,7 @@ def _check(report: Report) -> None:
         raise ValueError(f"{report.title}: some images have a truth and some have none; report on them apart")
     if report.metrics is not None and len({row.truth for row in report.rows}) < 2:
         raise ValueError(f"{report.title}: metrics need good and defective images")
+    check_supported(len(report.normal_scores), report.false_alarm_rate)
 
 
 def _rates(rows: Sequence[ReportRow]) -> dict[str, dict]:
