@@ -53,6 +53,24 @@ def test_each_image_and_each_region_is_treated_alone():
     assert torch.equal(transfer_grain(images[1:], smooth[1:], regions[1:]), grain[1:])
 
 
+def test_pixels_that_meet_at_a_corner_borrow_from_one_place():
+    generator = torch.Generator().manual_seed(2)
+    image = torch.rand(1, 3, 64, 64, generator=generator)
+    region = torch.maximum(region_at(20, 20, 4, 4), region_at(24, 24, 4, 4))
+    grain = transfer_grain(image, torch.zeros_like(image), region)[0]
+    # Both squares come from places that lie to each other as they do.
+    first, second = (
+        [
+            (row, column)
+            for row in range(61)
+            for column in range(61)
+            if torch.equal(image[0, :, row : row + 4, column : column + 4], part)
+        ]
+        for part in (grain[:, 20:24, 20:24], grain[:, 24:28, 24:28])
+    )
+    assert len(first) == len(second) == 1 and np.subtract(second[0], first[0]).tolist() == [4, 4]
+
+
 @pytest.mark.parametrize("side", [64, 50])
 def test_no_grain_where_no_sound_place_is_large_enough(side):
     images = torch.randn(1, 3, 64, 64)

@@ -34,6 +34,13 @@ def test_region_is_never_empty_and_has_no_holes():
     assert region[0, 0, 4:12, 4:12].all() and region.sum() == 64
 
 
+def test_pixels_that_meet_at_a_corner_are_one_region():
+    diagonal = torch.zeros(1, 8, 8)
+    diagonal[0, 2, 2], diagonal[0, 3, 3] = 11, 8  # the second pixel alone would not reach the threshold
+    region = defect_region(diagonal, torch.tensor([10.0]), level=0.7, peak_share=0.6, margin=0)
+    assert torch.equal(region[0, 0] == 1, diagonal[0] > 0)
+
+
 def test_fill_continues_the_surroundings_and_keeps_them():
     x = torch.linspace(-0.5, 0.5, 32).expand(1, 3, 32, 32).clone()
     region = torch.zeros(1, 1, 32, 32)

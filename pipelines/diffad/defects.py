@@ -3,7 +3,12 @@
 import numpy as np
 from scipy.ndimage import find_objects, label
 
-TOUCHING = np.ones((3, 3))  # pixels that meet at a corner belong together
+TOUCHING = np.ones((3, 3), dtype=int)  # pixels that meet at a corner belong together, as in AUPRO's definition
+
+
+def connected_regions(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """Numbers the 8-connected regions of a boolean mask `(H, W)` from 1 on, 0 outside: labels `(H, W)` and their count."""
+    return label(mask, TOUCHING)
 
 
 def bounding_boxes(mask: np.ndarray) -> list[list[int]]:
@@ -12,7 +17,7 @@ def bounding_boxes(mask: np.ndarray) -> list[list[int]]:
     Returns:
         `[left, top, right, bottom]` in pixels for every region, right and bottom just outside of it.
     """
-    labels, count = label(mask, TOUCHING)
+    labels, count = connected_regions(mask)
     areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     boxes = [[columns.start, rows.start, columns.stop, rows.stop] for rows, columns in find_objects(labels)]
     return [boxes[i] for i in np.argsort(-areas, kind="stable")]

@@ -2,8 +2,10 @@
 
 import numpy as np
 import torch
-from scipy.ndimage import binary_dilation, label
+from scipy.ndimage import binary_dilation
 from scipy.signal import correlate
+
+from .defects import connected_regions
 
 RING = 6  # pixels around a region that must look alike at the lender's place
 
@@ -22,7 +24,7 @@ def transfer_grain(images: torch.Tensor, denoised: torch.Tensor, region: torch.T
     grains = []
     for image, smooth, inside in zip(images.cpu().double().numpy(), denoised.cpu().double().numpy(), region.cpu().numpy()):
         grain = np.zeros_like(image)
-        labels, count = label(inside[0] > 0)
+        labels, count = connected_regions(inside[0] > 0)
         for index in range(1, count + 1):
             box, reach = _box(labels == index)
             shift = best_shift(image, inside[0] > 0, box, reach)

@@ -5,10 +5,9 @@ cumulative sums at the distinct scores, so nothing is binned and every area lies
 """
 
 import numpy as np
-from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-EIGHT_CONNECTED = np.ones((3, 3), dtype=int)
+from .defects import connected_regions
 
 
 def detection_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -91,7 +90,7 @@ def label_regions(masks: np.ndarray) -> tuple[np.ndarray, int]:
     regions = np.zeros(masks.shape, dtype=np.int32)
     count = 0
     for i in np.flatnonzero(masks.any(axis=(1, 2))):
-        labelled, found = ndimage.label(masks[i], structure=EIGHT_CONNECTED)
+        labelled, found = connected_regions(masks[i])
         regions[i] = np.where(labelled > 0, labelled + count, 0)
         count += found
     return regions, count

@@ -3,8 +3,9 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import binary_dilation, binary_fill_holes, label
+from scipy.ndimage import binary_dilation, binary_fill_holes
 
+from .defects import connected_regions
 from .scoring import smooth_map
 
 
@@ -29,7 +30,7 @@ def defect_region(
     regions = []
     for values, highest in zip(anomaly_map.cpu().numpy(), threshold.tolist(), strict=True):
         peak = min(highest, values.max())
-        labels, count = label(values >= level * peak)
+        labels, count = connected_regions(values >= level * peak)
         region = np.zeros(values.shape, dtype=bool)
         for index in range(1, count + 1):
             inside = labels == index
