@@ -7,7 +7,7 @@ import pytest
 import skimage.metrics
 import torch
 from diffad_training import benchmark_repair
-from diffad_training.benchmark_repair import UNetPasses, compare, measure, psnr, run, update_tables
+from diffad_training.benchmark_repair import SUMMARY, UNetPasses, compare, measure, psnr, run, summary, update_tables
 from diffad_training.synthetic_defects import defect_set
 from tiny_pipeline import smooth_images, tiny_pipeline
 
@@ -68,11 +68,13 @@ def test_all_recipes_run_and_their_tables_are_rendered(pipe, tmp_path, monkeypat
         (data / folder).mkdir(parents=True)
         for i, image in enumerate(smooth_images(3, seed)):
             image.save(data / folder / f"{i}.png")
-    fast = {"diffad": {"preset": "default"}, "Algorithm 1": {"preset": "paper", "num_steps": 5}}
+    fast = {name: {"preset": "default"} for name in benchmark_repair.RECIPES} | {
+        "Algorithm 1": {"preset": "paper", "num_steps": 5}
+    }
     monkeypatch.setattr(benchmark_repair, "RECIPES", fast)
     with torch.no_grad():
         result = run(pipe, data, synthetic=3, real=2, seed=1)
-    assert list(result["synthetic"]) == ["nothing", "fill", "diffad", "Algorithm 1"]
+    assert list(result["synthetic"]) == ["nothing", "fill", *fast]
     assert result["synthetic"]["Algorithm 1"]["unet_passes"] == 1
     record = {"category": "nut", "seed": 1, "date": "2026-01-01", "machine": "a machine", **result}
     (tmp_path / "repair.jsonl").write_text(json.dumps(record) + "\n")
@@ -80,3 +82,15 @@ def test_all_recipes_run_and_their_tables_are_rendered(pipe, tmp_path, monkeypat
     update_tables(tmp_path / "README.md", tmp_path / "repair.jsonl")
     text = (tmp_path / "README.md").read_text()
     assert "old" not in text and "| Algorithm 1 |" in text and text.endswith("<!-- /repair -->\nafter\n")
+
+
+def test_summary_has_a_row_per_category():
+    measures = {"psnr_inside": {"median": 20.0}, "psnr_outside": {"median": 40.0}, "unet_passes": 9.6, "seconds": 1.25}
+    record = {
+        "category": "nut",
+        "synthetic": {name: {**measures, "psnr_inside": {"median": 20.0 + i}} for i, name in enumerate(SUMMARY)},
+        "real": {"defective": {"normal_before": 0.25, "normal_after": 0.75}, "good": {"changed_pixels": 0.0012}},
+    }
+    header, _, row = summary([record]).splitlines()
+    assert header.count("|") == row.count("|")
+    assert row == "| nut | 20.0 | 21.0 | 22.0 | 23.0 | 24.0 | 25.0 | 40.0 | 40.0 | 10 | 1.2 | 25 % | 75 % | 0.12 % |"

@@ -5,7 +5,8 @@
 Synthetic defects are put on good TEST images, which no choice has seen, so that the true image is known: PSNR, SSIM and the
 distance of features inside the defect (repair) and outside (preservation), Eq. 12, time and UNet passes, for every recipe. On
 real test images: how many defective ones score as normal after repair, and how much of good ones is changed.
-Appends one line per model to training/results/repair.jsonl and renders the tables between README.md's markers from it.
+Appends one line per model to training/results/repair.jsonl and renders the tables between the markers of README.md (summary)
+and model_cards/repair.md (everything) from it.
 """
 
 import argparse
@@ -32,7 +33,8 @@ from skimage.metrics import structural_similarity
 from tqdm.auto import tqdm
 
 RESULTS = Path(__file__).parent / "results" / "repair.jsonl"
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = (ROOT / "README.md", ROOT / "model_cards" / "repair.md")
 # The number of gradient steps is the issue of cost: the paper's 500 take five times as long.
 RECIPES = {
     "diffad": {"preset": "default"},
@@ -69,7 +71,8 @@ def main(arguments: list[str] | None = None) -> None:
         with RESULTS.open("a") as file:
             file.write(json.dumps(record) + "\n")
         print(table(record))
-    update_tables(README, RESULTS)
+    for document in DOCUMENTS:
+        update_tables(document, RESULTS)
 
 
 def run(pipe: DiffADPipeline, data: Path, synthetic: int, real: int, seed: int) -> dict:
@@ -244,13 +247,43 @@ def table(record: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+# Recipes of the summary, with their column titles.
+SUMMARY = {
+    "nothing": "untouched",
+    "fill": "filled",
+    "gradient descent": "gradient descent",
+    "partial diffusion, t = 100": "partial diffusion, t = 100",
+    "Algorithm 1": "Algorithm 1",
+    "diffad": "**diffad**",
+}
+
+
+def summary(records: list[dict]) -> str:
+    """Markdown table of all categories: median PSNR inside and outside of the defect, cost, and what becomes of real defects."""
+    columns = ["category", *(f"inside: {title}" for title in SUMMARY.values()), "outside: Algorithm 1", "outside: **diffad**"]
+    columns += ["UNet passes", "s/image", "real defects scored normal: before", "after", "pixels of good images changed"]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for record in records:
+        synthetic, ours = record["synthetic"], record["synthetic"]["diffad"]
+        defective, good = record["real"]["defective"], record["real"]["good"]
+        cells = [f"{synthetic[name]['psnr_inside']['median']:.1f}" for name in SUMMARY]
+        cells += [f"{synthetic[name]['psnr_outside']['median']:.1f}" for name in ("Algorithm 1", "diffad")]
+        cells += [f"{ours['unet_passes']:.0f}", f"{ours['seconds']:.1f}"]
+        cells += [f"{100 * defective[key]:.0f} %" for key in ("normal_before", "normal_after")]
+        cells += [f"{100 * good['changed_pixels']:.2f} %"]
+        lines.append(f"| {record['category']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def update_tables(document: Path, results: Path) -> None:
-    """Fills `<!-- repair -->` ... `<!-- /repair -->` of a document with the newest table of every category."""
-    records = [json.loads(line) for line in results.read_text().splitlines()]
-    newest = {record["category"]: record for record in records}
-    tables = "\n".join(f"**{category}**\n\n{table(record)}" for category, record in newest.items())
-    pattern = re.compile(r"(<!-- repair -->\n).*?(<!-- /repair -->)", re.DOTALL)
-    document.write_text(pattern.sub(lambda match: match[1] + tables + match[2], document.read_text()))
+    """Fills `<!-- repair -->` (newest table of every category) and `<!-- repair:summary -->`, up to `<!-- /repair -->`."""
+    newest = {record["category"]: record for record in map(json.loads, results.read_text().splitlines())}
+    tables = {
+        "": "\n".join(f"**{category}**\n\n{table(record)}" for category, record in newest.items()),
+        ":summary": summary(list(newest.values())),
+    }
+    pattern = re.compile(r"(<!-- repair(|:summary) -->\n).*?(<!-- /repair -->)", re.DOTALL)
+    document.write_text(pattern.sub(lambda match: match[1] + tables[match[2]] + match[3], document.read_text()))
 
 
 def _repair(pipe: DiffADPipeline, settings: dict) -> Callable[[np.ndarray], np.ndarray]:
