@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
             "category": category,
             "seed": options.seed,
             "date": datetime.date.today().isoformat(),
-            "machine": f"{os.cpu_count()} cores {platform.machine()}, {pipe.device.type}",
+            "machine": f"{torch.get_num_threads()} threads on {os.cpu_count()} cores {platform.machine()}, {pipe.device.type}",
             **result,
         }
         RESULTS.parent.mkdir(exist_ok=True)
@@ -259,7 +259,7 @@ SUMMARY = {
 
 
 def summary(records: list[dict]) -> str:
-    """Markdown table of all categories: median PSNR inside and outside of the defect, cost, and what becomes of real defects."""
+    """Markdown table of all categories: median PSNR inside and outside the defect, cost, and what becomes of real defects."""
     columns = ["category", *(f"inside: {title}" for title in SUMMARY.values()), "outside: Algorithm 1", "outside: **diffad**"]
     columns += ["UNet passes", "s/image", "real defects scored normal: before", "after", "pixels of good images changed"]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
