@@ -1,5 +1,6 @@
 """Which pixels are repaired, and what is put there first."""
 
+import pytest
 import torch
 from diffad.region import defect_region, fill_from_surroundings, soft_edge
 
@@ -39,6 +40,19 @@ def test_pixels_that_meet_at_a_corner_are_one_region():
     diagonal[0, 2, 2], diagonal[0, 3, 3] = 11, 8  # the second pixel alone would not reach the threshold
     region = defect_region(diagonal, torch.tensor([10.0]), level=0.7, peak_share=0.6, margin=0)
     assert torch.equal(region[0, 0] == 1, diagonal[0] > 0)
+
+
+@pytest.mark.parametrize("threshold", [5.0, 0.0, -3.0, -6.0])
+def test_region_is_found_for_thresholds_of_any_sign(threshold):
+    """A defect well above the threshold on a surface well below it, and a weaker rise that stays below it."""
+    anomaly_map = torch.full((1, 20, 20), threshold - 5)
+    anomaly_map[0, 3:8, 3:8] = threshold + 3  # its flank
+    anomaly_map[0, 5, 5] = threshold + 4
+    anomaly_map[0, 14:18, 14:18] = threshold - 0.2
+    region = defect_region(anomaly_map, torch.tensor([threshold]), level=0.7, peak_share=0.6, margin=0)
+    assert torch.equal(region[0, 0] == 1, anomaly_map[0] > threshold)
+    below = defect_region(anomaly_map, torch.tensor([threshold + 9]), level=0.7, peak_share=0.6, margin=0)
+    assert torch.equal(below, region)  # defective by its score alone
 
 
 def test_fill_continues_the_surroundings_and_keeps_them():

@@ -229,6 +229,20 @@ def test_only_the_region_of_interest_counts(tmp_path):
     assert loaded(with_spot(images[0], 2), false_alarm_rate=0.5).image_scores[0] == output.image_scores[0]
 
 
+def test_nothing_outside_the_region_is_called_defective_where_thresholds_are_negative():
+    pipe = tiny_pipeline(smoothing_sigma=0.5, weights={"mahalanobis": 1.0})
+    calibration = pipe.calibrate(smooth_images(4, seed=8), roi=region((SIZE, SIZE)))
+    shift = calibration.normal_scores.max() + 3
+    calibration.normal_scores -= shift
+    calibration.normal_maxima -= shift
+    output = pipe(with_spot(smooth_images(1, seed=9)[0], 20), false_alarm_rate=0.5)
+    threshold = output.pixel_thresholds[0]
+    assert threshold < 0 and output.masks[0].any()
+    np.testing.assert_array_equal(output.masks[0], output.anomaly_maps[0] > threshold)
+    changed = pipe.reconstruct(with_spot(smooth_images(1, seed=9)[0], 20), false_alarm_rate=0.5, margin=0, timesteps=(50,))
+    assert changed.difference_maps[0][:, 16:].any() and not changed.difference_maps[0][:, :4].any()
+
+
 def test_region_is_kept_replaced_and_removed_by_recalibration(tmp_path):
     images = smooth_images(3, seed=8)
     pipe = tiny_pipeline(smoothing_sigma=0.5, weights={"mahalanobis": 1.0})

@@ -14,6 +14,14 @@ def test_heat_depends_on_the_threshold_and_not_on_the_image():
     assert (np.diff(levels[1:5]) > 0).all()
 
 
+@pytest.mark.parametrize("threshold", [0.0, -3.0])
+def test_heat_rises_through_a_threshold_of_any_sign(threshold):
+    """As on a positive one: dark on the normal level, half bright at the threshold, brightest as far above it."""
+    expected = heat_map(np.array([[-1.0, 0.0, 0.5, 1.0, 2.0, 9.0]]), threshold=1.0)
+    shifted = heat_map(threshold - 1 + np.array([[-1.0, 0.0, 0.5, 1.0, 2.0, 9.0]]), threshold)
+    np.testing.assert_array_equal(shifted, expected)
+
+
 def test_overlay_leaves_normal_pixels_as_they_are():
     image = np.full((2, 3, 3), 120, dtype=np.uint8)
     drawn = overlay(image, np.array([[-1.0, 0.0, 10.0], [0.0, 0.0, 0.0]]), threshold=5.0)

@@ -128,14 +128,23 @@ class Calibration(Float32ModelMixin, ConfigMixin):
     def combine(self, partials: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Eq. 11: weighted sum over terms of the mean over timesteps of standardised partial maps, `(batch, height, width)`.
 
-        0, where standardisation puts normal pixels, outside the region of interest.
+        Normal outside the region of interest, as by [`~Calibration.mask_outside`].
         """
         shares = {name: self.config.weights.get(name.partition("@")[0], 0.0) for name in self.partial_names}
         shares = {
             name: weight / len(self.config.timesteps) if "@" in name else weight for name, weight in shares.items() if weight
         }
-        anomaly_map = scoring.weighted_sum(partials, shares)
-        return anomaly_map if self.roi is None else anomaly_map.where(self.inside(anomaly_map.shape[-2:]), 0.0)
+        return self.mask_outside(scoring.weighted_sum(partials, shares))
+
+    def mask_outside(self, anomaly_maps: torch.Tensor) -> torch.Tensor:
+        """Maps `(batch, height, width)` with a normal level outside the region of interest.
+
+        That is 0, where standardisation puts normal pixels, or, where thresholds may be negative, a level below them all.
+        """
+        if self.roi is None:
+            return anomaly_maps
+        level = scoring.normal_level(self.normal_scores.min().item()) if self.is_fitted else 0.0
+        return anomaly_maps.where(self.inside(anomaly_maps.shape[-2:]), level)
 
     def image_scores(self, anomaly_maps: torch.Tensor, top_k: int | None = None) -> torch.Tensor:
         """Scores `(batch,)` of maps `(batch, height, width)`: the mean of the highest pixels of the region of interest."""

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from scipy.ndimage import binary_dilation, binary_fill_holes
 
 from .defects import connected_regions
-from .scoring import smooth_map
+from .scoring import normal_level, smooth_map
 
 
 def defect_region(
@@ -15,13 +15,14 @@ def defect_region(
     """What of the map is defect: connected regions that reach above the threshold, each down to a share of its own peak.
 
     Maps are blurred, so that a strong defect lifts a wide surrounding above any fixed level; its edge lies near half its peak.
+    Heights are above the normal level, which for a positive threshold is 0.
     The map's maximum counts as a region even below the threshold, because an image can be defective by its score alone.
 
     Args:
         anomaly_map: `(B, H, W)`.
         threshold: `(B,)`, of each map's values, above which a pixel is called defective.
-        level: share of the threshold that all pixels of a region exceed.
-        peak_share: share of its region's maximum that every pixel exceeds.
+        level: share of the threshold's height that all pixels of a region exceed.
+        peak_share: share of the height of its region's maximum that every pixel exceeds.
         margin: pixels by which regions are widened, because defects have edges.
 
     Returns:
@@ -30,13 +31,14 @@ def defect_region(
     regions = []
     for values, highest in zip(anomaly_map.cpu().numpy(), threshold.tolist(), strict=True):
         peak = min(highest, values.max())
-        labels, count = connected_regions(values >= level * peak)
+        normal = normal_level(peak)
+        labels, count = connected_regions(values >= normal + level * (peak - normal))
         region = np.zeros(values.shape, dtype=bool)
         for index in range(1, count + 1):
             inside = labels == index
             own_peak = values[inside].max()
             if own_peak >= peak:
-                region |= inside & (values >= peak_share * own_peak)
+                region |= inside & (values >= normal + peak_share * (own_peak - normal))
         if margin:
             region = binary_dilation(region, iterations=margin)
         regions.append(binary_fill_holes(region))

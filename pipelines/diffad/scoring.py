@@ -53,6 +53,15 @@ def standardize_per_image(score_map: torch.Tensor) -> torch.Tensor:
     return (score_map - mean) / std.clamp_min(1e-12)
 
 
+def normal_level(threshold: float) -> float:
+    """A level that stands for normal pixels, below the threshold: where scales that reach up to the threshold begin.
+
+    That is 0, the mean of standardised normal pixels; if the threshold is not above it, because the normal images behind it
+    score lower than those of the statistics, one standard deviation below the threshold.
+    """
+    return 0.0 if threshold > 0 else threshold - 1.0
+
+
 def weighted_sum(maps: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> torch.Tensor:
     """Ensemble over score terms; with weights `{"kl": alpha, "feature": 1 - alpha}` the paper's Eq. 11."""
     return sum(weights[name] * maps[name] for name in weights)

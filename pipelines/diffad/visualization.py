@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from .scoring import normal_level
+
 OVERLAY_OPACITY = 0.65
 
 
 def heat_map(anomaly_map: np.ndarray, threshold: float) -> np.ndarray:
-    """Colours a map `(H, W)` as `(H, W, 3)` uint8: dark below the typical normal pixel, brightest from twice the threshold on.
+    """Colours a map `(H, W)` as `(H, W, 3)` uint8: dark up to the normal level, brightest as far above the threshold as that.
 
     The scale is fixed by the threshold and not by the image, so that a good part stays dark.
     """
@@ -116,5 +118,6 @@ def resized(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
 
 
 def _strength(anomaly_map: np.ndarray, threshold: float) -> np.ndarray:
-    """0 at the mean of normal pixels (which standardisation puts at 0), 0.5 at the threshold, 1 from twice the threshold."""
-    return np.clip(anomaly_map / (2 * threshold), 0, 1)
+    """0 at the normal level (0 for a positive threshold), 0.5 at the threshold, 1 from as far above the threshold on."""
+    normal = normal_level(threshold)
+    return np.clip((anomaly_map - normal) / (2 * (threshold - normal)), 0, 1)
