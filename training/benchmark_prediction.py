@@ -3,10 +3,10 @@
     python training/benchmark_prediction.py --model runs/part --rows 100000
 
 Links a few made-up images until there are as many files as rows, and predicts them twice, in a process with one thread. The
-first run is left alone: its rows per second and resident memory are measured over time. The second is killed (SIGKILL) at random
-moments, once more when the table is being written, and started again each time; its table must name every file once and
+first run is left alone: its speed and resident memory are measured over time. The second is killed (SIGKILL) at random
+moments and once more when the table is being written, and started again each time; its table must name every file once and
 say what the first one says. Appends one line to training/results/prediction.jsonl. The line kept there is of the tiny model of
-tests/tiny_pipeline.py, since the smaller the model, the more the program's own time and memory show:
+tests/tiny_pipeline.py: the smaller the model, the more the program's own time and memory show.
 
     PYTHONPATH=tests python -c "from tiny_pipeline import save_tiny_model; save_tiny_model('runs/tiny')"
 """
@@ -64,7 +64,8 @@ def main(arguments: list[str] | None = None) -> None:
         command = [*DIFFAD, "predict", folder, "--model", options.model, "--batch-size", options.batch_size, "--output"]
         levels = list(watched(start([*command, whole]), journal_of(whole)))
         kills = killed_and_resumed([*command, resumed], journal_of(resumed), options.rows, options.kills, rng)
-        differences = compare(read_rows(whole), read_rows(resumed), folder)
+        files = {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
+        differences = compare(read_rows(whole), read_rows(resumed), files)
     record = {
         "rows": options.rows,
         "images": options.images,
@@ -144,10 +145,10 @@ class LineCount:
 def killed_and_resumed(command: list, journal: Path, rows: int, kills: int, rng: np.random.Generator) -> list[int]:
     """Runs a command to its end, killed on the way; returns after how many finished rows it was.
 
-    Killed a random part of a second after each of some random numbers of rows, and when all rows are there and the table is
-    being written.
+    Killed soon after each of some random numbers of rows, at whatever it is doing then, and when all rows are there and the
+    table is being written.
     """
-    waits = [*rng.uniform(0, 1, kills), 0.0]
+    waits = [*rng.uniform(0, POLL_SECONDS, kills), 0.0]
     killed = []
     for wait, wanted in zip(waits, [*sorted(rng.integers(0, rows, kills).tolist()), rows]):
         process = start(command)
@@ -166,30 +167,33 @@ def killed_and_resumed(command: list, journal: Path, rows: int, kills: int, rng:
     return killed
 
 
-def compare(whole: list[dict], resumed: list[dict], folder: Path) -> dict[str, int]:
-    """How many files have no row in a resumed run's table, how many rows are of a file that has one already, and how many
-    say something else than the uninterrupted run does; scores may differ by rounding, since other images share their batch.
+def compare(whole: list[dict], resumed: list[dict], files: set[str]) -> dict[str, int]:
+    """What is wrong with the tables of an uninterrupted and of a resumed run over the same files.
+
+    Returns:
+        `lost`: files without a row; `doubled`: rows of a file that has one already; `changed`: rows of the resumed run that
+        the other lacks or has otherwise. Scores may differ by rounding, since other images share their batch.
     """
-    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
-    names = [row["path"] for row in resumed]
+    names = [[row["path"] for row in table] for table in (whole, resumed)]
     expected = {row["path"]: row for row in whole}
-    changed = [
-        row
-        for row in resumed
-        if {**row, "score": 0} != {**expected[row["path"]], "score": 0}
-        or not np.isclose(row["score"], expected[row["path"]]["score"], rtol=1e-4, atol=1e-4)
-    ]
     return {
-        "lost": len(files - set(names)),
-        "doubled": len(names) - len(set(names)),
-        "changed": len(changed),
+        "lost": sum(len(files.difference(of_table)) for of_table in names),
+        "doubled": sum(len(of_table) - len(set(of_table)) for of_table in names),
+        "changed": sum(not _says_the_same(row, expected.get(row["path"])) for row in resumed),
     }
+
+
+def _says_the_same(row: dict, other: dict | None) -> bool:
+    if other is None or {**row, "score": None} != {**other, "score": None}:
+        return False
+    return np.isclose(row["score"], other["score"], rtol=1e-4, atol=1e-4)
 
 
 def summarize(levels: list[Level]) -> dict:
     """Speed and memory in the first and in the last tenth of the rows, and of the whole run.
 
-    Where other work shares the machine, rows per second of processor time tell whether a run slows down by itself. Writing the table and ending the process come after the last row, and are part of `seconds` and the peak only.
+    Where other work shares the machine, the rate per second of processor time tells whether a run slows down by itself.
+    Writing the table and ending the process come after the last row, and are part of `seconds` and the peak only.
     """
     rows = max(level.rows for level in levels)
     end = next(i for i, level in enumerate(levels) if level.rows == rows)
