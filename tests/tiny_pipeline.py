@@ -103,3 +103,10 @@ def save_test_images(folder: Path, defective: int) -> Path:
         Image.fromarray(pixels).save(folder / f"test/block/{i}.png")
         Image.fromarray(mask).save(folder / f"ground_truth/block/{i}_mask.png")
     return folder
+
+
+def save_tiny_model(folder: str | Path) -> None:
+    """Writes a calibrated tiny pipeline, as training would leave it."""
+    pipe = tiny_pipeline()
+    pipe.calibrate(smooth_images(21, seed=4))
+    pipe.save_pretrained(folder)
