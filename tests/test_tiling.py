@@ -243,6 +243,33 @@ def test_nothing_outside_the_region_is_called_defective_where_thresholds_are_neg
     assert changed.difference_maps[0][:, 16:].any() and not changed.difference_maps[0][:, :4].any()
 
 
+def test_calibration_stays_where_the_maps_are_when_models_are_offloaded(monkeypatch):
+    pipe = tiny_pipeline(weights={"mahalanobis": 1.0})
+    pipe.calibrate(smooth_images(4, seed=8), roi=region((SIZE, SIZE)))
+    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.empty_device_cache", lambda device: None)
+    pipe.enable_model_cpu_offload(device="meta")  # stands for a GPU: it, too, refuses tensors of the CPU
+    calibration, maps = pipe.calibration, torch.zeros(2, SIZE, SIZE, device=pipe._execution_device)
+    assert maps.is_meta and pipe.unet.device.type == pipe.feature_extractor.device.type == "cpu"
+    assert all(buffer.is_meta for buffer in calibration.buffers()) and calibration.roi.is_meta
+    assert calibration.standardize("mahalanobis", maps).is_meta
+
+
+def test_offloaded_models_score_calibrate_and_repair_the_same():
+    images, spotted = smooth_images(4, seed=8), with_spot(smooth_images(1, seed=9)[0], 20)
+    pipe = tiny_pipeline(smoothing_sigma=0.5)
+
+    def everything():
+        thresholds = pipe.calibrate(images, roi=region((SIZE, SIZE))).normal_maxima
+        score = pipe(spotted, false_alarm_rate=0.5).image_scores[0]
+        repaired = pipe.reconstruct(spotted, false_alarm_rate=0.5, timesteps=(50,)).images[0]
+        return thresholds.numpy(), score, np.asarray(repaired)
+
+    expected = everything()
+    pipe.enable_model_cpu_offload(device="cpu")  # the hooks of a GPU, which move models from the CPU to itself
+    for actual, value in zip(everything(), expected, strict=True):
+        np.testing.assert_array_equal(actual, value)
+
+
 def test_region_is_kept_replaced_and_removed_by_recalibration(tmp_path):
     images = smooth_images(3, seed=8)
     pipe = tiny_pipeline(smoothing_sigma=0.5, weights={"mahalanobis": 1.0})

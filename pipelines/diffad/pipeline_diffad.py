@@ -46,7 +46,9 @@ class DiffADPipeline(DiffusionPipeline):
             calibration hold one class for each.
     """
 
-    model_cpu_offload_seq = "feature_extractor->discriminant->unet->residual_gaussian->gaussian"
+    model_cpu_offload_seq = "feature_extractor->unet"
+    # They hold no parameters, by which hooks tell where a model is; the calibration has no forward pass to be hooked either.
+    _exclude_from_cpu_offload = ["discriminant", "gaussian", "residual_gaussian", "calibration"]
     _optional_components = ["discriminant"]
 
     def __init__(
@@ -251,7 +253,7 @@ class DiffADPipeline(DiffusionPipeline):
             batch_size, class_labels: as for scoring; every category of a model of several needs images.
             roi: region of interest, for parts that lie alike in all images: mask file or image (white is inside) or bool array
                 `(H, W)` in the images' framing. From then on statistics, scores, thresholds and masks are those of its pixels
-                alone, and maps are 0 outside. It is saved with the model, because thresholds hold for no other region. None
+                alone, and maps normal outside. It is saved with the model, because thresholds hold for no other region. None
                 keeps the present one; a mask of all pixels removes it. Several categories have one region in common.
             recipe: arguments of [`Calibration`] that differ from the present one.
 
@@ -277,7 +279,8 @@ class DiffADPipeline(DiffusionPipeline):
         except BaseException:
             self.calibration = previous
             raise
-        calibration.to(self.unet.device)
+        calibration.to(self._execution_device)
+        self.maybe_free_model_hooks()
         return calibration
 
     def partial_maps(
