@@ -75,6 +75,19 @@ def test_metrics_are_those_of_the_returned_maps(model, data, tmp_path):
     np.testing.assert_allclose([float(row["score"]) for row in rows], output.image_scores, rtol=1e-4)
 
 
+def test_single_terms_count_in_the_region_of_interest_alone(data, tmp_path, monkeypatch):
+    """A model of one term: its ensemble and the term are the same, with a region that cuts the defects, too."""
+    monkeypatch.setattr(evaluate, "MAP_SIZE", (32, 32))  # at which images are scored
+    inside = np.zeros((32, 32), dtype=bool)
+    inside[:, 14:] = True
+    pipe = tiny_pipeline(weights={"residual": 1.0}, smoothing_sigma=1.0)
+    pipe.calibrate(smooth_images(19, seed=4), roi=inside)
+    pipe.save_pretrained(tmp_path / "model")
+    scores = run(tmp_path / "model", data, tmp_path / "out", "--no-report")["scores"]
+    assert scores["residual"] == pytest.approx(scores["ensemble"], rel=1e-5)
+    assert scores["residual"] != pytest.approx(scores["mahalanobis"], rel=1e-5)
+
+
 def test_without_masks_there_are_image_metrics_only(model, data, tmp_path):
     for path in (data / "ground_truth").rglob("*.png"):
         path.unlink()

@@ -15,7 +15,7 @@ from diffad.metrics import detection_metrics, localization_metrics
 from diffad.report import Pictures, Report, ReportRow, draw_pictures, report_from_predictions, write_report
 from diffad.report.data import Outcome
 from diffad.report.gallery import choose_rows
-from diffad.report.plots import VARIABLES
+from diffad.report.plots import DEFECTIVE, VARIABLES, score_histogram, score_range
 from PIL import Image
 from tiny_pipeline import smooth_images, tiny_pipeline
 
@@ -191,6 +191,32 @@ def test_a_rate_that_can_not_be_promised_is_refused(tmp_path):
 def test_a_score_far_out_does_not_flatten_the_histogram(tmp_path):
     html = written(report_of(rows_of([1, 2, 3, 1e6], [None] * 4, 5.0)), tmp_path)
     assert "all higher ones" in html
+
+
+@pytest.mark.parametrize(
+    ("scores", "threshold", "expected"),
+    [
+        ([1, 2, 3, 9], 5, (1, 9)),
+        ([1, 2, 3, 1e6], 5, (1, 21)),  # 4 times as far above the threshold as 1 is below it
+        ([1, 2, 3], 5, (1, 5)),
+        ([25, 30, 40], 5, (5, 40)),
+        ([6, 8, 8, 9, 1e6], 5, (5, 17)),  # 4 times as far as the median
+        ([4.999, 8, 8, 9, 1e6], 5, (4.999, 17)),
+        ([2, 2, 2, 9], 2, (2, 9)),
+        ([2, 2], 2, (1.5, 2.5)),
+    ],
+)
+def test_histogram_spans_threshold_and_scores(scores, threshold, expected):
+    assert score_range(np.array(scores, dtype=float), threshold) == expected
+
+
+def test_scores_above_the_threshold_are_drawn_where_they_lie():
+    """Bars as matplotlib draws them: one for each of three scores, though all lie above the threshold."""
+    svg = score_histogram({"defective": ([25.0, 30.0, 40.0], DEFECTIVE)}, 5.0)
+    (outline,) = re.findall(r'<path d="([^"]*)"[^>]*style="fill: none; stroke: var\(--defective\)[^"]*"', svg)
+    heights = [float(y) for y in re.findall(r"[ML] \S+ (\S+)", outline)]
+    tops = [y for y, before in zip(heights[1:], heights) if y < before]  # upwards is less in SVG
+    assert len(tops) == 3 and max(tops) - min(tops) < 1e-3
 
 
 @pytest.mark.parametrize("truths", [[None, True], [True, None]])

@@ -24,12 +24,11 @@ import numpy as np
 import torch
 from diffad import DiffADPipeline, ImageError, detection_metrics, localization_metrics
 from diffad.bootstrap import count_pixels
-from diffad.calibration import TERMS
+from diffad.calibration import TERMS, Calibration
 from diffad.data import DataError, Sample, evaluation_samples, load_mask
 from diffad.memory import keep_freed_memory, peak_memory_mib
 from diffad.report import Pictures, Report, ReportRow, draw_pictures, write_report
 from diffad.report.pictures import CALLED_COLOUR, TRUTH_COLOUR
-from diffad.scoring import image_score
 from diffad.visualization import evenly_spaced, heat_map, marked, outline, resized, save_sheet
 from tqdm.auto import tqdm
 
@@ -198,8 +197,7 @@ def summarize(pipe: DiffADPipeline, evaluation: Evaluation, false_alarm_rate: fl
     good, defective = evaluation.verdicts[~evaluation.labels], evaluation.verdicts[evaluation.labels]
     scores = {"ensemble": _metrics(evaluation.maps, evaluation.image_scores, evaluation)}
     for name, weights in score_rows(evaluation.partial_names).items():
-        maps = combine(evaluation, weights)
-        scores[name] = _metrics(maps, image_score(torch.from_numpy(maps), recipe.top_k).numpy(), evaluation)
+        scores[name] = _metrics(*combine(pipe.calibration, evaluation, weights), evaluation)
     return {
         "scores": scores,
         "images": {"good": len(good), "defective": len(defective)},
@@ -248,12 +246,13 @@ def score_rows(partial_names: Sequence[str]) -> dict[str, dict[str, float]]:
     return rows
 
 
-def combine(evaluation: Evaluation, weights: dict[str, float]) -> np.ndarray:
-    """Weighted sum of partial maps, `(N, *MAP_SIZE)`."""
-    maps = np.zeros_like(evaluation.maps)
+def combine(calibration: Calibration, evaluation: Evaluation, weights: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted sum of partial maps, `(N, *MAP_SIZE)`, and its image scores `(N,)`, in the model's region of interest."""
+    total = np.zeros_like(evaluation.maps)
     for name, weight in weights.items():
-        maps += weight * evaluation.partials[:, evaluation.partial_names.index(name)]
-    return maps
+        total += weight * evaluation.partials[:, evaluation.partial_names.index(name)]
+    maps = calibration.mask_outside(torch.from_numpy(total).to(calibration.device))
+    return maps.cpu().numpy(), calibration.image_scores(maps).cpu().numpy()
 
 
 def metrics_table(results: dict) -> str:

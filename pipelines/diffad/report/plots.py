@@ -31,7 +31,8 @@ STYLE = {
     "ytick.color": TEXT,
 }
 BINS = 40
-FAR_OUT = 4  # scores this many times as far above the threshold as the lowest is below it share the last bar
+FAR_OUT = 4  # scores this many times as far above the threshold as the others reach share the last bar, see `score_range`
+MARGIN = 0.01  # of the width, on both sides: a threshold at the end is seen whole
 
 
 def curve_plot(
@@ -65,9 +66,8 @@ def score_histogram(groups: Mapping[str, tuple[Sequence[float], str]], threshold
         threshold: drawn as a line.
     """
     scores = np.concatenate([np.asarray(values, dtype=float) for values, _ in groups.values()])
-    low, high = scores.min(), max(scores.max(), threshold)
-    end = min(high, threshold + FAR_OUT * max(threshold - low, 1e-6))
-    edges = np.linspace(low, end, BINS + 1) if end > low else np.linspace(low - 0.5, low + 0.5, BINS + 1)
+    start, end = score_range(scores, threshold)
+    edges = np.linspace(start, end, BINS + 1)
     with rc_context(STYLE):
         figure, axes = _new_figure((11.0, 3.0))
         for name, (values, colour) in groups.items():
@@ -78,12 +78,24 @@ def score_histogram(groups: Mapping[str, tuple[Sequence[float], str]], threshold
             )
             axes.hist(shown, edges, weights=shares, color=colour, histtype="step", linewidth=1.4)
         axes.axvline(threshold, color=TEXT, linewidth=1.2, linestyle=(0, (4, 3)), label=f"threshold {threshold:.2f}")
-        axes.legend(loc="upper right")
-        axes.set(xlabel="image score" + (", last bar: all higher ones" if end < high else ""), ylabel="share of images")
-        axes.set_xlim(edges[0], edges[-1])
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(groups) + 1)  # above, where nothing is drawn
+        axes.set(xlabel="image score" + (", last bar: all higher ones" if end < scores.max() else ""), ylabel="share of images")
+        axes.set_xlim(start - MARGIN * (end - start), end + MARGIN * (end - start))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         axes.grid(axis="x", visible=False)
         return _svg(figure)
+
+
+def score_range(scores: np.ndarray, threshold: float) -> tuple[float, float]:
+    """Where the axis of a histogram starts and ends: the threshold and all scores but those far out lie in it.
+
+    Far out is what lies `FAR_OUT` times as far above the threshold as the lowest score below it or the median above it.
+    """
+    start, end = min(scores.min(), threshold), max(scores.max(), threshold)
+    reach = max(threshold - start, np.median(scores) - threshold)
+    if reach > 0:
+        end = min(end, threshold + FAR_OUT * reach)
+    return (start, end) if end > start else (start - 0.5, start + 0.5)
 
 
 def _new_figure(inches: tuple[float, float]) -> tuple[Figure, Axes]:
