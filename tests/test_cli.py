@@ -251,6 +251,18 @@ def tiny_settings(tmp_path):
     return path
 
 
+def test_app_serves_the_loaded_model_under_its_name(model, monkeypatch):
+    gradio_app = pytest.importorskip("diffad.app", reason="needs gradio: pip install 'diffad[app]'")
+    served = []
+    monkeypatch.setattr(gradio_app, "build_app", lambda pipe, name, examples: (pipe, name, examples))
+    monkeypatch.setattr(gradio_app, "launch", lambda app, *options, **more: served.append((app, options)))
+    monkeypatch.chdir(model)
+    result = run("app", ".", "--device", "cpu", "--port", 8000, "--no-browser")
+    assert result.exit_code == 0, result.stderr
+    (((pipe, name, examples), options),) = served
+    assert type(pipe) is DiffADPipeline and (name, examples, options) == ("model", None, ("127.0.0.1", 8000, False))
+
+
 def test_train_saves_a_model_and_takes_any_setting(tmp_path):
     good = save_images(tmp_path / "good", smooth_images(10, seed=0))
     options = (
@@ -305,6 +317,8 @@ def test_launch_command_is_the_same_training():
         ("evaluate {tmp} --model {model}", "{tmp}: no test images"),
         ("reconstruct {tmp} --model {model} --output {tmp}/out", "{tmp}/out: lies in the folder of images"),
         ("calibrate {model} {tmp}/missing", "{tmp}/missing: no such folder"),
+        ("app {tmp}", "{tmp}: is not a trained model"),
+        ("app {tmp}/missing", "{tmp}/missing: no such folder"),
         ("calibrate owner/name {tmp}", "owner/name: is on the Hub; give a folder"),
     ],
 )

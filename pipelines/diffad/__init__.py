@@ -1,42 +1,52 @@
 """diffad: visual anomaly detection, localization and repair for industrial inspection on Hugging Face diffusers."""
 
-from diffusers import ModelMixin, SchedulerMixin
-from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
-
-from .calibration import Calibration
-from .discriminant import LinearDiscriminant
-from .feature_extractor import FeatureExtractor
-from .gaussian import PadimGaussian
-from .image_io import ImageError
-from .metrics import detection_metrics, localization_metrics
-from .pipeline_diffad import DiffADPipeline
-from .pipeline_output import DiffADOutput
-from .unet_joint import JointUNet2DModel, JointUNet2DOutput
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# diffusers finds a component's class by looking its library up here and its base classes up in that library; without
-# the entry a pipeline loads from a folder but not from the Hub.
-LOADABLE_CLASSES.setdefault(
-    "diffad",
-    {
-        "ModelMixin": ["save_pretrained", "from_pretrained"],
-        "SchedulerMixin": ["save_pretrained", "from_pretrained"],
-    },
-)
+# Where the public names come from. Modules are imported when a name is first asked for: torch and diffusers take seconds,
+# which `diffad --help` has no use for.
+_SOURCES = {
+    "Calibration": ".calibration",
+    "DiffADOutput": ".pipeline_output",
+    "DiffADPipeline": ".pipeline_diffad",
+    "FeatureExtractor": ".feature_extractor",
+    "ImageError": ".image_io",
+    "JointUNet2DModel": ".unet_joint",
+    "JointUNet2DOutput": ".unet_joint",
+    "LinearDiscriminant": ".discriminant",
+    "ModelMixin": "diffusers",  # this one and SchedulerMixin are looked up here by diffusers, as base classes of components
+    "PadimGaussian": ".gaussian",
+    "SchedulerMixin": "diffusers",
+    "detection_metrics": ".metrics",
+    "localization_metrics": ".metrics",
+}
+__all__ = list(_SOURCES)
 
-__all__ = [
-    "Calibration",
-    "DiffADOutput",
-    "DiffADPipeline",
-    "FeatureExtractor",
-    "ImageError",
-    "JointUNet2DModel",
-    "JointUNet2DOutput",
-    "LinearDiscriminant",
-    "ModelMixin",
-    "PadimGaussian",
-    "SchedulerMixin",
-    "detection_metrics",
-    "localization_metrics",
-]
+if TYPE_CHECKING:  # the same, as type checkers and editors read it
+    from diffusers import ModelMixin as ModelMixin
+    from diffusers import SchedulerMixin as SchedulerMixin
+
+    from .calibration import Calibration as Calibration
+    from .discriminant import LinearDiscriminant as LinearDiscriminant
+    from .feature_extractor import FeatureExtractor as FeatureExtractor
+    from .gaussian import PadimGaussian as PadimGaussian
+    from .image_io import ImageError as ImageError
+    from .metrics import detection_metrics as detection_metrics
+    from .metrics import localization_metrics as localization_metrics
+    from .pipeline_diffad import DiffADPipeline as DiffADPipeline
+    from .pipeline_output import DiffADOutput as DiffADOutput
+    from .unet_joint import JointUNet2DModel as JointUNet2DModel
+    from .unet_joint import JointUNet2DOutput as JointUNet2DOutput
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _SOURCES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_SOURCES[name], __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

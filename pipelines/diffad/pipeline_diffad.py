@@ -10,6 +10,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
+from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 from PIL import Image
 
 from . import scoring
@@ -20,13 +21,18 @@ from .feature_extractor import FeatureExtractor
 from .gaussian import PadimGaussian
 from .gradient_denoising import mahalanobis_loss
 from .image_processor import ImageInput, as_image_list, blend_change, load_region, load_rgb, resize_rgb, to_model_range, to_pil
-from .model_index import with_installed_classes
+from .model_index import PACKAGE, with_installed_classes
 from .noise import timestep_noise
 from .pipeline_output import DiffADOutput, ReconstructionOutput
 from .reconstruction import PRESETS, Models, Recipe
 from .tiling import add_tiles, blend_weights, cut, tile_corners, working_size
 from .unet_joint import JointUNet2DModel, JointUNet2DOutput
 
+# diffusers finds a component's class by looking its library up here and its base classes up in that library; without
+# the entry a pipeline loads from a folder but not from the Hub.
+LOADABLE_CLASSES.setdefault(
+    PACKAGE, {name: ["save_pretrained", "from_pretrained"] for name in ("ModelMixin", "SchedulerMixin")}
+)
 # The category of every image by name or index, or one for all.
 ClassLabels = str | int | Sequence[str | int]
 

@@ -23,9 +23,9 @@ def is_model(path: Path) -> bool:
     return (path / "model_index.json").is_file()
 
 
-def load_model(model: str) -> DiffADPipeline:
-    """A pipeline from a folder or the Hub, on the GPU if there is one."""
+def load_model(model: str, device: str | None = None) -> DiffADPipeline:
+    """A pipeline from a folder or the Hub, on a torch device; None is the GPU if there is one, else the CPU."""
     check_model(model)
     keep_freed_memory()
     logging.disable_progress_bar()  # of loading
-    return DiffADPipeline.from_pretrained(model).to("cuda" if torch.cuda.is_available() else "cpu")
+    return DiffADPipeline.from_pretrained(model).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -11,7 +11,7 @@ def serve_app(
     examples: Annotated[Path | None, typer.Option(help="Folder of images to offer as examples.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets the whole network in.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="Port; by default the first free one from 7860 on.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps, ...; by default the GPU if there is one.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps, ...; by default cuda where there is one.")] = None,
     browser: Annotated[bool, typer.Option(help="Open the app in the browser.")] = True,
     share: Annotated[
         bool, typer.Option(help="Ask gradio's servers for a public link: images then leave this machine.")
@@ -30,10 +30,8 @@ def serve_app(
         from ..app import build_app, launch
     except ModuleNotFoundError as error:
         raise typer.BadParameter(f"the web app needs {error.name}: pip install 'diffad[app]'") from error
-    from diffusers.utils.torch_utils import get_device
+    from .loading import load_model
 
-    from .. import DiffADPipeline
-
-    pipe = DiffADPipeline.from_pretrained(model).to(device or get_device())
+    pipe = load_model(model, device)
     pipe.set_progress_bar_config(disable=True)
-    launch(build_app(pipe, name=Path(model).name, examples=examples), host, port, share, inbrowser=browser)
+    launch(build_app(pipe, name=Path(model).resolve().name, examples=examples), host, port, share, inbrowser=browser)
