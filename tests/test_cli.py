@@ -171,11 +171,13 @@ def test_reconstruct_writes_repaired_images_and_their_changes(model, parts, tmp_
 
 
 def test_evaluate_writes_metrics(model, parts, tmp_path):
-    result = run("evaluate", parts, "--model", model, "--output", tmp_path / "out", "--false-alarm-rate", 0.1)
+    result = run(
+        "evaluate", parts, "--model", model, "--output", tmp_path / "out", "--false-alarm-rate", 0.1, "--map-size", "24x48"
+    )
     assert result.exit_code == 0
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["scores"]["ensemble"]["image_auroc"] == 1.0
-    assert metrics["operating_point"]["requested_false_alarm_rate"] == 0.1
+    assert metrics["operating_point"]["requested_false_alarm_rate"] == 0.1 and metrics["map_size"] == "24x48"
 
 
 def test_calibrate_changes_the_model_in_place(model, tmp_path):

@@ -6,11 +6,11 @@ import re
 
 import numpy as np
 import pytest
-from diffad import detection_metrics, localization_metrics
+from diffad import DiffADPipeline, detection_metrics, localization_metrics
 from diffad.data import DataError, evaluation_samples
 from diffad_training import evaluate
 from PIL import Image
-from tiny_pipeline import class_images, save_test_images, smooth_images, tiny_pipeline
+from tiny_pipeline import class_images, save_test_images, smooth_images, tiled_pipeline, tiny_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_planted_defects_are_found_and_every_score_has_its_row(model, data, tmp_
     assert scores["ensemble"] == pytest.approx(scores["mahalanobis"])
     assert {"paper (Eq. 11)", "kl", "rgb", "feature", "mahalanobis", "kl@20", "feature@401"} < set(scores)
     assert all(0 <= value <= 1 for metrics in scores.values() for value in metrics.values())
-    assert results["images"] == {"good": 3, "defective": 3}
+    assert results["images"] == {"good": 3, "defective": 3} and results["map_size"] == "256x256"
     assert results["operating_point"]["detection_rate"] == 1.0
     assert "| ensemble |" in capsys.readouterr().out
     assert np.asarray(Image.open(tmp_path / "out" / "sheet.png").convert("L")).std() > 10
@@ -57,9 +57,9 @@ def test_metrics_are_those_of_the_returned_maps(model, data, tmp_path):
     assert not (tmp_path / "out" / "report.html").exists()
     pipe = evaluate.DiffADPipeline.from_pretrained(model)
     samples = evaluation_samples(data)
-    output = pipe([sample.read for sample in samples], map_size=evaluate.MAP_SIZE, return_partial_maps=True)
+    output = pipe([sample.read for sample in samples], map_size=(256, 256), return_partial_maps=True)
     labels = np.array([sample.is_defective for sample in samples])
-    masks = evaluate.read_truth(samples)
+    masks = evaluate.read_truth(samples, (256, 256))
     expected = {
         **detection_metrics(output.image_scores, labels),
         **localization_metrics(np.stack(output.anomaly_maps), masks),
@@ -75,17 +75,46 @@ def test_metrics_are_those_of_the_returned_maps(model, data, tmp_path):
     np.testing.assert_allclose([float(row["score"]) for row in rows], output.image_scores, rtol=1e-4)
 
 
-def test_single_terms_count_in_the_region_of_interest_alone(data, tmp_path, monkeypatch):
+def test_single_terms_count_in_the_region_of_interest_alone(data, tmp_path):
     """A model of one term: its ensemble and the term are the same, with a region that cuts the defects, too."""
-    monkeypatch.setattr(evaluate, "MAP_SIZE", (32, 32))  # at which images are scored
     inside = np.zeros((32, 32), dtype=bool)
     inside[:, 14:] = True
     pipe = tiny_pipeline(weights={"residual": 1.0}, smoothing_sigma=1.0)
     pipe.calibrate(smooth_images(19, seed=4), roi=inside)
     pipe.save_pretrained(tmp_path / "model")
-    scores = run(tmp_path / "model", data, tmp_path / "out", "--no-report")["scores"]
+    scores = run(tmp_path / "model", data, tmp_path / "out", "--no-report", "--map_size", "32x32")["scores"]
     assert scores["residual"] == pytest.approx(scores["ensemble"], rel=1e-5)
     assert scores["residual"] != pytest.approx(scores["mahalanobis"], rel=1e-5)
+
+
+def test_models_of_tiles_are_measured_at_the_size_at_which_they_score(tmp_path, monkeypatch):
+    """A defect of three pixels in an image of 96x64 counts as such, and not as what 256x256 or less make of it."""
+    for kind in ("test/good", "test/dot", "ground_truth/dot"):
+        (tmp_path / kind).mkdir(parents=True)
+    for i, image in enumerate(smooth_images(2, seed=20, size=(96, 64))):
+        image.save(tmp_path / f"test/good/{i}.png")
+        pixels, mask = np.array(image), np.zeros((64, 96), dtype=np.uint8)
+        pixels[30, 40:43], mask[30, 40:43] = 255, 255
+        Image.fromarray(pixels).save(tmp_path / f"test/dot/{i}.png")
+        Image.fromarray(mask).save(tmp_path / f"ground_truth/dot/{i}.png")
+    pipe = tiled_pipeline(weights={"mahalanobis": 1.0})
+    pipe.calibrate(smooth_images(3, seed=4, size=(96, 64)), short_side=64)
+    pipe.save_pretrained(tmp_path / "model")
+
+    results = run(tmp_path / "model", tmp_path, tmp_path / "tiles")
+    assert results["map_size"] == "64x96" and "64x96 (height x width)" in (tmp_path / "tiles" / "metrics.md").read_text()
+    assert "compared at 64x96" in (tmp_path / "tiles" / "report.html").read_text(encoding="utf-8")
+    samples = evaluation_samples(tmp_path)
+    truth = evaluate.read_truth(samples, (64, 96))
+    assert truth.sum() == 6
+    maps = np.stack(DiffADPipeline.from_pretrained(tmp_path / "model")([s.read for s in samples]).anomaly_maps)
+    assert results["scores"]["ensemble"]["pixel_ap"] == pytest.approx(localization_metrics(maps, truth)["pixel_ap"], rel=1e-4)
+
+    monkeypatch.setattr(evaluate, "MAX_MAP_PIXELS", 4 * 32 * 48 + 100)
+    assert evaluate.default_map_size(samples, 64) == (32, 48)
+    assert evaluate.default_map_size(samples, None) == (256, 256)
+    with pytest.raises(SystemExit):
+        run(tmp_path / "model", tmp_path, tmp_path / "wrong", "--map_size", "256")
 
 
 def test_without_masks_there_are_image_metrics_only(model, data, tmp_path):

@@ -98,6 +98,15 @@ def test_the_commands_reproduce_the_run():
     assert "seed 7" in text
 
 
+def test_the_size_of_the_compared_maps_is_named_and_kept():
+    tiled = evaluation("shaft")
+    tiled.metrics["map_size"] = "640x960"
+    text = card([evaluation(), tiled], training=TRAINING).text
+    assert "compared at 256x256 and 640x960" in text
+    assert "runs/gear-detector-evaluation-shaft --false_alarm_rate 0.1 --map_size 640x960\n" in text
+    assert text.count("--map_size") == 1
+
+
 def test_a_card_without_evaluation_training_or_licence_says_so():
     written = card()
     assert "Not evaluated." in written.text and "No licence is stated" in written.text

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from diffad import Calibration, DiffADPipeline, ImageError, PadimGaussian
+from diffad import Calibration, DiffADPipeline, ImageError
 from diffad.data import training_samples
-from diffad.image_processor import resize_rgb, to_model_range
+from diffad.image_processor import to_model_range
 from diffad.scoring import smooth_map
 from diffad.tiling import add_tiles, blend_weights, cut, tile_corners, tile_starts, window, working_size
 from diffad_training.config import TrainingConfig
 from diffad_training.dataset import CachedDataset, build_cache
 from PIL import Image
-from tiny_pipeline import SIZE, smooth_images, tiny_extractor, tiny_pipeline
+from tiny_pipeline import SIZE, smooth_images, tiled_pipeline, tiny_extractor, tiny_pipeline
 
 SIZES = [(32, 32), (32, 33), (45, 32), (64, 64), (70, 131)]
 TILE = (32, 32)
@@ -96,20 +96,6 @@ def test_window_is_symmetric_and_positive():
 
 
 # Pipeline
-
-
-def tiled_pipeline(**recipe) -> DiffADPipeline:
-    """One Gaussian for all positions; images are scored at 64 pixels in tiles of 32."""
-    pipe = tiny_pipeline(smoothing_sigma=1.0, **recipe)
-    extractor, channels = pipe.feature_extractor, pipe.feature_extractor.config.channels
-    pixels = np.stack([resize_rgb(image, (SIZE, SIZE)) for image in smooth_images(8, seed=3)])
-    for name, features in (("gaussian", extractor), ("residual_gaussian", pipe.feature_residuals)):
-        gaussian = PadimGaussian(channels, grid=None)
-        moments = gaussian.new_moments()
-        with torch.no_grad():
-            gaussian.accumulate(moments, features(to_model_range(torch.from_numpy(pixels))))
-        pipe.register_modules(**{name: gaussian.fit(moments)})
-    return pipe
 
 
 @pytest.fixture(scope="module")

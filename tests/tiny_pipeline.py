@@ -90,6 +90,20 @@ def tiny_pipeline(class_names: tuple[str, ...] | None = None, **recipe) -> DiffA
     return pipe
 
 
+def tiled_pipeline(**recipe) -> DiffADPipeline:
+    """One Gaussian for all positions: fit to be calibrated with a `short_side` that is scored in tiles."""
+    pipe = tiny_pipeline(smoothing_sigma=1.0, **recipe)
+    extractor, channels = pipe.feature_extractor, pipe.feature_extractor.config.channels
+    pixels = np.stack([np.asarray(image).transpose(2, 0, 1) for image in smooth_images(8, seed=3)])
+    for name, features in (("gaussian", extractor), ("residual_gaussian", pipe.feature_residuals)):
+        gaussian = PadimGaussian(channels, grid=None)
+        moments = gaussian.new_moments()
+        with torch.no_grad():
+            gaussian.accumulate(moments, features(torch.from_numpy(pixels).float() / 127.5 - 1))
+        pipe.register_modules(**{name: gaussian.fit(moments)})
+    return pipe
+
+
 def save_test_images(folder: Path, defective: int) -> Path:
     """MVTec-layout test images: three good ones, and some with a black and white block and its mask."""
     for name in ("test/good", "test/block", "ground_truth/block"):

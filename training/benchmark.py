@@ -111,6 +111,7 @@ def evaluate(
     """Scores a category's test images and returns the line to keep."""
     evaluation = options.runs / "-".join(filter(None, [model.name, label and category, label, "evaluation"]))
     settings = ["--model", model, "--data", options.data_root / category, "--output_dir", evaluation, "--no-report"]
+    settings += ["--map_size", "256x256"]  # the peers' protocol, for models of tiles, too
     settings += ["--class_label", category] if label == "given" else []
     _run([sys.executable, TRAINING / "evaluate.py", *settings])
     result = json.loads((evaluation / "metrics.json").read_text())

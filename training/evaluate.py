@@ -6,11 +6,15 @@ DATA is a MVTec-layout folder: test/good, test/<defect> and, for pixel metrics, 
 categories is evaluated on one of them: --class_label NAME, or let it recognise the category of each image. Writes metrics.json,
 metrics.md, scores.csv, sheet.png (input, truth, heat map, overlay) and report.html (all of it on one page, with confidence
 intervals, curves and repaired images) to the output folder.
+
+Maps and masks are compared at 256x256, the protocol of published figures; those of a model that scores images in tiles at the
+size at which it scores them, of which a defect of a few pixels is left. --map_size asks for another size.
 """
 
 import argparse
 import csv
 import json
+import math
 import sys
 import tempfile
 import time
@@ -29,10 +33,14 @@ from diffad.data import DataError, Sample, evaluation_samples, load_mask
 from diffad.memory import keep_freed_memory, peak_memory_mib
 from diffad.report import Pictures, Report, ReportRow, draw_pictures, write_report
 from diffad.report.pictures import CALLED_COLOUR, TRUTH_COLOUR
+from diffad.tiling import working_size
 from diffad.visualization import evenly_spaced, heat_map, marked, outline, resized, save_sheet
 from tqdm.auto import tqdm
 
-MAP_SIZE = (256, 256)  # of every map and mask that is compared
+PROTOCOL_MAP_SIZE = (256, 256)
+# Maps of tiled models are made smaller where all of them have more pixels: the exact metrics sort them all, at some 150 bytes
+# each, and lie on the disk once for every score term. The protocol's maps of 600 images are as many.
+MAX_MAP_PIXELS = 40_000_000
 # Score rows of the metrics table besides the stored recipe ("ensemble"): the paper's Eq. 11 and each of its terms alone.
 PAPER_ALPHA = 0.5
 SHEET_IMAGES_PER_DEFECT = 3
@@ -45,10 +53,10 @@ class Evaluation:
     Args:
         samples: the images.
         labels: `(N,)` bool, True for defective ones.
-        masks: `(N, *MAP_SIZE)` bool truth, or None where the data has no masks.
+        masks: `(N, height, width)` bool truth, or None where the data has no masks.
         partial_names: score terms at their timesteps, in the order of `partials`.
-        partials: `(N, len(partial_names), *MAP_SIZE)` standardised partial maps, memory-mapped.
-        maps: `(N, *MAP_SIZE)` anomaly maps of the stored recipe, memory-mapped.
+        partials: `(N, len(partial_names), height, width)` standardised partial maps, memory-mapped.
+        maps: `(N, height, width)` anomaly maps of the stored recipe, memory-mapped.
         image_scores, p_values, verdicts: `(N,)` of the stored recipe.
         pixel_thresholds: `(N,)`, above them pixels of each image are called defective.
         class_labels: category of each image, given or recognised, of a model of several categories.
@@ -78,6 +86,13 @@ def main(arguments: list[str] | None = None) -> None:
         type=float,
         help="share of good parts that may be called defective (default: 0.05, or the smallest that the calibration supports)",
     )
+    parser.add_argument(
+        "--map_size",
+        type=parse_map_size,
+        metavar="HEIGHTxWIDTH",
+        help="at which maps and masks are compared; memory grows with its pixels times the images (default: 256x256; for a "
+        "model of tiles the size at which it scores the first image, or less where all maps would exceed 40 million pixels)",
+    )
     parser.add_argument("--class_label", help="the data's category, for a model of several; without it images are recognised")
     parser.add_argument(
         "--report",
@@ -89,18 +104,19 @@ def main(arguments: list[str] | None = None) -> None:
 
     keep_freed_memory()
     samples = evaluation_samples(options.data)
-    masks = read_truth(samples)  # decodes everything: bad input ends the run here
     pipe = DiffADPipeline.from_pretrained(options.model)
     try:
         class_labels = pipe.class_indices(options.class_label, 1)
         false_alarm_rate = pipe.calibration.supported_rate(options.false_alarm_rate, class_labels)
     except ValueError as error:
         sys.exit(f"error: {error}")
+    map_size = options.map_size or default_map_size(samples, pipe.calibration.config.short_side)
+    masks = read_truth(samples, map_size)  # decodes everything: bad input ends the run here
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     options.output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.output_dir) as scratch:
         evaluation = score_samples(
-            pipe, samples, masks, Path(scratch), options.batch_size, false_alarm_rate, options.class_label
+            pipe, samples, masks, map_size, Path(scratch), options.batch_size, false_alarm_rate, options.class_label
         )
         results = summarize(pipe, evaluation, false_alarm_rate, options.class_label)
         results.update(model=options.model, data=Path(options.data).name)
@@ -116,8 +132,30 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"wrote {options.output_dir / name}")
 
 
-def read_truth(samples: Sequence[Sample]) -> np.ndarray | None:
-    """Masks `(N, *MAP_SIZE)`, or None if the defective images have none.
+def parse_map_size(text: str) -> tuple[int, int]:
+    """`HEIGHTxWIDTH` as `(height, width)`."""
+    sides = text.split("x")
+    if len(sides) != 2 or not all(side.isascii() and side.isdigit() and int(side) for side in sides):
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH in pixels, such as 512x768, got {text!r}")
+    return int(sides[0]), int(sides[1])
+
+
+def default_map_size(samples: Sequence[Sample], short_side: int | None) -> tuple[int, int]:
+    """`(height, width)` at which the maps and masks of all images are compared.
+
+    The protocol's, or, for a model that scores images in tiles at `short_side` pixels, the size at which it scores the first
+    image; with its aspect, but so small that the maps of all images have no more than `MAX_MAP_PIXELS`.
+    """
+    if short_side is None:
+        return PROTOCOL_MAP_SIZE
+    image = samples[0].read()
+    height, width = working_size((image.height, image.width), short_side)
+    scale = min(1.0, math.sqrt(MAX_MAP_PIXELS / (len(samples) * height * width)))
+    return math.floor(height * scale), math.floor(width * scale)
+
+
+def read_truth(samples: Sequence[Sample], map_size: tuple[int, int]) -> np.ndarray | None:
+    """Masks `(N, *map_size)`, or None if the defective images have none.
 
     Raises:
         ImageError, DataError: naming the first image or mask that can't be used.
@@ -126,7 +164,7 @@ def read_truth(samples: Sequence[Sample]) -> np.ndarray | None:
         for sample in samples:
             if not sample.is_defective:
                 sample.read()
-        return np.stack([load_mask(sample, MAP_SIZE) for sample in samples])
+        return np.stack([load_mask(sample, map_size) for sample in samples])
     for sample in samples:
         sample.read()
     return None
@@ -136,6 +174,7 @@ def score_samples(
     pipe: DiffADPipeline,
     samples: list[Sample],
     masks: np.ndarray | None,
+    map_size: tuple[int, int],
     scratch: Path,
     batch_size: int = 8,
     false_alarm_rate: float | None = None,
@@ -143,8 +182,8 @@ def score_samples(
 ) -> Evaluation:
     """Scores all samples; maps go to files in `scratch`, so that memory grows with the batch only."""
     names = pipe.calibration.partial_names
-    partials = _new_array(scratch / "partials.npy", (len(samples), len(names), *MAP_SIZE))
-    maps = _new_array(scratch / "maps.npy", (len(samples), *MAP_SIZE))
+    partials = _new_array(scratch / "partials.npy", (len(samples), len(names), *map_size))
+    maps = _new_array(scratch / "maps.npy", (len(samples), *map_size))
     scores, p_values, verdicts, pixel_thresholds, class_labels = [], [], [], [], []
     pipe.set_progress_bar_config(disable=True)
     for start in tqdm(range(0, len(samples), batch_size), desc="scoring", mininterval=2):
@@ -154,7 +193,7 @@ def score_samples(
             batch_size=batch_size,
             class_labels=class_label,
             false_alarm_rate=false_alarm_rate,
-            map_size=MAP_SIZE,
+            map_size=map_size,
             return_partial_maps=True,
         )
         for i in range(len(batch)):
@@ -200,6 +239,7 @@ def summarize(pipe: DiffADPipeline, evaluation: Evaluation, false_alarm_rate: fl
         scores[name] = _metrics(*combine(pipe.calibration, evaluation, weights), evaluation)
     return {
         "scores": scores,
+        "map_size": "x".join(map(str, evaluation.maps.shape[1:])),
         "images": {"good": len(good), "defective": len(defective)},
         "operating_point": {
             "requested_false_alarm_rate": false_alarm_rate,
@@ -247,7 +287,7 @@ def score_rows(partial_names: Sequence[str]) -> dict[str, dict[str, float]]:
 
 
 def combine(calibration: Calibration, evaluation: Evaluation, weights: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted sum of partial maps, `(N, *MAP_SIZE)`, and its image scores `(N,)`, in the model's region of interest."""
+    """Weighted sum of partial maps, `(N, height, width)`, and its image scores `(N,)`, in the model's region of interest."""
     total = np.zeros_like(evaluation.maps)
     for name, weight in weights.items():
         total += weight * evaluation.partials[:, evaluation.partial_names.index(name)]
@@ -271,6 +311,7 @@ def metrics_table(results: dict) -> str:
         f"{point['requested_false_alarm_rate']:.1%} (threshold from {point['held_out_normals']} held-out good images) "
         f"{point['detection_rate']:.1%} of the defective and {point['realised_false_alarm_rate']:.1%} of the good test images "
         "are called defective.",
+        f"Maps and masks are compared at {results['map_size']} (height x width).",
         f"{cost['images_per_second']:.1f} images/s one by one on {cost['device']} ({cost['threads']} threads); "
         f"peak memory {cost['peak_memory_mib']:.0f} MiB; {cost['unet_parameters'] / 1e6:.1f} M parameters.",
     ]
@@ -325,6 +366,7 @@ def build_report(pipe: DiffADPipeline, evaluation: Evaluation, results: dict) ->
             "Test images": f"{results['images']['good']} good, {results['images']['defective']} defective",
             **_category_fact(results["class_labels"]),
             "Score": weights,
+            "Maps and masks": f"compared at {results['map_size']} (height x width)",
             "Speed": f"{cost['images_per_second']:.1f} images/s one by one on {cost['device']}",
         },
         rows=[
@@ -367,7 +409,7 @@ def _metrics(maps: np.ndarray, image_scores: np.ndarray, evaluation: Evaluation)
 def _sheet_row(evaluation: Evaluation, index: int) -> tuple[str, list[np.ndarray]]:
     sample, anomaly_map = evaluation.samples[index], evaluation.maps[index]
     pixel_threshold = evaluation.pixel_thresholds[index]
-    image = resized(sample.read(), MAP_SIZE)
+    image = resized(sample.read(), anomaly_map.shape)
     truth = image if evaluation.masks is None else outline(image, evaluation.masks[index], TRUTH_COLOUR)
     overlaid = marked(image, anomaly_map, pixel_threshold, CALLED_COLOUR)
     verdict = "called defective" if evaluation.verdicts[index] else "called good"

@@ -158,6 +158,7 @@ def model_card(
         trained_on=trained_on,
         image_size=f"{size}x{size}" if isinstance(size, int) else "x".join(map(str, size)),
         protocol=_protocol(calibration["num_normals"], class_names),
+        map_sizes=" and ".join(dict.fromkeys(_map_size(evaluation) for evaluation in evaluations)),
         evaluations=[
             {"data": evaluation.data, "sheet": sheet, "command": _evaluation_command(evaluation, trained_on, name)}
             for evaluation, sheet in zip(evaluations, sheets, strict=True)
@@ -321,14 +322,20 @@ def _train_command(trained_on: str, class_names: Sequence[str], name: str) -> st
     return f"accelerate launch -m diffad_training.train --config training_config.json --data {data} --output_dir runs/{name}"
 
 
+def _map_size(evaluation: Evaluation) -> str:
+    return evaluation.metrics.get("map_size", "256x256")  # older evaluations name none
+
+
 def _evaluation_command(evaluation: Evaluation, trained_on: str | None, name: str) -> str:
     output = f"{name}-evaluation" if evaluation.data == trained_on else f"{name}-evaluation-{evaluation.data}"
     rate = evaluation.metrics["operating_point"]["requested_false_alarm_rate"]
     class_labels = evaluation.metrics.get("class_labels", {"given": False})  # older evaluations have none
-    given = class_labels["images"] if class_labels["given"] else ()
+    options = [f"--class_label {label}" for label in class_labels["images"]] if class_labels["given"] else []
+    if _map_size(evaluation) != "256x256":
+        options.append(f"--map_size {_map_size(evaluation)}")
     return (
         f"python -m diffad_training.evaluate --model runs/{name} --data DATA/{evaluation.data} "
-        f"--output_dir runs/{output} --false_alarm_rate {rate:g}" + "".join(f" --class_label {label}" for label in given)
+        f"--output_dir runs/{output} --false_alarm_rate {rate:g}" + "".join(f" {option}" for option in options)
     )
 
 

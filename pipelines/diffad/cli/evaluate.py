@@ -14,6 +14,15 @@ def evaluate(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("runs/evaluation"),
     false_alarm_rate: FalseAlarmRate = None,
     class_label: ClassLabel = None,
+    map_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HEIGHTxWIDTH",
+            help="Size at which maps and masks are compared. Without it 256x256, or, for a model of tiles, the size at which "
+            "it scores images, as far as memory allows.",
+            show_default=False,
+        ),
+    ] = None,
     batch_size: BatchSize = 8,
 ) -> None:
     """Measure a model on test images of which it is known whether they are good.
@@ -37,4 +46,6 @@ def evaluate(
         arguments["false_alarm_rate"] = false_alarm_rate
     if class_label is not None:
         arguments["class_label"] = class_label
+    if map_size is not None:
+        arguments["map_size"] = map_size
     main([f"--{name}={value}" for name, value in arguments.items()])
