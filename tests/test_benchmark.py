@@ -44,7 +44,7 @@ def test_only_the_marked_part_of_a_document_changes(tmp_path):
     document = tmp_path / "README.md"
     document.write_text("before\n<!-- benchmark:nut -->\nold\n<!-- /benchmark -->\nafter\n")
     for _ in range(2):
-        benchmark.update_tables(document, [result(0, 0.5)], PEERS)
+        benchmark.update_tables(document, [result(0, 0.5)], PEERS, [])
     text = document.read_text()
     assert text.startswith("before\n<!-- benchmark:nut -->\n| score |") and text.endswith("<!-- /benchmark -->\nafter\n")
     assert "old" not in text and text.count("| **diffad** |") == 1
@@ -74,7 +74,7 @@ def test_variants_stand_beside_the_default_of_the_same_category_and_seeds(tmp_pa
     assert len(benchmark.latest_results(path)) == 2
     document = tmp_path / "README.md"
     document.write_text("<!-- benchmark:nut -->\n<!-- /benchmark -->\n<!-- benchmark:variants -->\n<!-- /benchmark -->\n")
-    benchmark.update_tables(document, [result(0, 0.8), variant], PEERS)
+    benchmark.update_tables(document, [result(0, 0.8), variant], PEERS, [])
     text = document.read_text()
     assert "| **diffad** | 80.0 |" in text and "| **default** | 80.0 |" in text
 

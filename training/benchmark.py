@@ -7,8 +7,9 @@
 
 DATA holds one MVTec-layout folder per category. Each run appends one line to training/results/results.jsonl, with its
 command; the tables between the markers of README.md and the model cards are rendered from that file, beside the peers'
-figures of results/peers.json. --unified trains one model of all categories and evaluates it on each, with the category
-given and with the category recognised. --variant names what the further options, which train.py takes, change for an ablation.
+figures of results/peers.json and, for models of all categories, of results/peer_results.jsonl (benchmark_peers.py).
+--unified trains one model of all categories and evaluates it on each, with the category given and with it recognised.
+--variant names what the further options, which train.py takes, change for an ablation.
 """
 
 import argparse
@@ -29,6 +30,7 @@ TRAINING = Path(__file__).parent
 ROOT = TRAINING.parent
 RESULTS = TRAINING / "results" / "results.jsonl"
 PEERS = TRAINING / "results" / "peers.json"
+PEER_RESULTS = TRAINING / "results" / "peer_results.jsonl"
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "aupro_30": "AUPRO"}
 SPEED = "images_per_second"
 # What the summary and its mean are made of.
@@ -40,6 +42,8 @@ VARIANTS = {
     "epsilon": "the UNet predicts the noise, not the image",
     "paper": "paper settings: noise predicted at all timesteps, Eq. 11, only KL standardised, no smoothing, top 64 pixels",
 }
+OURS = "diffad"
+UNIFIED_METRICS = ("aupro_30", "pixel_ap", "image_auroc")
 # How a unified model learns the category of an image, and the column title.
 UNIFIED = {"given": "unified", "recognised": "unified, category recognised"}
 SCORES = {
@@ -72,9 +76,14 @@ def main(arguments: list[str] | None = None) -> None:
             RESULTS.parent.mkdir(exist_ok=True)
             with RESULTS.open("a") as file:
                 file.write(json.dumps(result) + "\n")
-    results = latest_results(RESULTS)
+    write_tables()
+
+
+def write_tables() -> None:
+    """Renders the tables of all documents from the kept results."""
+    results, peers, peer_results = latest_results(RESULTS), json.loads(PEERS.read_text()), latest_results(PEER_RESULTS)
     for document in [ROOT / "README.md", *sorted((ROOT / "model_cards").glob("*.md"))]:
-        update_tables(document, results, json.loads(PEERS.read_text()))
+        update_tables(document, results, peers, peer_results)
 
 
 def run_each(options: argparse.Namespace, training_options: list[str]) -> Iterator[dict]:
@@ -135,15 +144,15 @@ def evaluate(
 
 
 def latest_results(path: Path) -> list[dict]:
-    """The newest result of each category, configuration, variant and seed, and kind of model."""
+    """The newest result of each category, configuration and variant (ours) or peer, seed, and kind of model."""
     if not path.is_file():
         return []
     results = [json.loads(line) for line in path.read_text().splitlines()]
-    keys = ("category", "config", "variant", "seed", "unified")
-    return list({tuple(result.get(key) for key in keys): result for result in results}.values())
+    identity = ("category", "config", "variant", "peer", "seed", "unified")
+    return list({tuple(result.get(key) for key in identity): result for result in results}.values())
 
 
-def update_tables(document: Path, results: list[dict], peers: dict) -> None:
+def update_tables(document: Path, results: list[dict], peers: dict, peer_results: list[dict]) -> None:
     """Fills every `<!-- benchmark:NAME -->` ... `<!-- /benchmark -->`, where NAME is a category, `summary`, `unified` or
     `variants`."""
     if not document.is_file():
@@ -157,7 +166,9 @@ def update_tables(document: Path, results: list[dict], peers: dict) -> None:
         own = [result for result in results if not result.get("variant")]
         if name == "summary":
             return summary_table(own, peers)
-        return unified_table(own) if name == "unified" else category_table(name, own, peers)
+        if name == "unified":
+            return unified_table(own) + unified_peers_table(own, peers, peer_results)
+        return category_table(name, own, peers)
 
     filled = pattern.sub(lambda match: match[1] + table(match[2]) + match[3], text)
     if filled != text:
@@ -240,13 +251,12 @@ def unified_table(results: list[dict]) -> str:
     if not unified:
         raise ValueError("no results of a unified model: run benchmark.py --unified first")
     categories = list(dict.fromkeys(result["category"] for result in unified))
-    metrics = ["aupro_30", "pixel_ap", "image_auroc"]
-    columns = [f"{METRICS[metric]}: {kind}" for metric in metrics for kind in ("one each", *UNIFIED.values())]
+    columns = [f"{METRICS[metric]}: {kind}" for metric in UNIFIED_METRICS for kind in ("one each", *UNIFIED.values())]
     lines = ["| category | " + " | ".join([*columns, "recognised"]) + " |", "|---" * (len(columns) + 2) + "|"]
     means: list[list[float]] = []
     for category in categories:
         values, cells = [], []
-        for metric in metrics:
+        for metric in UNIFIED_METRICS:
             for kind in (None, *UNIFIED):
                 own = [r for r in results if r["category"] == category and r.get("unified") == kind]
                 figures = [100 * result["scores"]["ensemble"][metric] for result in own]
@@ -269,6 +279,47 @@ def unified_table(results: list[dict]) -> str:
         "Recognised: share of the test images, defective ones included, whose category was recognised.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def unified_peers_table(results: list[dict], peers: dict, peer_results: list[dict]) -> str:
+    """Markdown table of our unified model beside the peers fitted on all categories at once; empty without peers' results."""
+    fitted = [result for result in peer_results if "unified" in result]
+    if not fitted:
+        return ""
+    names = [OURS, *dict.fromkeys(result["peer"] for result in fitted)]
+    columns = [(metric, name) for metric in UNIFIED_METRICS for name in names]
+
+    def figures(category: str, metric: str, name: str, at_once: bool) -> list[float]:
+        """Percent for every seed; the peers' figures of one model per category are given ones."""
+        if name == OURS:
+            kind = "given" if at_once else None
+            own = [r for r in results if (r["category"], r.get("unified")) == (category, kind)]
+            return [100 * result["scores"]["ensemble"][metric] for result in own]
+        if at_once:
+            return [100 * r["metrics"][metric] for r in fitted if (r["category"], r["peer"]) == (category, name)]
+        return [peers[name][category][peers["columns"].index(metric)]] if category in peers[name] else []
+
+    titles = " | ".join(f"{METRICS[metric]}: {name}" for metric, name in columns)
+    lines = [f"| all categories at once | {titles} |", "|---" * (len(columns) + 1) + "|"]
+    complete = []
+    for category in dict.fromkeys(result["category"] for result in results if "unified" in result):
+        at_once = [figures(category, *column, True) for column in columns]
+        one_each = [figures(category, *column, False) for column in columns]
+        lines.append(f"| {category} | " + " | ".join(_mean_and_spread(values) if values else "" for values in at_once) + " |")
+        if all(at_once) and all(one_each):
+            complete.append([[np.mean(values) for values in row] for row in (at_once, one_each)])
+    if complete:
+        for label, means in zip(("", ", one model each"), np.mean(complete, axis=0)):
+            lines.append(f"| mean of {len(complete)}{label} | " + " | ".join(f"{value:.1f}" for value in means) + " |")
+    candidates = {result["coreset_candidates"] for result in fitted} - {None}
+    lines += [
+        "",
+        f"Percent; the peers are anomalib's own code, fitted on {fitted[0]['images']['train']} good images of "
+        f"{len(fitted[0]['unified_categories'])} categories, seed {', '.join(sorted({str(r['seed']) for r in fitted}))}. "
+        "diffad is given the category of an image; the peers have no such input."
+        + "".join(f" PatchCore's coreset was chosen among {count:,} patches drawn at random." for count in candidates),
+    ]
+    return "\n" + "\n".join(lines) + "\n"
 
 
 def _mean_and_spread(values: list[float]) -> str:

@@ -1,4 +1,4 @@
-"""What a process does with its memory: keeping freed memory, and the peak so far."""
+"""What a process does with its memory: keeping freed memory or handing it back, and the peak so far."""
 
 import ctypes
 import platform
@@ -7,7 +7,7 @@ import sys
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
-ONE_GIB = 1 << 30
+ONE_MIB, ONE_GIB = 1 << 20, 1 << 30
 
 
 def keep_freed_memory() -> bool:
@@ -20,6 +20,17 @@ def keep_freed_memory() -> bool:
         return False
     libc = ctypes.CDLL(None)
     return bool(libc.mallopt(M_MMAP_THRESHOLD, ONE_GIB) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def return_freed_memory() -> bool:
+    """Makes glibc hand every large freed tensor back to the kernel at once, and says whether it could.
+
+    By default tensors below 32 MiB come to lie between small long-lived ones, where the gap they leave may not fit the next of
+    the same size: a long loop over them can grow to many times its working set. The opposite of [`keep_freed_memory`].
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    return bool(ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, ONE_MIB))
 
 
 def peak_memory_mib() -> float:
