@@ -108,6 +108,8 @@ def session() -> dict:
 def as_a_new_process(monkeypatch, request):
     """In the reader's folder; each training is its process's first, as on the command line."""
     monkeypatch.chdir(request.getfixturevalue("workplace"))
+    # Many small operations: threads would only wait for each other.
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
