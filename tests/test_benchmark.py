@@ -96,6 +96,51 @@ def test_unified_table_sets_one_model_of_all_against_one_each():
         benchmark.unified_table([result(0, 0.8)])
 
 
+def peer_result(value: float, category: str = "nut", peer: str = "Peer", **changes) -> dict:
+    return {
+        "category": category,
+        "peer": peer,
+        "seed": 0,
+        "unified": True,
+        "unified_categories": ["nut", "washer"],
+        "coreset_candidates": None,
+        "images": {"train": 30, "good": 2, "defective": 3},
+        "metrics": dict.fromkeys(benchmark.METRICS, value),
+        **changes,
+    }
+
+
+def test_peers_of_all_categories_stand_beside_the_unified_model():
+    results = [
+        result(0, 0.8),
+        unified_result("given", 0.7),
+        unified_result("recognised", 0.1),
+        unified_result("given", 0.2, "washer"),
+    ]
+    fitted = [peer_result(0.5), peer_result(0.4, "washer"), peer_result(0.9, "bolt", coreset_candidates=200_000)]
+    alone = {key: value for key, value in peer_result(0.3).items() if not key.startswith("unified")}
+    table = benchmark.unified_peers_table(results, PEERS, [alone, *fitted])
+    assert "| all categories at once | AUPRO: diffad | AUPRO: Peer | pixel AP: diffad | pixel AP: Peer |" in table
+    assert "| nut |" + " 70.0 | 50.0 |" * 3 in table and "| washer |" + " 20.0 | 40.0 |" * 3 in table
+    # washer has no models of its own, bolt none of ours: neither enters the means.
+    assert "| mean of 1 |" + " 70.0 | 50.0 |" * 3 in table and "bolt" not in table
+    assert "| mean of 1, one model each | 80.0 | 60.0 | 80.0 | 70.0 | 80.0 | 90.0 |" in table
+    assert "30 good images of 2 categories" in table and "200,000 patches" in table
+
+
+def test_peers_of_all_categories_need_results_of_the_same_fit():
+    results = [result(0, 0.8), unified_result("given", 0.7)]
+    assert benchmark.unified_peers_table(results, PEERS, []) == ""
+    with pytest.raises(ValueError, match="different categories"):
+        benchmark.unified_peers_table(results, PEERS, [peer_result(0.5), peer_result(0.5, unified_categories=["nut"])])
+
+
+def test_results_of_peers_are_kept_apart(tmp_path):
+    path = tmp_path / "peer_results.jsonl"
+    path.write_text("".join(json.dumps(peer_result(0.1 * i, peer=peer)) + "\n" for i, peer in enumerate("ABA")))
+    assert [r["metrics"]["pixel_ap"] for r in benchmark.latest_results(path)] == [0.2, 0.1]
+
+
 def test_results_of_both_kinds_of_model_are_kept_apart(tmp_path):
     path = tmp_path / "results.jsonl"
     rows = [result(0, 0.1), unified_result("given", 0.2), unified_result("recognised", 0.3), unified_result("given", 0.4)]

@@ -282,10 +282,17 @@ def unified_table(results: list[dict]) -> str:
 
 
 def unified_peers_table(results: list[dict], peers: dict, peer_results: list[dict]) -> str:
-    """Markdown table of our unified model beside the peers fitted on all categories at once; empty without peers' results."""
+    """Markdown table of our unified model beside the peers fitted on all categories at once; empty without peers' results.
+
+    Raises:
+        ValueError: if the peers' newest results are of models fitted on different categories.
+    """
     fitted = [result for result in peer_results if "unified" in result]
     if not fitted:
         return ""
+    groups = {tuple(result["unified_categories"]) for result in fitted}
+    if len(groups) > 1:
+        raise ValueError(f"peers fitted on different categories do not compare, run benchmark_peers.py on the same: {groups}")
     names = [OURS, *dict.fromkeys(result["peer"] for result in fitted)]
     columns = [(metric, name) for metric in UNIFIED_METRICS for name in names]
 
@@ -315,9 +322,9 @@ def unified_peers_table(results: list[dict], peers: dict, peer_results: list[dic
     lines += [
         "",
         f"Percent; the peers are anomalib's own code, fitted on {fitted[0]['images']['train']} good images of "
-        f"{len(fitted[0]['unified_categories'])} categories, seed {', '.join(sorted({str(r['seed']) for r in fitted}))}. "
-        "diffad is given the category of an image; the peers have no such input."
-        + "".join(f" PatchCore's coreset was chosen among {count:,} patches drawn at random." for count in candidates),
+        f"{len(fitted[0]['unified_categories'])} categories, seed {', '.join(sorted({str(r['seed']) for r in fitted}))}, "
+        "with the same settings as one model each. diffad is given the category of an image; the peers have no such input."
+        + "".join(f" PatchCore chose its coreset among {count:,} patches drawn at random." for count in sorted(candidates)),
     ]
     return "\n" + "\n".join(lines) + "\n"
 
