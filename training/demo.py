@@ -14,11 +14,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+from diffad import DiffADPipeline
 from diffad.data import GOOD
+from diffad.report.pictures import CALLED_COLOUR
+from diffad.visualization import evenly_spaced, filmstrip, marked
 from PIL import Image
 
 TRAINING = Path(__file__).parent
 TRAIN_GOOD, TEST_GOOD, TEST_DEFECTIVE = 400, 100, 100
+PICTURE_CELLS = 4  # of which the picture shows the middle two
 
 
 def main() -> None:
@@ -35,9 +39,10 @@ def main() -> None:
         + ["--data", data, "--output_dir", model, "--max_train_steps", options.max_train_steps]
     )
     _run([sys.executable, TRAINING / "evaluate.py", "--model", model, "--data", data, "--output_dir", evaluation])
+    draw_picture(model, data / "test" / "defective", options.output_dir / "picture.png")
     print(
         f"\nDone in {(time.perf_counter() - started) / 60:.1f} minutes.\n"
-        f"  model    {model}\n  metrics  {evaluation / 'metrics.md'}\n  pictures {evaluation / 'sheet.png'}"
+        f"  model    {model}\n  metrics  {evaluation / 'metrics.md'}\n  report   {evaluation / 'report.html'}"
     )
 
 
@@ -60,6 +65,23 @@ def write_solar_cells(folder: Path) -> None:
         (folder / name).mkdir(parents=True, exist_ok=True)
         for index in indices:
             Image.fromarray(images[index]).save(folder / name / f"cell{index:04d}.png")
+
+
+def draw_picture(model: Path, defective: Path, path: Path) -> None:
+    """Two defective cells, a third and two thirds down the ranking by score: as they are, marked, and repaired."""
+    pipe = DiffADPipeline.from_pretrained(model)
+    pipe.set_progress_bar_config(disable=True)
+    files = sorted(defective.iterdir())
+    output = pipe(files)
+    ranked = np.argsort(-output.image_scores, kind="stable")
+    frames, labels = [], []
+    for place in evenly_spaced(len(ranked), PICTURE_CELLS)[1:-1]:
+        i = ranked[place]
+        cell = Image.open(files[i]).convert("RGB")
+        overlaid = marked(np.asarray(cell), output.anomaly_maps[i], output.pixel_thresholds[i], CALLED_COLOUR)
+        frames += [cell, Image.fromarray(overlaid), pipe.reconstruct(files[i]).images[0].convert("RGB")]
+        labels += ["input", f"marked (p = {output.p_values[i]:.3f})", "repaired"]
+    filmstrip(frames, labels, height=200).save(path)
 
 
 def _launch_options() -> list[str]:
