@@ -146,3 +146,7 @@ def test_anomalib_peers_see_diffads_features_and_find_a_defect(data, monkeypatch
         assert min(scores[labels]) > max(scores[~np.array(labels)])
         top = np.unravel_index(maps[labels.index(True)].argmax(), (256, 256))
         assert all(100 < place < 220 for place in top)  # the square is at 128 to 192
+
+    # Its projection draws from numpy's global generator, its first patch from torch's.
+    again, _ = benchmark_peers.fit("PatchCore (anomalib)", training_samples(data / "nut"), 0, 2000)
+    assert torch.equal(again.memory_bank, model.memory_bank)

@@ -26,7 +26,7 @@ from diffad import ImageError, detection_metrics, localization_metrics
 from diffad.data import DataError, Sample, category_samples, evaluation_samples
 from diffad.image_processor import resize_rgb, to_model_range
 from diffad.lite0_weights import load_lite0_weights
-from diffad.memory import peak_memory_mib, return_freed_memory
+from diffad.memory import return_freed_memory
 from diffad_training.benchmark import METRICS, PEER_RESULTS, write_tables
 from diffad_training.evaluate import MAP_SIZE, read_truth
 from tqdm.auto import tqdm
@@ -169,7 +169,7 @@ def fit(peer: str, samples: Sequence[Sample], seed: int, candidates: int | None)
     for images in batches(samples, f"fitting {peer}"):
         model(images)
     finish(model, candidates)
-    return model.eval(), {"fit_seconds": time.perf_counter() - started, "peak_memory_mib": peak_memory_mib()}
+    return model.eval(), {"fit_seconds": time.perf_counter() - started}
 
 
 @torch.no_grad()
