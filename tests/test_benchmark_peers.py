@@ -130,7 +130,7 @@ def test_coreset_has_its_size_and_comes_from_distinct_candidates(patches, candid
 
 def test_anomalib_peers_see_diffads_features_and_find_a_defect(data, monkeypatch):
     pytest.importorskip("anomalib")
-    extractor = FeatureExtractor.from_lite0_package(levels=(1, 2, 3))
+    extractor = FeatureExtractor.from_lite_package(levels=(1, 2, 3))
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     padim = benchmark_peers.padim()
     for level, features in zip(extractor.network(images), padim.feature_extractor(images).values()):

@@ -44,8 +44,9 @@ def main(arguments: list[str] | None = None) -> None:
         pipe.to("cuda" if torch.cuda.is_available() else "cpu")
         category = Path(settings["data"]).name
         samples = evaluation_samples(options.data_root / category)
+        masks = evaluate.read_truth(samples, evaluate.PROTOCOL_MAP_SIZE)
         with tempfile.TemporaryDirectory() as scratch:
-            evaluation = evaluate.score_samples(pipe, samples, evaluate.read_truth(samples), Path(scratch))
+            evaluation = evaluate.score_samples(pipe, samples, masks, evaluate.PROTOCOL_MAP_SIZE, Path(scratch))
             maps = {name: evaluation.partials[:, i] for i, name in enumerate(evaluation.partial_names)}
             spread = dict(zip(pipe.calibration.partial_names, pipe.calibration.partial_std.tolist()))
             rows = {name: measure(combined, evaluation) for name, combined in score_rows(maps, spread)}

@@ -28,7 +28,7 @@ from diffad.image_processor import resize_rgb, to_model_range
 from diffad.lite_weights import load_lite_weights
 from diffad.memory import return_freed_memory
 from diffad_training.benchmark import METRICS, PEER_RESULTS, write_tables
-from diffad_training.evaluate import MAP_SIZE, read_truth
+from diffad_training.evaluate import PROTOCOL_MAP_SIZE, read_truth
 from tqdm.auto import tqdm
 
 BACKBONE = "tf_efficientnet_lite0"
@@ -120,7 +120,7 @@ def run(options: argparse.Namespace) -> Iterator[dict]:
         ImageError, DataError: before anything is fitted, naming the test image or mask that can't be used.
     """
     tests = {category: evaluation_samples(options.data_root / category) for category in options.categories}
-    masks = {category: read_truth(samples) for category, samples in tests.items()}
+    masks = {category: read_truth(samples, PROTOCOL_MAP_SIZE) for category, samples in tests.items()}
     without = [category for category in tests if masks[category] is None]
     if without:
         raise DataError(f"{options.data_root / without[0]}: has no ground-truth masks; the comparison needs them")
@@ -174,16 +174,16 @@ def fit(peer: str, samples: Sequence[Sample], seed: int, candidates: int | None)
 
 @torch.no_grad()
 def score(model: torch.nn.Module, samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
-    """Anomaly maps `(N, *MAP_SIZE)` and image scores `(N,)`, both as the model gives them."""
+    """Anomaly maps `(N, *PROTOCOL_MAP_SIZE)` and image scores `(N,)`, both as the model gives them."""
     outputs = [model(images) for images in batches(samples, "scoring")]
     maps = torch.cat([output.anomaly_map[:, 0] for output in outputs]).numpy()
     return maps, torch.cat([output.pred_score for output in outputs]).numpy()
 
 
 def batches(samples: Sequence[Sample], title: str) -> Iterator[torch.Tensor]:
-    """Images `(B, 3, *MAP_SIZE)` in the range that the lite0 weights were trained with, [-1, 1]."""
+    """Images `(B, 3, *PROTOCOL_MAP_SIZE)` in the range that the lite0 weights were trained with, [-1, 1]."""
     for start in tqdm(range(0, len(samples), BATCH_SIZE), desc=title, mininterval=5):
-        pixels = np.stack([resize_rgb(sample.read(), MAP_SIZE) for sample in samples[start : start + BATCH_SIZE]])
+        pixels = np.stack([resize_rgb(sample.read(), PROTOCOL_MAP_SIZE) for sample in samples[start : start + BATCH_SIZE]])
         yield to_model_range(torch.from_numpy(pixels))
 
 
