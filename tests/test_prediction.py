@@ -6,6 +6,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -256,6 +257,23 @@ def test_everything_rows_depend_on_is_part_of_the_run(pipe, folder, tmp_path, mo
         (folder / "z.png").write_bytes((folder / "a.png").read_bytes())
     with pytest.raises(ValueError, match="belongs to an unfinished run that differs"):
         predict(pipe, folder, output, **settings)
+
+
+def test_pictures_of_one_run_lie_in_one_folder_wherever_it_goes_on(pipe, folder, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with monkeypatch.context() as patch:
+        patch.setattr("diffad.prediction.write_table", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            predict(pipe, folder, tmp_path / "out.csv", masks=Path("masks"))
+    monkeypatch.chdir(tmp_path / "there")
+    with pytest.raises(ValueError, match="differs: masks .*/here/masks there, .*/there/masks now"):
+        predict(pipe, folder, tmp_path / "out.csv", masks=Path("masks"))
+    assert predict(pipe, folder, tmp_path / "out.csv", masks=Path("../here/masks")).images == 6
 
 
 def test_batch_size_may_change_when_a_run_goes_on(pipe, folder, tmp_path, monkeypatch):
