@@ -228,6 +228,14 @@ def test_rows_of_a_table_are_read_one_by_one(tmp_path):
         assert next(rows)["path"] == "0" and [row["path"] for row in rows] == [str(i) for i in range(1, 12)]
 
 
+def test_a_table_with_thousands_of_boxes_is_read(tmp_path):
+    boxes = [[1000, 1000, 1010, 1010]] * 6000
+    for suffix in ("csv", "jsonl", "parquet"):
+        write_table([{"path": "a", "boxes": boxes}], tmp_path / f"out.{suffix}")
+        (row,) = read_rows(tmp_path / f"out.{suffix}")
+        assert row["boxes"] == (json.dumps(boxes) if suffix == "csv" else boxes)
+
+
 def test_a_run_that_ended_before_its_first_row_binds_nobody(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(Stub(kill_at="0"), tmp_path / "out.csv", 12)
