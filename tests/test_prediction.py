@@ -6,6 +6,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -227,6 +228,14 @@ def test_rows_of_a_table_are_read_one_by_one(tmp_path):
         assert next(rows)["path"] == "0" and [row["path"] for row in rows] == [str(i) for i in range(1, 12)]
 
 
+def test_a_table_with_thousands_of_boxes_is_read(tmp_path):
+    boxes = [[1000, 1000, 1010, 1010]] * 6000
+    for suffix in ("csv", "jsonl", "parquet"):
+        write_table([{"path": "a", "boxes": boxes}], tmp_path / f"out.{suffix}")
+        (row,) = read_rows(tmp_path / f"out.{suffix}")
+        assert row["boxes"] == (json.dumps(boxes) if suffix == "csv" else boxes)
+
+
 def test_a_run_that_ended_before_its_first_row_binds_nobody(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(Stub(kill_at="0"), tmp_path / "out.csv", 12)
@@ -256,6 +265,23 @@ def test_everything_rows_depend_on_is_part_of_the_run(pipe, folder, tmp_path, mo
         (folder / "z.png").write_bytes((folder / "a.png").read_bytes())
     with pytest.raises(ValueError, match="belongs to an unfinished run that differs"):
         predict(pipe, folder, output, **settings)
+
+
+def test_pictures_of_one_run_lie_in_one_folder_wherever_it_goes_on(pipe, folder, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with monkeypatch.context() as patch:
+        patch.setattr("diffad.prediction.write_table", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            predict(pipe, folder, tmp_path / "out.csv", masks=Path("masks"))
+    monkeypatch.chdir(tmp_path / "there")
+    with pytest.raises(ValueError, match="differs: masks .*/here/masks there, .*/there/masks now"):
+        predict(pipe, folder, tmp_path / "out.csv", masks=Path("masks"))
+    assert predict(pipe, folder, tmp_path / "out.csv", masks=Path("../here/masks")).images == 6
 
 
 def test_batch_size_may_change_when_a_run_goes_on(pipe, folder, tmp_path, monkeypatch):

@@ -109,7 +109,7 @@ def predict_folder(
         "folder": str(folder.resolve()),
         "images": files_digest(folder, names),
         "model": model_digest(pipe),
-        **{key: value if value is None else str(value) for key, value in dataclasses.asdict(settings).items()},
+        **{key: _as_text(value) for key, value in dataclasses.asdict(settings).items()},
     }
 
     def score(batch: Sequence[str], images: Sequence[Image.Image]) -> list[dict]:
@@ -206,6 +206,11 @@ def _score_readable(batch: list[tuple[str, Image.Image | ImageError]], score: Sc
         {"path": _printable(name), "error": _printable(str(image))} if isinstance(image, ImageError) else next(rows)
         for name, image in batch
     ]
+
+
+def _as_text(setting: Path | float | str | None) -> str | None:
+    """A setting as it decides the results: a folder is the one it means, not how it is written."""
+    return None if setting is None else str(setting.resolve() if isinstance(setting, Path) else setting)
 
 
 def _printable(text: str) -> str:

@@ -26,6 +26,7 @@ SCHEMA = pa.schema(
     ]
 )
 ROWS_AT_ONCE = 4096
+LONGEST_CELL = 2**31 - 1  # characters; the boxes of a noisy image exceed the csv module's 131,072
 
 
 def check_table_path(path: Path) -> None:
@@ -84,5 +85,6 @@ def read_rows(path: Path) -> Iterator[dict]:
             for batch in table.iter_batches(ROWS_AT_ONCE):
                 yield from batch.to_pylist()
         return
+    csv.field_size_limit(LONGEST_CELL)
     with path.open(newline="", encoding="utf-8") as file:
         yield from csv.DictReader(file) if path.suffix.lower() == ".csv" else map(json.loads, file)
