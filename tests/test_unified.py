@@ -1,6 +1,7 @@
 """One model of several categories: the class selects Gaussians and statistics, names are given or recognised, training."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from diffad.data import DataError, Sample, category_samples, split_held_out
 from diffad.hub import export_repo
 from diffad.model_summary import summarize_model
 from diffad.prediction import PredictionSettings, predict_folder
+from diffad.prediction_table import read_rows
 from diffad.report import report_from_predictions
 from diffad_training import train
 from diffad_training.config import parse_config
@@ -167,14 +169,27 @@ def test_images_are_repaired_by_the_thresholds_of_their_class(pipe):
         assert [change.any() for change in output.difference_maps] == [lowered == 0, lowered == 1]
 
 
-def test_rate_is_one_that_every_category_supports_whatever_is_scored_together():
+def test_default_rate_is_the_one_that_each_images_category_supports_whatever_is_scored_together(tmp_path):
     pipe = tiny_pipeline(("nut", "bolt"), smoothing_sigma=1.0)
     pipe.calibrate([*class_images(4, 4, 0), *class_images(25, 4, 1)], class_labels=["nut"] * 4 + ["bolt"] * 25)
     assert pipe.calibration.normals_per_class == [3, 23]
-    bolt = class_images(1, 9, 1)
-    with pytest.warns(UserWarning, match="3 normal images of one category .* 0.25 at best"):
-        assert pipe(bolt, class_labels="bolt").false_alarm_rate == 0.25
-    assert pipe(bolt, class_labels="bolt", false_alarm_rate=0.05).false_alarm_rate == 0.05
+    nut, bolt = class_images(1, 9, 0)[0], class_images(1, 9, 1)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        alone = pipe(bolt, class_labels="bolt")
+    assert alone.false_alarm_rates == [0.05]
+    with pytest.warns(UserWarning, match="3 normal images of class 0 .* 0.25 at best"):
+        together = pipe([nut, bolt], class_labels=["nut", "bolt"])
+    assert together.false_alarm_rates.tolist() == [0.25, 0.05]
+    assert together.image_thresholds[0] == pipe.calibration.image_threshold(0.25, 0)
+    assert together.image_thresholds[1] == alone.image_thresholds[0] == pipe.calibration.image_threshold(0.05, 1)
+    assert pipe.reconstruct([nut, bolt], timesteps=(50,)).images
+    nut.save(tmp_path / "nut.png")
+    bolt.save(tmp_path / "bolt.png")
+    with pytest.warns(UserWarning, match="class 0"):
+        predict_folder(pipe, tmp_path, tmp_path / "table.jsonl")
+    rates = {row["category"]: row["false_alarm_rate"] for row in read_rows(tmp_path / "table.jsonl")}
+    assert rates == {"nut": 0.25, "bolt": 0.05}
     for labels in ("nut", None):  # what is recognised may be either
         with pytest.raises(ValueError, match="needs 19 .*there are 3"):
             pipe(bolt, class_labels=labels, false_alarm_rate=0.05)

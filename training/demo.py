@@ -68,12 +68,13 @@ def write_solar_cells(folder: Path) -> None:
 
 
 def draw_picture(model: Path, defective: Path, path: Path) -> None:
-    """Two defective cells, a third and two thirds down the ranking by score: as they are, marked, and repaired."""
+    """Two cells that were found, a third and two thirds down the ranking by score: as they are, marked, and repaired."""
     pipe = DiffADPipeline.from_pretrained(model)
     pipe.set_progress_bar_config(disable=True)
     files = sorted(defective.iterdir())
     output = pipe(files)
     ranked = np.argsort(-output.image_scores, kind="stable")
+    ranked = ranked[: max(PICTURE_CELLS, output.labels.sum())]
     frames, labels = [], []
     for place in evenly_spaced(len(ranked), PICTURE_CELLS)[1:-1]:
         i = ranked[place]

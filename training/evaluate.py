@@ -58,6 +58,7 @@ class Evaluation:
         partials: `(N, len(partial_names), height, width)` standardised partial maps, memory-mapped.
         maps: `(N, height, width)` anomaly maps of the stored recipe, memory-mapped.
         image_scores, p_values, verdicts: `(N,)` of the stored recipe.
+        false_alarm_rates: `(N,)`, that the verdicts are for.
         pixel_thresholds: `(N,)`, above them pixels of each image are called defective.
         class_labels: category of each image, given or recognised, of a model of several categories.
     """
@@ -71,6 +72,7 @@ class Evaluation:
     image_scores: np.ndarray
     p_values: np.ndarray
     verdicts: np.ndarray
+    false_alarm_rates: np.ndarray
     pixel_thresholds: np.ndarray
     class_labels: list[str] | None = None
 
@@ -107,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
     pipe = DiffADPipeline.from_pretrained(options.model)
     try:
         class_labels = pipe.class_indices(options.class_label, 1)
-        false_alarm_rate = pipe.calibration.supported_rate(options.false_alarm_rate, class_labels)
+        pipe.calibration.supported_rates(options.false_alarm_rate, class_labels)
     except ValueError as error:
         sys.exit(f"error: {error}")
     map_size = options.map_size or default_map_size(samples, pipe.calibration.config.short_side)
@@ -116,9 +118,9 @@ def main(arguments: list[str] | None = None) -> None:
     options.output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.output_dir) as scratch:
         evaluation = score_samples(
-            pipe, samples, masks, map_size, Path(scratch), options.batch_size, false_alarm_rate, options.class_label
+            pipe, samples, masks, map_size, Path(scratch), options.batch_size, options.false_alarm_rate, options.class_label
         )
-        results = summarize(pipe, evaluation, false_alarm_rate, options.class_label)
+        results = summarize(pipe, evaluation, options.false_alarm_rate, options.class_label)
         results.update(model=options.model, data=Path(options.data).name)
         (options.output_dir / "metrics.json").write_text(json.dumps(results, indent=2) + "\n")
         table = metrics_table(results)
@@ -184,7 +186,7 @@ def score_samples(
     names = pipe.calibration.partial_names
     partials = _new_array(scratch / "partials.npy", (len(samples), len(names), *map_size))
     maps = _new_array(scratch / "maps.npy", (len(samples), *map_size))
-    scores, p_values, verdicts, pixel_thresholds, class_labels = [], [], [], [], []
+    scores, p_values, verdicts, rates, pixel_thresholds, class_labels = [], [], [], [], [], []
     pipe.set_progress_bar_config(disable=True)
     for start in tqdm(range(0, len(samples), batch_size), desc="scoring", mininterval=2):
         batch = samples[start : start + batch_size]
@@ -202,6 +204,7 @@ def score_samples(
         scores.append(output.image_scores)
         p_values.append(output.p_values)
         verdicts.append(output.labels)
+        rates.append(output.false_alarm_rates)
         pixel_thresholds.append(output.pixel_thresholds)
         class_labels += output.class_labels or []
     return Evaluation(
@@ -214,6 +217,7 @@ def score_samples(
         image_scores=np.concatenate(scores),
         p_values=np.concatenate(p_values),
         verdicts=np.concatenate(verdicts),
+        false_alarm_rates=np.concatenate(rates),
         pixel_thresholds=np.concatenate(pixel_thresholds),
         class_labels=class_labels or None,
     )
@@ -230,8 +234,14 @@ def images_per_second(
     return count / (time.perf_counter() - started)
 
 
-def summarize(pipe: DiffADPipeline, evaluation: Evaluation, false_alarm_rate: float, class_label: str | None = None) -> dict:
-    """All metrics of the stored recipe, of the paper's score and of every term, with cost and operating point."""
+def summarize(
+    pipe: DiffADPipeline, evaluation: Evaluation, false_alarm_rate: float | None = None, class_label: str | None = None
+) -> dict:
+    """All metrics of the stored recipe, of the paper's score and of every term, with cost and operating point.
+
+    Rate and held-out normals are those of the category that most images were scored as.
+    """
+    scored_as = main_class(pipe, evaluation)
     recipe = pipe.calibration.config
     good, defective = evaluation.verdicts[~evaluation.labels], evaluation.verdicts[evaluation.labels]
     scores = {"ensemble": _metrics(evaluation.maps, evaluation.image_scores, evaluation)}
@@ -242,8 +252,8 @@ def summarize(pipe: DiffADPipeline, evaluation: Evaluation, false_alarm_rate: fl
         "map_size": "x".join(map(str, evaluation.maps.shape[1:])),
         "images": {"good": len(good), "defective": len(defective)},
         "operating_point": {
-            "requested_false_alarm_rate": false_alarm_rate,
-            "held_out_normals": pipe.calibration.normals_per_class[main_class(pipe, evaluation)],
+            "requested_false_alarm_rate": pipe.calibration.supported_rate(false_alarm_rate, scored_as),
+            "held_out_normals": pipe.calibration.normals_per_class[scored_as],
             "realised_false_alarm_rate": float(good.mean()),
             "detection_rate": float(defective.mean()),
         },
@@ -353,7 +363,8 @@ def build_report(pipe: DiffADPipeline, evaluation: Evaluation, results: dict) ->
         repaired = None
         if evaluation.verdicts[index] and pipe.can_reconstruct:
             label = None if class_labels is None else class_labels[index]
-            repaired = pipe.reconstruct(image, class_labels=label, false_alarm_rate=false_alarm_rate).images[0]
+            rate = float(evaluation.false_alarm_rates[index])
+            repaired = pipe.reconstruct(image, class_labels=label, false_alarm_rate=rate).images[0]
         truth = None if evaluation.masks is None else evaluation.masks[index]
         return draw_pictures(image, evaluation.maps[index], evaluation.pixel_thresholds[index], truth, repaired)
 

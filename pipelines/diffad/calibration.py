@@ -246,36 +246,37 @@ class Calibration(Float32ModelMixin, ConfigMixin):
             p_values[labels == label] = (1 + at_least) / (len(normal) + 1)
         return p_values
 
-    def supported_rate(self, false_alarm_rate: float | None = None, class_labels: Sequence[int] | None = None) -> float:
-        """The false-alarm rate that thresholds are set for: a requested one, or for None 5 %.
+    def supported_rate(self, false_alarm_rate: float | None = None, class_label: int = 0) -> float:
+        """The false-alarm rate that a category's thresholds are set for: a requested one, or for None 5 %.
 
         With too few normal images for 5 %, None is the smallest rate that they support, 1 / (n + 1), and a warning says so. Of
-        several categories, each with its own n, that is the smallest rate that all of them support, so that no verdict depends
-        on which of them are scored together.
-
-        Args:
-            false_alarm_rate: the requested rate.
-            class_labels: the categories that have to support a requested rate; None is all.
+        several categories each has its own n, so that a small one coarsens no other.
 
         Raises:
             ValueError: if there are no normal images, or too few for the requested rate, or it does not lie in (0, 1).
         """
-        counts = self.normals_per_class
+        n = self.normals_per_class[class_label]
         if false_alarm_rate is not None:
-            check_supported(min(counts if class_labels is None else (counts[i] for i in class_labels)), false_alarm_rate)
+            check_supported(n, false_alarm_rate)
             return false_alarm_rate
-        n = min(counts)
         false_alarm_rate = max(DEFAULT_FALSE_ALARM_RATE, 1 / (n + 1))
         check_supported(n, false_alarm_rate)
         if false_alarm_rate > DEFAULT_FALSE_ALARM_RATE:
-            of_category = " of one category" if len(counts) > 1 else ""
+            of_class = f" of class {class_label}" if len(self.normals_per_class) > 1 else ""
             warnings.warn(
-                f"{n} normal images{of_category} behind the thresholds guarantee a false-alarm rate of {false_alarm_rate:.3g} "
+                f"{n} normal images{of_class} behind the thresholds guarantee a false-alarm rate of {false_alarm_rate:.3g} "
                 f"at best: that is used in place of {DEFAULT_FALSE_ALARM_RATE}, which needs "
                 f"{normals_needed(DEFAULT_FALSE_ALARM_RATE)} (see pipe.calibrate)",
                 stacklevel=2,
             )
         return false_alarm_rate
+
+    def supported_rates(
+        self, false_alarm_rate: float | None = None, class_labels: Sequence[int] | None = None
+    ) -> dict[int, float]:
+        """[`~Calibration.supported_rate`] of each of the categories; None is all, because any may be recognised."""
+        labels = range(len(self.normals_per_class)) if class_labels is None else dict.fromkeys(class_labels)
+        return {label: self.supported_rate(false_alarm_rate, label) for label in labels}
 
     def image_threshold(self, false_alarm_rate: float, class_label: int = 0) -> float:
         """Scores above it are called defective; a normal part exceeds it with at most the given probability."""

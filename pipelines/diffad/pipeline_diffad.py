@@ -123,8 +123,8 @@ class DiffADPipeline(DiffusionPipeline):
             batch_size: images or tiles per forward pass; memory grows with it, scores do not depend on it.
             class_labels: for a model trained on several categories, the name or index of each image's category, or one for
                 all images. Without it categories are recognised, at the cost of one more pass of the feature extractor.
-            false_alarm_rate: share of normal parts that may be called defective; sets the thresholds. None is 5 %, or the
-                smallest rate that the calibration supports (for all categories), 1 / (n + 1), where that is larger.
+            false_alarm_rate: share of normal parts that may be called defective; sets the thresholds. None is 5 %, or, where
+                that is larger, the smallest rate that the calibration supports for the image's category, 1 / (n + 1).
             map_size: `(height, width)` of all returned maps; None returns each at its image's own size.
             return_partial_maps: also return the map of every score term at every timestep.
             return_dict: whether to return a [`DiffADOutput`] instead of a tuple of its fields.
@@ -136,8 +136,8 @@ class DiffADPipeline(DiffusionPipeline):
         """
         images = as_image_list(images)
         self.check_inputs(images, batch_size)
-        class_labels, false_alarm_rate = self._classes_and_rate(images, class_labels, false_alarm_rate, batch_size)
-        image_thresholds, pixel_thresholds = self._thresholds(false_alarm_rate, class_labels, len(images))
+        class_labels, rates = self._classes_and_rates(images, class_labels, false_alarm_rate, batch_size)
+        image_thresholds, pixel_thresholds = self._thresholds(rates, class_labels)
         terms = TERMS if return_partial_maps else tuple(self.calibration.config.weights)
 
         scores, maps, partial_maps = [], [], []
@@ -167,7 +167,7 @@ class DiffADPipeline(DiffusionPipeline):
                 (m > threshold) & self.calibration.inside(m.shape).cpu().numpy()
                 for m, threshold in zip(maps, pixel_thresholds, strict=True)
             ],
-            false_alarm_rate=false_alarm_rate,
+            false_alarm_rates=rates,
             image_thresholds=image_thresholds,
             pixel_thresholds=pixel_thresholds,
             partial_maps=partial_maps if return_partial_maps else None,
@@ -213,8 +213,8 @@ class DiffADPipeline(DiffusionPipeline):
         images = as_image_list(images)
         self.check_inputs(images, batch_size)
         recipe = _resolve_recipe(preset, settings)
-        class_labels, false_alarm_rate = self._classes_and_rate(images, class_labels, false_alarm_rate, batch_size)
-        thresholds = torch.from_numpy(self._thresholds(false_alarm_rate, class_labels, len(images))).float()
+        class_labels, rates = self._classes_and_rates(images, class_labels, false_alarm_rate, batch_size)
+        thresholds = torch.from_numpy(self._thresholds(rates, class_labels)).float()
         thresholds = thresholds.to(self._execution_device)
         output = ReconstructionOutput(images=[], difference_maps=[], intermediates=[], traces=[] if return_traces else None)
         with self.progress_bar(total=len(images)) as progress:
@@ -383,15 +383,18 @@ class DiffADPipeline(DiffusionPipeline):
         if not self.calibration.is_fitted:
             raise ValueError("the pipeline is not calibrated: call pipe.calibrate(normal_images) first")
 
-    def _classes_and_rate(
+    def _classes_and_rates(
         self, images: list, class_labels: ClassLabels | None, false_alarm_rate: float | None, batch_size: int
-    ) -> tuple[list[int] | None, float]:
-        """Category indices and the false-alarm rate that is used; what can't be used is refused before anything is measured."""
+    ) -> tuple[list[int] | None, np.ndarray]:
+        """Category indices and `(N,)` false-alarm rates; what can't be used is refused before anything is measured."""
         indices = self.class_indices(class_labels, len(images))
-        false_alarm_rate = self.calibration.supported_rate(false_alarm_rate, indices)
         if indices is None and self.discriminant is not None:
+            if false_alarm_rate is not None:
+                self.calibration.supported_rates(false_alarm_rate)
             indices = self._recognize(images, batch_size)
-        return indices, false_alarm_rate
+        labels = _class_or_0(indices, len(images))
+        rates = self.calibration.supported_rates(false_alarm_rate, labels)
+        return indices, np.array([rates[label] for label in labels])
 
     def class_indices(self, class_labels: ClassLabels | None, count: int) -> list[int] | None:
         """The category index of each of `count` images from what the caller gave; None if that is None.
@@ -426,17 +429,13 @@ class DiffADPipeline(DiffusionPipeline):
             indices += scores.view(count, -1, scores.shape[1]).mean(dim=1).argmax(dim=1).tolist()
         return indices
 
-    def _thresholds(self, false_alarm_rate: float, class_labels: list[int] | None, count: int) -> np.ndarray:
-        """`(2, count)`: the image and the pixel threshold for each image, those of its category."""
-        labels = [0] * count if class_labels is None else class_labels
+    def _thresholds(self, rates: np.ndarray, class_labels: list[int] | None) -> np.ndarray:
+        """`(2, N)`: the image and the pixel threshold for each image, those of its category at its rate."""
+        labelled = list(zip(rates.tolist(), _class_or_0(class_labels, len(rates)), strict=True))
         of_class = {
-            label: (
-                self.calibration.image_threshold(false_alarm_rate, label),
-                self.calibration.pixel_threshold(false_alarm_rate, label),
-            )
-            for label in set(labels)
+            key: (self.calibration.image_threshold(*key), self.calibration.pixel_threshold(*key)) for key in set(labelled)
         }
-        return np.array([of_class[label] for label in labels]).T
+        return np.array([of_class[key] for key in labelled]).T
 
     def _batches(
         self, images: list[ImageInput], class_labels: list[int] | None, batch_size: int
@@ -587,6 +586,10 @@ def _resolve_recipe(preset: str | Recipe, settings: dict) -> Recipe:
         names = ", ".join(field.name for field in dataclasses.fields(preset))
         raise ValueError(f"{type(preset).__name__} has no setting {', '.join(sorted(unknown))}; it has {names}")
     return dataclasses.replace(preset, **settings)
+
+
+def _class_or_0(class_labels: list[int] | None, count: int) -> list[int]:
+    return [0] * count if class_labels is None else class_labels
 
 
 def _numpy_map(score_map: torch.Tensor, size: tuple[int, int]) -> np.ndarray:

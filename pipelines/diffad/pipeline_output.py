@@ -17,8 +17,8 @@ class DiffADOutput(BaseOutput):
         labels: `(N,)` bool, True where the image is called defective.
         anomaly_maps: N arrays `(height, width)` float32 at each image's own size, unbounded.
         masks: N bool arrays of the same sizes, True on pixels called defective.
-        false_alarm_rate: share of normal parts that `labels`, and with the same guarantee `masks`, may call defective: the
-            requested rate, or the one that was chosen.
+        false_alarm_rates: `(N,)`, share of normal parts of each image's category that `labels`, and with the same guarantee
+            `masks`, may call defective: the requested rate, or the one that was chosen.
         image_thresholds, pixel_thresholds: `(N,)` float, above them image score and pixels of each image are called defective:
             those of its category.
         partial_maps: per image the standardised map of each score term at each timestep (`kl@20`, ..., `mahalanobis`), if
@@ -31,7 +31,7 @@ class DiffADOutput(BaseOutput):
     labels: np.ndarray
     anomaly_maps: list[np.ndarray]
     masks: list[np.ndarray]
-    false_alarm_rate: float
+    false_alarm_rates: np.ndarray
     image_thresholds: np.ndarray
     pixel_thresholds: np.ndarray
     partial_maps: list[dict[str, np.ndarray]] | None = None

@@ -100,8 +100,7 @@ def predict_folder(
     """
     check_table_path(output)
     class_labels = pipe.class_indices(settings.class_label, 1)
-    rate = pipe.calibration.supported_rate(settings.false_alarm_rate, class_labels)
-    settings = dataclasses.replace(settings, false_alarm_rate=rate)
+    pipe.calibration.supported_rates(settings.false_alarm_rate, class_labels)
     pipe.set_progress_bar_config(disable=True)
     names = image_names(folder, settings.picture_folders)
     run = {
@@ -160,9 +159,8 @@ def rows_of(names: Sequence[str], output: DiffADOutput) -> list[dict]:
     """One row per image, with the columns of [`diffad.prediction_table.SCHEMA`] that have a value."""
     rows = []
     categories = output.class_labels or [None] * len(names)
-    for name, score, p_value, label, mask, category in zip(
-        names, output.image_scores, output.p_values, output.labels, output.masks, categories, strict=True
-    ):
+    verdicts = zip(output.image_scores, output.p_values, output.labels, output.masks, output.false_alarm_rates, strict=True)
+    for name, category, (score, p_value, label, mask, rate) in zip(names, categories, verdicts, strict=True):
         boxes = bounding_boxes(mask)
         rows.append(
             {
@@ -175,6 +173,7 @@ def rows_of(names: Sequence[str], output: DiffADOutput) -> list[dict]:
                 "defects": len(boxes),
                 "boxes": boxes,
                 "category": category,
+                "false_alarm_rate": float(rate),
             }
         )
     return rows

@@ -22,6 +22,7 @@ SCHEMA = pa.schema(
         pa.field("defects", pa.int32()),  # connected regions
         pa.field("boxes", pa.list_(pa.list_(pa.int32()))),  # left, top, right, bottom of each, the largest region first
         pa.field("category", pa.string()),  # given or recognised, of a model of several; else empty
+        pa.field("false_alarm_rate", pa.float64()),  # that the label is for: requested, or the category's default
         pa.field("error", pa.string()),
     ]
 )

@@ -41,18 +41,13 @@ def calibrate(
         check_supported(normals_behind_thresholds(len(images)), false_alarm_rate)
     pipe = load_model(model)
     calibration = pipe.calibrate(images, batch_size)
-    false_alarm_rate = calibration.supported_rate(false_alarm_rate)
+    rates = calibration.supported_rates(false_alarm_rate)
     if output is None:
         save_calibration(pipe, Path(model))
     else:
         pipe.save_pretrained(output)
     typer.echo(f"{output or model}: calibrated on {len(images)} good images")
-    for label, name in enumerate(pipe.class_names or [""]):
-        image, pixel = (
-            calibration.image_threshold(false_alarm_rate, label),
-            calibration.pixel_threshold(false_alarm_rate, label),
-        )
-        of_category = f"{name}: " * bool(name)
-        typer.echo(
-            f"{of_category}thresholds at a false-alarm rate of {false_alarm_rate:.1%}: {image:.4g} (image), {pixel:.4g} (pixel)"
-        )
+    for label, rate in rates.items():
+        image, pixel = calibration.image_threshold(rate, label), calibration.pixel_threshold(rate, label)
+        of_category = f"{pipe.class_names[label]}: " if pipe.class_names else ""
+        typer.echo(f"{of_category}thresholds at a false-alarm rate of {rate:.1%}: {image:.4g} (image), {pixel:.4g} (pixel)")

@@ -39,7 +39,7 @@ def report_from_predictions(
         raise ValueError(f"{folder}: images of {', '.join(sorted(map(str, categories)))}; report on each category apart")
     class_label = categories.pop()
     index = 0 if pipe.class_names is None else pipe.class_indices(class_label, 1)[0]
-    false_alarm_rate = pipe.calibration.supported_rate(false_alarm_rate, [index])
+    false_alarm_rate = pipe.calibration.supported_rate(false_alarm_rate, index)
     pipe.set_progress_bar_config(disable=True)
     report_rows = [
         ReportRow(
