@@ -181,6 +181,12 @@ def test_prediction_run_has_no_metrics_and_is_ranked(tmp_path):
     assert "held-out normals" in html
 
 
+def test_a_model_that_can_not_repair_is_not_said_to_have_called_good(tmp_path):
+    rows = [ReportRow("a.png", 9.0, 0.01, True, lambda: Pictures(picture(), picture(), picture()))]
+    html = written(report_of(rows), tmp_path)
+    assert "not repaired:<br>this model can&#39;t" in html and "not repaired:<br>called good" not in html
+
+
 def test_a_rate_that_can_not_be_promised_is_refused(tmp_path):
     report = report_of(rows_of([1, 9], [None, None], 5.0), normal_scores=np.array([1.0, 2.0, 3.0, 5.0]))
     with pytest.raises(ValueError, match="a false_alarm_rate of 0.05 needs 19 normal images"):
@@ -277,6 +283,7 @@ def test_predictions_are_read_again_for_the_gallery_only(tmp_path):
     rows[3]["path"] = str(folder / "3.png")
     rows.append({"path": "gone.png", "score": -100.0, "p_value": 1.0, "label": "good"})
     report = report_from_predictions(pipe, rows, folder)
+    assert report.facts == {"Images": f"5 in {folder}", "Unreadable": "1 more"}
     assert report.title == "Inspection of line 3" and report.image_threshold == pipe.calibration.image_threshold(0.05)
     html = written(report, tmp_path, max_gallery_rows=4)
     assert Page(html).outcomes == ["called_defective"] + 3 * ["called_good"]

@@ -55,9 +55,6 @@ def predict(
             f"{model}: a model of several categories, whose scores do not compare; name the one to report on with --class-label"
         )
     summary = predict_folder(pipe, folder, output, settings, batch_size)
-    if report is not None:
-        write_report(report_from_predictions(pipe, read_rows(output), folder, false_alarm_rate), report)
-        typer.echo(f"wrote {report}")
     done = "was complete already, nothing was scored" if summary.was_complete else "written"
     typer.echo(f"{output} {done}: {summary.images} images, {summary.defective} of them called defective")
     if summary.unreadable:
@@ -66,4 +63,8 @@ def predict(
             typer.echo(f"  {message}", err=True)
         if summary.unreadable > len(summary.first_errors):
             typer.echo(f"  ... the others are in the column `error` of {output}", err=True)
-        raise typer.Exit(1 if strict else 0)
+    if report is not None:
+        write_report(report_from_predictions(pipe, read_rows(output), folder, false_alarm_rate), report)
+        typer.echo(f"wrote {report}")
+    if summary.unreadable and strict:
+        raise typer.Exit(1)

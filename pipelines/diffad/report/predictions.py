@@ -22,7 +22,7 @@ def report_from_predictions(
     Args:
         pipe: the pipeline that scored them. Its progress bar is turned off.
         rows: one for every scored image: `path` (absolute or relative to `folder`), `score`, `p_value` and `label` (`defective`
-            or `good`), as in a table of predictions; rows with an `error` are passed over. For a model of several categories
+            or `good`), as in a table of predictions; rows with an `error` are only counted. For a model of several categories
             also the `category`, one for all rows.
         folder: of the images.
         false_alarm_rate: that they were scored with; None is the default of scoring.
@@ -31,10 +31,12 @@ def report_from_predictions(
     Raises:
         ValueError: if there are no rows, or they are of several categories, whose scores do not compare.
     """
-    folder, rows = Path(folder), [row for row in rows if not row.get("error")]
-    if not rows:
+    folder, rows = Path(folder), list(rows)
+    scored = [row for row in rows if not row.get("error")]
+    unreadable = {"Unreadable": f"{len(rows) - len(scored):,} more"} if len(scored) < len(rows) else {}
+    if not scored:
         raise ValueError(f"{folder}: no scored images to report on")
-    categories = {row.get("category") or None for row in rows}
+    categories = {row.get("category") or None for row in scored}
     if len(categories) > 1:
         raise ValueError(f"{folder}: images of {', '.join(sorted(map(str, categories)))}; report on each category apart")
     class_label = categories.pop()
@@ -49,11 +51,11 @@ def report_from_predictions(
             label=row["label"] == "defective",
             pictures=partial(_pictures, pipe, folder / row["path"], row["label"] == "defective", class_label, false_alarm_rate),
         )
-        for row in rows
+        for row in scored
     ]
     return Report(
         title=f"Inspection of {folder.resolve().name}",
-        facts={"Images": f"{len(report_rows):,} in {folder}", **(facts or {})},
+        facts={"Images": f"{len(report_rows):,} in {folder}", **unreadable, **(facts or {})},
         rows=report_rows,
         false_alarm_rate=false_alarm_rate,
         image_threshold=pipe.calibration.image_threshold(false_alarm_rate, index),
