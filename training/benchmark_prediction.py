@@ -206,15 +206,22 @@ def summarize(levels: list[Level]) -> dict:
         "seconds": levels[-1].seconds,
         "rows_per_second": {name: _rate(part, "seconds") for name, part in tenths.items()},
         "rows_per_cpu_second": {name: _rate(part, "cpu_seconds") for name, part in tenths.items()},
-        "resident_mib": {name: float(np.median([level.resident for level in part])) for name, part in tenths.items()},
+        "resident_mib": {name: _resident(part) for name, part in tenths.items()},
         "peak_resident_mib": max(level.resident for level in levels),
     }
 
 
-def _rate(levels: list[Level], clock: str) -> float:
-    """Rows per unit of a clock, from the first to the last level."""
+def _rate(levels: list[Level], clock: str) -> float | None:
+    """Rows per unit of a clock, from the first to the last level; None if they were over too soon to be seen twice."""
+    if len(levels) < 2 or getattr(levels[-1], clock) == getattr(levels[0], clock):
+        return None
     first, last = levels[0], levels[-1]
     return (last.rows - first.rows) / (getattr(last, clock) - getattr(first, clock))
+
+
+def _resident(levels: list[Level]) -> float | None:
+    """Median resident memory in MiB; None if they were over too soon to be seen."""
+    return float(np.median([level.resident for level in levels])) if levels else None
 
 
 if __name__ == "__main__":
