@@ -302,7 +302,7 @@ def test_file_names_that_are_not_text_reach_the_table(tmp_path):
 
     class Output:
         image_scores, p_values, labels, masks = [1.0], [0.5], [True], [np.ones((2, 2), dtype=bool)]
-        class_labels = None
+        class_labels, false_alarm_rates = None, [0.5]
 
     run_prediction([name], lambda _: Image.new("RGB", (8, 8)), lambda n, _: rows_of(n, Output), tmp_path / "out.parquet", {}, 1)
     assert pq.read_table(tmp_path / "out.parquet")["path"].to_pylist() == ["\N{REPLACEMENT CHARACTER}.png"]
