@@ -163,8 +163,6 @@ def test_tiles_that_the_model_does_not_fit_are_refused(normals, pipe):
         tiny_pipeline().calibrate(normals, short_side=64)
     with pytest.raises(ValueError, match="tile_overlap"):
         Calibration(tile_overlap=1.0)
-    with pytest.raises(ValueError, match="tiles"):
-        pipe.reconstruct(normals[0])
     with pytest.raises(ValueError, match="position_free"):
         TrainingConfig(short_side=512)
     with pytest.raises(ValueError, match="at least the resolution 256"):
@@ -302,13 +300,3 @@ def test_cache_holds_the_tiles_of_every_image(tmp_path):
         expected = np.asarray(samples[0].read())[y : y + SIZE, x : x + SIZE].transpose(2, 0, 1)
         np.testing.assert_array_equal(cached[entry]["images"], expected)
     assert cached.features.shape[0] == 21
-
-
-def test_models_of_tiles_say_that_they_can_not_repair():
-    pipe = tiny_pipeline()
-    pipe.calibrate(smooth_images(21, seed=4))
-    assert pipe.can_reconstruct
-    pipe.calibration.register_to_config(short_side=64)
-    assert not pipe.can_reconstruct
-    with pytest.raises(ValueError, match="tiles can't reconstruct"):
-        pipe.reconstruct(smooth_images(1, seed=1))

@@ -90,17 +90,25 @@ def tiny_pipeline(class_names: tuple[str, ...] | None = None, **recipe) -> DiffA
     return pipe
 
 
-def tiled_pipeline(**recipe) -> DiffADPipeline:
+def tiled_pipeline(class_names: tuple[str, ...] | None = None, **recipe) -> DiffADPipeline:
     """One Gaussian for all positions: fit to be calibrated with a `short_side` that is scored in tiles."""
-    pipe = tiny_pipeline(smoothing_sigma=1.0, **recipe)
-    extractor, channels = pipe.feature_extractor, pipe.feature_extractor.config.channels
-    pixels = np.stack([np.asarray(image).transpose(2, 0, 1) for image in smooth_images(8, seed=3)])
-    for name, features in (("gaussian", extractor), ("residual_gaussian", pipe.feature_residuals)):
-        gaussian = PadimGaussian(channels, grid=None)
-        moments = gaussian.new_moments()
+    pipe = tiny_pipeline(class_names, smoothing_sigma=1.0, **recipe)
+    classes = range(len(class_names or ("one",)))
+    channels = pipe.feature_extractor.config.channels
+    gaussians = {
+        name: PadimGaussian(channels, grid=None, num_classes=len(classes)) for name in ("gaussian", "residual_gaussian")
+    }
+    for label in classes:
+        pixels = np.stack([np.asarray(image).transpose(2, 0, 1) for image in class_images(8, 3, label)])
+        images = torch.from_numpy(pixels).float() / 127.5 - 1
+        labels = None if class_names is None else torch.full((8,), label)
         with torch.no_grad():
-            gaussian.accumulate(moments, features(torch.from_numpy(pixels).float() / 127.5 - 1))
-        pipe.register_modules(**{name: gaussian.fit(moments)})
+            values = {"gaussian": pipe.feature_extractor(images), "residual_gaussian": pipe.feature_residuals(images, labels)}
+        for name, gaussian in gaussians.items():
+            moments = gaussian.new_moments()
+            gaussian.accumulate(moments, values[name])
+            gaussian.fit(moments, label)
+    pipe.register_modules(**gaussians)
     return pipe
 
 

@@ -361,7 +361,7 @@ def build_report(pipe: DiffADPipeline, evaluation: Evaluation, results: dict) ->
     def pictures(index: int) -> Pictures:
         image = evaluation.samples[index].read()
         repaired = None
-        if evaluation.verdicts[index] and pipe.can_reconstruct:
+        if evaluation.verdicts[index]:
             label = None if class_labels is None else class_labels[index]
             rate = float(evaluation.false_alarm_rates[index])
             repaired = pipe.reconstruct(image, class_labels=label, false_alarm_rate=rate).images[0]

@@ -24,7 +24,7 @@ from .image_processor import ImageInput, as_image_list, blend_change, load_regio
 from .model_index import PACKAGE, with_installed_classes
 from .noise import timestep_noise
 from .pipeline_output import DiffADOutput, ReconstructionOutput
-from .reconstruction import PRESETS, Models, Recipe
+from .reconstruction import PRESETS, Models, Recipe, Repair
 from .tiling import add_tiles, blend_weights, cut, tile_corners, working_size
 from .unet_joint import JointUNet2DModel, JointUNet2DOutput
 
@@ -99,11 +99,6 @@ class DiffADPipeline(DiffusionPipeline):
         """`(height, width)` at which images, or tiles of them, are scored."""
         size = self.unet.config.sample_size
         return (size, size) if isinstance(size, int) else tuple(size)
-
-    @property
-    def can_reconstruct(self) -> bool:
-        """Whether images can be repaired: not where they are scored in tiles."""
-        return self.calibration.config.short_side is None
 
     @torch.no_grad()
     def __call__(
@@ -191,10 +186,14 @@ class DiffADPipeline(DiffusionPipeline):
     ) -> ReconstructionOutput:
         """Shows what defective parts should have looked like.
 
+        A model that scores images in tiles repairs the marked regions of its stitched maps, at the size at which it scores
+        images and in windows of a tile's size: with more steps where a region is larger than such a window.
+
         Args:
             images: as for scoring.
             preset: `default` (ours: repairs the marked region only), `paper` (Algorithm 1), `gradient_descent` (Eq. 13),
-                `partial_diffusion`, or a recipe of [`diffad.reconstruction`].
+                `partial_diffusion`, or a recipe of [`diffad.reconstruction`]. The paper's change whole images at the model's
+                resolution, which a model that scores images in tiles does not have: it takes `default` only.
             batch_size, class_labels, false_alarm_rate: as for scoring; the rate decides what the default preset repairs.
             seed: of all noise; one image's noise does not depend on the others.
             intermediate_steps: steps (from 1) after which the images are kept, or "all".
@@ -206,13 +205,16 @@ class DiffADPipeline(DiffusionPipeline):
         Raises:
             ImageError: if an image can't be used.
             ValueError: if the pipeline is not calibrated, on too few images for the requested false-alarm rate, or a preset or
-                setting does not exist.
+                setting does not exist, or the preset is not one for a model that scores images in tiles.
         """
-        if not self.can_reconstruct:
-            raise ValueError("models that score images in tiles can't reconstruct them yet")
         images = as_image_list(images)
         self.check_inputs(images, batch_size)
         recipe = _resolve_recipe(preset, settings)
+        if self.calibration.config.short_side is not None and not isinstance(recipe, Repair):
+            raise ValueError(
+                f"{type(recipe).__name__} changes whole images at the model's resolution, but this model scores them in tiles: "
+                "repair with the default preset, which changes marked regions only"
+            )
         class_labels, rates = self._classes_and_rates(images, class_labels, false_alarm_rate, batch_size)
         thresholds = torch.from_numpy(self._thresholds(rates, class_labels)).float()
         thresholds = thresholds.to(self._execution_device)
@@ -220,13 +222,13 @@ class DiffADPipeline(DiffusionPipeline):
         with self.progress_bar(total=len(images)) as progress:
             for batch, labels, originals in self._batches(images, class_labels, batch_size):
                 done = len(output.images)
-                models = self._reconstruction_models(labels, *thresholds[:, done : done + len(batch)], seed)
+                models = self._reconstruction_models(labels, *thresholds[:, done : done + len(batch)], seed, batch_size)
                 recorder = _StepRecorder(
                     self,
                     callback_on_step_end,
                     intermediate_steps,
                     done,
-                    (lambda x, models=models: mahalanobis_loss(models.distance(x))) if return_traces else None,
+                    (lambda x, models=models: self._mahalanobis_loss(models, x)) if return_traces else None,
                 )
                 recorder.measure(batch)
                 result = recipe.run(batch, models, recorder)
@@ -235,7 +237,7 @@ class DiffADPipeline(DiffusionPipeline):
                     output.images.append(image)
                     change = np.abs(np.asarray(image, dtype=np.float32) - np.asarray(original, dtype=np.float32))
                     output.difference_maps.append(change.mean(axis=2) / 255)
-                    output.intermediates.append([to_pil(kept[i]) for kept in recorder.intermediates])
+                    output.intermediates.append([kept[i] for kept in recorder.intermediates])
                     if return_traces:
                         output.traces.append(np.array([loss[i] for loss in recorder.losses], dtype=np.float32))
                 progress.update(len(batch))
@@ -335,7 +337,7 @@ class DiffADPipeline(DiffusionPipeline):
         features = self.feature_extractor(images) if set(terms) & {"feature", "residual", "mahalanobis"} else None
         predictions = []
         for t, noisy, step, output in self._unet_passes(images, class_labels) if set(terms) - {"mahalanobis"} else ():
-            x0_predicted, v = self._clean_image_and_variance(noisy, output, step)
+            x0_predicted, v = self._clean_image_and_variance(noisy, output.sample, step)
             predictions.append(output.features.float())  # (B, D, h, w)
             if "kl" in terms:
                 yield f"kl@{t}", scoring.kl_map(images, x0_predicted, v, step)
@@ -368,10 +370,10 @@ class DiffADPipeline(DiffusionPipeline):
             yield t, noisy, step, self.unet(noisy.to(self.unet.dtype), t, class_labels)
 
     def _clean_image_and_variance(
-        self, noisy: torch.Tensor, output: JointUNet2DOutput, step: ChainStep
+        self, noisy: torch.Tensor, sample: torch.Tensor, step: ChainStep
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the UNet's output says of x_0, and its variance channels, `(B, 3, H, W)` each."""
-        prediction, v = output.sample.float().chunk(2, dim=1)
+        """What the UNet's `sample` says of x_0, and its variance channels, `(B, 3, H, W)` each."""
+        prediction, v = sample.float().chunk(2, dim=1)
         return predict_x0(noisy, prediction, step, self.scheduler.config.prediction_type), clamp_to_range(v)
 
     def check_inputs(self, images: list, batch_size: int) -> None:
@@ -479,10 +481,25 @@ class DiffADPipeline(DiffusionPipeline):
         if self.gaussian.config.grid is not None:
             raise ValueError("short_side needs one Gaussian for all positions, which tiles share: train with position_free")
 
+    def _mahalanobis_loss(self, models: Models, images: torch.Tensor) -> torch.Tensor:
+        """Eq. 12 of images `(B, 3, H, W)`, `(B,)`: of those that are scored in tiles, the mean over their tiles."""
+        corners = tile_corners(tuple(images.shape[-2:]), models.size, self.calibration.config.tile_overlap)
+        index = torch.arange(len(images), device=images.device).repeat_interleave(len(corners))
+        loss = mahalanobis_loss(models.select(index).distance(cut(images, corners, models.size)))
+        return loss.view(len(images), -1).mean(dim=1)
+
     def _reconstruction_models(
-        self, class_labels: torch.Tensor | None, image_threshold: torch.Tensor, pixel_threshold: torch.Tensor, seed: int
+        self,
+        class_labels: torch.Tensor | None,
+        image_threshold: torch.Tensor,
+        pixel_threshold: torch.Tensor,
+        seed: int,
+        batch_size: int,
     ) -> Models:
-        """The pipeline's parts as the functions that recipes of reconstruction work with."""
+        """The pipeline's parts as the functions that recipes of reconstruction work with.
+
+        Networks get at most `batch_size` images, or windows of them, at a time.
+        """
         terms = tuple(self.calibration.config.weights)
         full_chain = self.scheduler.config.num_train_timesteps
 
@@ -493,8 +510,17 @@ class DiffADPipeline(DiffusionPipeline):
         def noised(images: torch.Tensor, t: int) -> torch.Tensor:
             return add_noise(images, timestep_noise(images.shape[1:], t, seed).to(images), step_of(t, full_chain, images))
 
+        def in_parts(network: Callable, images: torch.Tensor) -> torch.Tensor:
+            parts = [slice(start, start + batch_size) for start in range(0, len(images), batch_size)]
+            labels = [None if class_labels is None else class_labels[part] for part in parts]
+            return torch.cat([network(images[part], of_part) for part, of_part in zip(parts, labels, strict=True)])
+
         def denoised(xt: torch.Tensor, t: int, step: ChainStep) -> tuple[torch.Tensor, torch.Tensor]:
-            return self._clean_image_and_variance(xt, self.unet(xt.to(self.unet.dtype), t, class_labels), step)
+            sample = in_parts(lambda part, labels: self.unet(part, t, labels).sample, xt.to(self.unet.dtype))
+            return self._clean_image_and_variance(xt, sample, step)
+
+        def distance(images: torch.Tensor) -> torch.Tensor:
+            return in_parts(lambda part, labels: self.gaussian(self.feature_extractor(part), labels), images)
 
         def reverse_step(xt: torch.Tensor, t: int, chain_length: int, draw: int | None) -> torch.Tensor:
             step = step_of(t, chain_length, xt)
@@ -511,16 +537,20 @@ class DiffADPipeline(DiffusionPipeline):
 
         def select(index: torch.Tensor) -> Models:
             labels = None if class_labels is None else class_labels[index]
-            return self._reconstruction_models(labels, image_threshold[index], pixel_threshold[index], seed)
+            return self._reconstruction_models(labels, image_threshold[index], pixel_threshold[index], seed, batch_size)
+
+        def anomaly_map(images: torch.Tensor) -> torch.Tensor:
+            return self.calibration.combine(self._standardized_maps(images, class_labels, terms, batch_size))
 
         return Models(
+            size=self.image_size,
             select=select,
-            distance=lambda images: self.gaussian(self.feature_extractor(images), class_labels),
+            distance=distance,
             add_noise=noised,
             predict_x0=lambda xt, t: denoised(xt, t, step_of(t, full_chain, xt))[0],
             reverse_step=reverse_step,
             chain=chain,
-            anomaly_map=lambda images: self.calibration.combine(self._standardized_maps(images, class_labels, terms)),
+            anomaly_map=anomaly_map,
             image_score=self.calibration.image_scores,
             image_threshold=image_threshold,
             pixel_threshold=pixel_threshold,
@@ -559,7 +589,7 @@ class _StepRecorder:
         self.loss = loss
         self.step = 0
         self.losses: list[np.ndarray] = []
-        self.intermediates: list[torch.Tensor] = []
+        self.intermediates: list[list[Image.Image]] = []  # of every step, for every image
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         self.step += 1
@@ -568,7 +598,7 @@ class _StepRecorder:
             images = (answer or {}).get("images", images)
         self.measure(images)
         if self.wanted == "all" or self.step in self.wanted:
-            self.intermediates.append(images.cpu())
+            self.intermediates.append([to_pil(image) for image in images])
         return images
 
     def measure(self, images: torch.Tensor) -> None:

@@ -45,7 +45,7 @@ class ReconstructionOutput(BaseOutput):
     Args:
         images: N RGB images of the inputs' sizes.
         difference_maps: N arrays `(height, width)` float32 in [0, 1], mean absolute change over channels.
-        intermediates: per image, the RGB images at the model's resolution after the steps asked for.
+        intermediates: per image, the RGB images after the steps asked for, at the size at which images are scored.
         traces: N arrays `(1 + steps,)`, the Mahalanobis loss (Eq. 12) of the input and after every step, if asked for.
     """
 

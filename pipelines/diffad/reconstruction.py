@@ -11,6 +11,7 @@ import torch
 from .gradient_denoising import Distance, gradient_step, loss_and_gradient, mahalanobis_loss, unit_direction
 from .grain import transfer_grain
 from .region import defect_region, fill_from_surroundings, soft_edge
+from .windows import Window, in_turns, repair_windows
 
 # Called with the images after every step; returns the images to go on with.
 Report = Callable[[torch.Tensor], torch.Tensor]
@@ -38,8 +39,11 @@ class Reconstruction:
 class Models:
     """What recipes may ask of the pipeline; every function takes a batch and treats its images independently.
 
+    All take images of the model's resolution; `anomaly_map`, of a model that scores images in tiles, larger ones, too.
+
     Args:
-        select: the same for some images of the batch, by their indices.
+        size: `(height, width)`, the model's resolution.
+        select: the same for some images of the batch, by their indices, of which one may occur several times.
         distance: images to squared Mahalanobis distances `(B, h, w)`, differentiable.
         add_noise: `(images, t)` to x_t, with the one noise image that seed and t determine.
         predict_x0: `(x_t, t)` to the clean images; one UNet pass.
@@ -51,6 +55,7 @@ class Models:
         image_threshold, pixel_threshold: `(B,)`, above them images and pixels are called defective.
     """
 
+    size: tuple[int, int]
     select: Callable[[torch.Tensor], "Models"]
     distance: Distance
     add_noise: Callable[[torch.Tensor, int], torch.Tensor]
@@ -150,13 +155,16 @@ class Repair:
     image's surroundings where that lowers Eq. 12. An image that scores as normal is returned as it is. One that still scores as
     defective gets another go with what is marked then added to the region; of all goes the one with the lowest score counts.
 
+    Images larger than the model's resolution are repaired at their size in the windows of [`diffad.windows`]: one around each
+    marked region, for large regions several, of which each sees what the earlier ones have made of their part.
+
     Args:
         timesteps: noise levels, descending.
         input_share: what of the input remains in the filled region: enough to show a structure that the region cut through, too
             little for a defect to survive the first noise level.
         region_level: pixels of a region exceed this share of the pixel threshold; it must reach above the threshold itself.
         peak_share: and this share of the region's own peak.
-        margin: pixels by which the region is widened, at the model's resolution.
+        margin: pixels by which the region is widened, at the resolution of the anomaly map.
         attempts: how often the region is found anew.
     """
 
@@ -194,21 +202,46 @@ class Repair:
             selected = models.select(active)
             found = defect_region(anomaly_map, selected.pixel_threshold, self.region_level, self.peak_share, self.margin)
             region = region.index_copy(0, active, torch.maximum(region[active], found))
-            repaired = self._repair(images, repaired, region, active, selected, report)
+            repaired = self._repair(images, repaired, region, active, models, report)
         return Reconstruction(best, soft_edge(best_region))
 
     def _repair(self, images, repaired, region, active, models: Models, report: Report) -> torch.Tensor:
         """`repaired` with the active images repaired anew from `images`."""
-        inputs, opacity = images[active], soft_edge(region[active])
-        filled = torch.lerp(fill_from_surroundings(inputs, region[active]), inputs, self.input_share)
-        repaired = repaired.index_copy(0, active, filled)
+        repaired, left_over = repaired.index_copy(0, active, images[active]), region.clone()
+        marked = region[:, 0].bool().cpu().numpy()
+        windows = [window for i in active.tolist() for window in repair_windows(marked[i], models.size, i)]
+        for turn in in_turns(windows):
+            repaired = self._repair_windows(repaired, left_over, turn, models, report)
+            for window in turn:
+                left_over[window.place] *= torch.from_numpy(~window.own).to(left_over)
+        return repaired
+
+    def _repair_windows(self, images, unsound, windows: list[Window], models: Models, report: Report) -> torch.Tensor:
+        """`images` with the windows' own pixels repaired; fill and grain shun all that are `unsound` `(B, 1, H, W)`."""
+        inputs, unsound = _cut(images, windows), _cut(unsound, windows)  # (windows, C, *size)
+        own = torch.stack([torch.from_numpy(window.own)[None] for window in windows]).to(inputs)
+        models = models.select(torch.tensor([window.image for window in windows], device=inputs.device))
+        opacity = soft_edge(own)
+        filled = torch.lerp(fill_from_surroundings(inputs, unsound), inputs, self.input_share)
+        repaired = torch.where(own > 0, filled, inputs)
         for t in self.timesteps:
-            denoised = models.predict_x0(models.add_noise(repaired[active], t), t)
-            repaired = report(repaired.index_copy(0, active, torch.lerp(inputs, denoised, opacity)))
-        smooth = repaired[active]
-        grained = smooth + opacity * transfer_grain(inputs, denoised, opacity)
-        gain = mahalanobis_loss(models.distance(smooth)) - mahalanobis_loss(models.distance(grained))  # (B,)
-        return report(repaired.index_copy(0, active, torch.where(gain.view(-1, 1, 1, 1) > 0, grained, smooth)))
+            denoised = models.predict_x0(models.add_noise(repaired, t), t)
+            images = report(_put(images, torch.lerp(inputs, denoised, opacity), windows))
+            repaired = _cut(images, windows)
+        grained = repaired + opacity * transfer_grain(inputs, denoised, torch.maximum(opacity, unsound))
+        gain = mahalanobis_loss(models.distance(repaired)) - mahalanobis_loss(models.distance(grained))  # (windows,)
+        return report(_put(images, torch.where(gain.view(-1, 1, 1, 1) > 0, grained, repaired), windows))
+
+
+def _cut(images: torch.Tensor, windows: list[Window]) -> torch.Tensor:
+    return torch.stack([images[window.place] for window in windows])
+
+
+def _put(images: torch.Tensor, parts: torch.Tensor, windows: list[Window]) -> torch.Tensor:
+    images = images.clone()
+    for window, part in zip(windows, parts, strict=True):
+        images[window.place] = part
+    return images
 
 
 Recipe = Repair | GradientDenoising | GradientDescent | PartialDiffusion

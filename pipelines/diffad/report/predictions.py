@@ -70,5 +70,5 @@ def _pictures(
     image = read_image(path)
     settings = {"class_labels": class_label, "false_alarm_rate": false_alarm_rate}
     output = pipe(image, **settings)
-    repaired = pipe.reconstruct(image, **settings).images[0] if called_defective and pipe.can_reconstruct else None
+    repaired = pipe.reconstruct(image, **settings).images[0] if called_defective else None
     return draw_pictures(image, output.anomaly_maps[0], output.pixel_thresholds[0], repaired=repaired)
