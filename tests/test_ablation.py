@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from diffad_training import ablation
+from diffad_training.records import latest_results
 from PIL import Image
 from tiny_pipeline import save_test_images, smooth_images, tiny_pipeline
 
@@ -45,7 +46,7 @@ def test_table_and_plot_of_a_model(tmp_path, monkeypatch):
     for name, path in (("RESULTS", "ablation.jsonl"), ("README", "README.md"), ("PLOT", "alpha.png")):
         monkeypatch.setattr(ablation, name, tmp_path / path)
     ablation.main(["--models", str(model), "--data_root", str(tmp_path / "data")])
-    [result] = ablation.latest_results(tmp_path / "ablation.jsonl")
+    [result] = latest_results(tmp_path / "ablation.jsonl", ablation.IDENTITY)
     assert result["category"] == "nut" and result["seed"] == 3
     assert all(0 <= value <= 1 for row in result["rows"].values() for value in row.values())
     text = readme.read_text()

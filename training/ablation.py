@@ -8,7 +8,6 @@ training/results/ablation.jsonl, renders the table between README.md's markers f
 
 import argparse
 import json
-import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +15,12 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-from diffad import DiffADPipeline, detection_metrics, localization_metrics
+from diffad import DiffADPipeline
 from diffad.data import evaluation_samples
 from diffad.scoring import image_score, standardize_per_image
 from diffad_training import evaluate
+from diffad_training.evaluate import PAPER_ALPHA
+from diffad_training.records import append_result, fill_tables, latest_results
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "training" / "results" / "ablation.jsonl"
@@ -27,7 +28,7 @@ README = ROOT / "README.md"
 PLOT = ROOT / "model_cards" / "alpha.png"
 METRICS = {"image_auroc": "image AUROC", "pixel_ap": "pixel AP", "aupro_30": "AUPRO"}
 ALPHAS = tuple(round(0.1 * i, 1) for i in range(11))
-PAPER_ALPHA = 0.5
+IDENTITY = ("category", "seed")  # of which the newest results are shown
 PIXEL_TERMS = {"kl": "KL", "rgb": "RGB error"}
 
 Rows = Iterator[tuple[str, np.ndarray]]
@@ -49,12 +50,13 @@ def main(arguments: list[str] | None = None) -> None:
             evaluation = evaluate.score_samples(pipe, samples, masks, evaluate.PROTOCOL_MAP_SIZE, Path(scratch))
             maps = {name: evaluation.partials[:, i] for i, name in enumerate(evaluation.partial_names)}
             spread = dict(zip(pipe.calibration.partial_names, pipe.calibration.partial_std.tolist()))
-            rows = {name: measure(combined, evaluation) for name, combined in score_rows(maps, spread)}
-        RESULTS.parent.mkdir(exist_ok=True)
-        with RESULTS.open("a") as file:
-            file.write(json.dumps({"category": category, "seed": settings["seed"], "rows": rows}) + "\n")
-    results = latest_results(RESULTS)
-    update_table(README, results)
+            rows = {}
+            for name, combined in score_rows(maps, spread):
+                metrics = evaluate.measure(combined, image_score(torch.from_numpy(combined)).numpy(), evaluation)
+                rows[name] = {metric: float(metrics[metric]) for metric in METRICS}
+        append_result(RESULTS, {"category": category, "seed": settings["seed"], "rows": rows})
+    results = latest_results(RESULTS, IDENTITY)
+    fill_tables(README, "ablation", lambda _: table(results))
     draw(results, PLOT)
 
 
@@ -101,18 +103,6 @@ def per_image(maps: dict[str, np.ndarray], term: str, timesteps: list[int]) -> n
     )
 
 
-def measure(maps: np.ndarray, evaluation: evaluate.Evaluation) -> dict[str, float]:
-    scores = image_score(torch.from_numpy(np.ascontiguousarray(maps))).numpy()
-    metrics = {**detection_metrics(scores, evaluation.labels), **localization_metrics(maps, evaluation.masks)}
-    return {name: float(metrics[name]) for name in METRICS}
-
-
-def latest_results(path: Path) -> list[dict]:
-    """The newest result of each category and seed."""
-    results = [json.loads(line) for line in path.read_text().splitlines()]
-    return list({(result["category"], result["seed"]): result for result in results}.values())
-
-
 def table(results: list[dict]) -> str:
     """Markdown: one row per ablation, its mean over all categories and seeds, and in how many it beats features alone."""
     rows = list(results[0]["rows"])
@@ -133,13 +123,6 @@ def table(results: list[dict]) -> str:
 def _shown_alphas() -> list[str]:
     """Of the sweep the plot shows all, the table both ends and the middle."""
     return [alpha_row("KL", 0.0)] + [alpha_row(label, alpha) for label in PIXEL_TERMS.values() for alpha in (0.3, 0.5, 1.0)]
-
-
-def update_table(document: Path, results: list[dict]) -> None:
-    """Fills `<!-- ablation --> ... <!-- /ablation -->`."""
-    text = document.read_text()
-    pattern = re.compile(r"(<!-- ablation -->\n).*?(<!-- /ablation -->)", re.DOTALL)
-    document.write_text(pattern.sub(lambda match: match[1] + table(results) + match[2], text))
 
 
 def draw(results: list[dict], path: Path) -> None:

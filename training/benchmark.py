@@ -17,7 +17,6 @@ import datetime
 import json
 import os
 import platform
-import re
 import shlex
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from diffad_training import records
 
 TRAINING = Path(__file__).parent
 ROOT = TRAINING.parent
@@ -73,9 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
             parser.error("give --data_root and --categories, or --tables_only")
         runs = run_unified if options.unified else run_each
         for result in runs(options, training_options):
-            RESULTS.parent.mkdir(exist_ok=True)
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(result) + "\n")
+            records.append_result(RESULTS, result)
     write_tables()
 
 
@@ -145,11 +143,7 @@ def evaluate(
 
 def latest_results(path: Path) -> list[dict]:
     """The newest result of each category, configuration and variant (ours) or peer, seed, and kind of model."""
-    if not path.is_file():
-        return []
-    results = [json.loads(line) for line in path.read_text().splitlines()]
-    identity = ("category", "config", "variant", "peer", "seed", "unified")
-    return list({tuple(result.get(key) for key in identity): result for result in results}.values())
+    return records.latest_results(path, ("category", "config", "variant", "peer", "seed", "unified"))
 
 
 def update_tables(document: Path, results: list[dict], peers: dict, peer_results: list[dict]) -> None:
@@ -157,8 +151,6 @@ def update_tables(document: Path, results: list[dict], peers: dict, peer_results
     `variants`."""
     if not document.is_file():
         return
-    text = document.read_text()
-    pattern = re.compile(r"(<!-- benchmark:([\w ]+) -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
 
     def table(name: str) -> str:
         if name == "variants":
@@ -170,9 +162,7 @@ def update_tables(document: Path, results: list[dict], peers: dict, peer_results
             return unified_table(own) + unified_peers_table(own, peers, peer_results)
         return category_table(name, own, peers)
 
-    filled = pattern.sub(lambda match: match[1] + table(match[2]) + match[3], text)
-    if filled != text:
-        document.write_text(filled)
+    if records.fill_tables(document, "benchmark", table):
         print(f"wrote the tables of {document}")
 
 

@@ -11,7 +11,6 @@ are fitted; test images are only scored. Both models see the same 256x256 images
 
 import argparse
 import datetime
-import json
 import platform
 import shlex
 import sys
@@ -29,6 +28,7 @@ from diffad.lite_weights import load_lite_weights
 from diffad.memory import return_freed_memory
 from diffad_training.benchmark import METRICS, PEER_RESULTS, write_tables
 from diffad_training.evaluate import PROTOCOL_MAP_SIZE, read_truth
+from diffad_training.records import append_result
 from tqdm.auto import tqdm
 
 BACKBONE = "tf_efficientnet_lite0"
@@ -104,10 +104,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.coreset_candidates is not None and options.coreset_candidates < CORESET_PATCHES:
         parser.error(f"--coreset_candidates must be at least the coreset's {CORESET_PATCHES} patches")
     return_freed_memory()  # without it the coreset's loop grows to 20 GiB on 24 images
-    PEER_RESULTS.parent.mkdir(exist_ok=True)
     for result in run(options):
-        with PEER_RESULTS.open("a") as file:
-            file.write(json.dumps(result) + "\n")
+        append_result(PEER_RESULTS, result)
         figures = ", ".join(f"{title} {100 * result['metrics'][metric]:.1f}" for metric, title in METRICS.items())
         print(f"{result['peer']} on {result['category']}: {figures}", flush=True)
     write_tables()

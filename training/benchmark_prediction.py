@@ -28,6 +28,7 @@ import numpy as np
 import psutil
 from diffad import DiffADPipeline
 from diffad.prediction_table import read_rows
+from diffad_training.records import append_result
 from PIL import Image
 
 RESULTS = Path(__file__).parent / "results" / "prediction.jsonl"
@@ -77,9 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
         "killed_after_rows": kills,
         **differences,
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    append_result(RESULTS, record)
     print(json.dumps(record, indent=2))
     if any(differences.values()):
         sys.exit("error: rows were lost, doubled or changed")

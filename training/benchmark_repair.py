@@ -14,7 +14,6 @@ import datetime
 import json
 import os
 import platform
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +26,7 @@ from diffad.image_processor import resize_rgb, single_batch
 from diffad.reconstruction import PRESETS
 from diffad.region import defect_region, fill_from_surroundings
 from diffad.scoring import resize_map
+from diffad_training.records import append_result, fill_tables, latest_results
 from diffad_training.synthetic_defects import SyntheticDefect, defect_set
 from PIL import Image
 from skimage.metrics import structural_similarity
@@ -67,9 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
             "machine": f"{torch.get_num_threads()} threads on {os.cpu_count()} cores {platform.machine()}, {pipe.device.type}",
             **result,
         }
-        RESULTS.parent.mkdir(exist_ok=True)
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        append_result(RESULTS, record)
         print(table(record))
     for document in DOCUMENTS:
         update_tables(document, RESULTS)
@@ -277,13 +275,12 @@ def summary(records: list[dict]) -> str:
 
 def update_tables(document: Path, results: Path) -> None:
     """Fills `<!-- repair -->` (newest table of every category) and `<!-- repair:summary -->`, up to `<!-- /repair -->`."""
-    newest = {record["category"]: record for record in map(json.loads, results.read_text().splitlines())}
+    newest = latest_results(results, ["category"])
     tables = {
-        "": "\n".join(f"**{category}**\n\n{table(record)}" for category, record in newest.items()),
-        ":summary": summary(list(newest.values())),
+        "": "\n".join(f"**{record['category']}**\n\n{table(record)}" for record in newest),
+        "summary": summary(newest),
     }
-    pattern = re.compile(r"(<!-- repair(|:summary) -->\n).*?(<!-- /repair -->)", re.DOTALL)
-    document.write_text(pattern.sub(lambda match: match[1] + tables[match[2]] + match[3], document.read_text()))
+    fill_tables(document, "repair", tables.__getitem__)
 
 
 def _repair(pipe: DiffADPipeline, settings: dict) -> Callable[[np.ndarray], np.ndarray]:

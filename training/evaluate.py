@@ -244,9 +244,9 @@ def summarize(
     scored_as = main_class(pipe, evaluation)
     recipe = pipe.calibration.config
     good, defective = evaluation.verdicts[~evaluation.labels], evaluation.verdicts[evaluation.labels]
-    scores = {"ensemble": _metrics(evaluation.maps, evaluation.image_scores, evaluation)}
+    scores = {"ensemble": measure(evaluation.maps, evaluation.image_scores, evaluation)}
     for name, weights in score_rows(evaluation.partial_names).items():
-        scores[name] = _metrics(*combine(pipe.calibration, evaluation, weights), evaluation)
+        scores[name] = measure(*combine(pipe.calibration, evaluation, weights), evaluation)
     return {
         "scores": scores,
         "map_size": "x".join(map(str, evaluation.maps.shape[1:])),
@@ -410,7 +410,8 @@ def _category_fact(class_labels: dict) -> dict[str, str]:
     return {"Category": f"{how}: " + ", ".join(f"{name} ({count} images)" for name, count in counts)}
 
 
-def _metrics(maps: np.ndarray, image_scores: np.ndarray, evaluation: Evaluation) -> dict[str, float]:
+def measure(maps: np.ndarray, image_scores: np.ndarray, evaluation: Evaluation) -> dict[str, float]:
+    """Metrics of one score's maps `(N, height, width)` and image scores `(N,)`; those of pixels where there is a truth."""
     metrics = detection_metrics(image_scores, evaluation.labels)
     if evaluation.masks is not None:
         metrics.update(localization_metrics(maps, evaluation.masks))
