@@ -7,6 +7,7 @@ et al. 2018, CC BY-NC-SA 4.0), writes them as a MVTec-layout folder, and runs tr
 """
 
 import argparse
+import csv
 import shlex
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def main() -> None:
         + ["--data", data, "--output_dir", model, "--max_train_steps", options.max_train_steps]
     )
     _run([sys.executable, TRAINING / "evaluate.py", "--model", model, "--data", data, "--output_dir", evaluation])
-    draw_picture(model, data / "test" / "defective", options.output_dir / "picture.png")
+    draw_picture(model, data, evaluation / "scores.csv", options.output_dir / "picture.png")
     print(
         f"\nDone in {(time.perf_counter() - started) / 60:.1f} minutes.\n"
         f"  model    {model}\n  metrics  {evaluation / 'metrics.md'}\n  report   {evaluation / 'report.html'}"
@@ -67,20 +68,21 @@ def write_solar_cells(folder: Path) -> None:
             Image.fromarray(images[index]).save(folder / name / f"cell{index:04d}.png")
 
 
-def draw_picture(model: Path, defective: Path, path: Path) -> None:
+def draw_picture(model: Path, data: Path, scores: Path, path: Path) -> None:
     """Two cells that were found, a third and two thirds down the ranking by score: as they are, marked, and repaired."""
+    with scores.open(newline="") as file:
+        cells = [row for row in csv.DictReader(file) if row["defect"] != GOOD]
+    cells.sort(key=lambda row: -float(row["score"]))
+    ranked = cells[: max(PICTURE_CELLS, sum(row["called_defective"] == "1" for row in cells))]
+    files = [data / ranked[place]["image"] for place in evenly_spaced(len(ranked), PICTURE_CELLS)[1:-1]]
     pipe = DiffADPipeline.from_pretrained(model)
     pipe.set_progress_bar_config(disable=True)
-    files = sorted(defective.iterdir())
-    output = pipe(files)
-    ranked = np.argsort(-output.image_scores, kind="stable")
-    ranked = ranked[: max(PICTURE_CELLS, output.labels.sum())]
+    output, repaired = pipe(files), pipe.reconstruct(files).images
     frames, labels = [], []
-    for place in evenly_spaced(len(ranked), PICTURE_CELLS)[1:-1]:
-        i = ranked[place]
-        cell = Image.open(files[i]).convert("RGB")
+    for i, file in enumerate(files):
+        cell = Image.open(file).convert("RGB")
         overlaid = marked(np.asarray(cell), output.anomaly_maps[i], output.pixel_thresholds[i], CALLED_COLOUR)
-        frames += [cell, Image.fromarray(overlaid), pipe.reconstruct(files[i]).images[0].convert("RGB")]
+        frames += [cell, Image.fromarray(overlaid), repaired[i]]
         labels += ["input", f"marked (p = {output.p_values[i]:.3f})", "repaired"]
     filmstrip(frames, labels, height=200).save(path)
 
