@@ -289,10 +289,17 @@ def test_kolektor_labels_decide_and_the_split_is_anomalibs(tmp_path):
     assert names(evaluation_samples(folder)) == sorted(test) + defective
 
 
-def test_kolektor_image_without_label_is_refused(tmp_path):
-    folder = FOLDERS["KolektorSDD"](tmp_path / "part")
-    (folder / "kos02/Part1_label.bmp").unlink()
-    with pytest.raises(DataError, match="kos02/Part1.jpg: no label Part1_label.bmp"):
+@pytest.mark.parametrize(
+    ("layout", "truth", "message"),
+    [
+        ("KolektorSDD", "kos02/Part1_label.bmp", "kos02/Part1.jpg: no label Part1_label.bmp"),
+        ("KolektorSDD2", "train/10004_GT.png", "train/10004.png: no 10004_GT.png"),
+    ],
+)
+def test_kolektor_image_without_truth_is_refused(tmp_path, layout, truth, message):
+    folder = FOLDERS[layout](tmp_path / "part")
+    (folder / truth).unlink()
+    with pytest.raises(DataError, match=message):
         training_samples(folder)
 
 
@@ -301,13 +308,6 @@ def test_kolektor2_leaves_defects_of_its_training_split_out_and_says_so(tmp_path
     assert names(training_samples(folder)) == [f"train/{i}.png" for i in (10000, 10002, 10003, 10004, 10005)]
     assert [sample.name for sample in evaluation_samples(folder) if sample.is_defective] == ["test/20000.png", "test/20002.png"]
     assert find_layout(folder)[0].notes(folder) == ["1 defective images of the training split are left out"]
-
-
-def test_kolektor2_image_without_truth_is_refused(tmp_path):
-    folder = FOLDERS["KolektorSDD2"](tmp_path / "part")
-    (folder / "train/10004_GT.png").unlink()
-    with pytest.raises(DataError, match="train/10004.png: no 10004_GT.png"):
-        training_samples(folder)
 
 
 def test_a_faint_label_is_a_defect(tmp_path):

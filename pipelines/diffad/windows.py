@@ -62,9 +62,8 @@ def repair_windows(region: np.ndarray, size: tuple[int, int], image: int = 0) ->
             for left in _starts(columns, size[1], region.shape[1]):
                 part = slice(top, top + size[0]), slice(left, left + size[1])
                 inner = _inner(top, size[0], region.shape[0]), _inner(left, size[1], region.shape[1])
-                repaired = (
-                    np.bincount(labels[inner].ravel(), minlength=count + 1) == areas
-                )  # which regions lie inside as a whole
+                # By number, the regions that lie well inside as a whole.
+                repaired = np.bincount(labels[inner].ravel(), minlength=count + 1) == areas
                 repaired[index] = True
                 own = left_over[part] & repaired[labels[part]]
                 if own[labels[part] == index].any():
