@@ -117,6 +117,7 @@ def repair_black(images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]
     def models(index: torch.Tensor) -> Models:
         return Models(
             size=(32, 32),
+            stride=1,
             select=models,
             distance=lambda x: x.mean(dim=1),
             add_noise=lambda x, t: x,
@@ -129,7 +130,7 @@ def repair_black(images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]
             pixel_threshold=torch.full((len(index),), 0.9),
         )
 
-    recipe = Repair(timesteps=(1,), input_share=0.0, margin=0, attempts=1)
+    recipe = Repair(timesteps=(1,), spins=1, margin=0, attempts=1)
     return recipe.run(images, models(torch.zeros(1)), lambda x: x).images, seen
 
 

@@ -544,6 +544,8 @@ class DiffADPipeline(DiffusionPipeline):
 
         return Models(
             size=self.image_size,
+            # The feature head has a grid of its own.
+            stride=math.lcm(self.unet.stride, self.unet.config.feature_stride),
             select=select,
             distance=distance,
             add_noise=noised,

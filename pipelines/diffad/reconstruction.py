@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
+from .cycle_spinning import cycle_spin
 from .gradient_denoising import Distance, gradient_step, loss_and_gradient, mahalanobis_loss, unit_direction
 from .grain import transfer_grain
-from .region import defect_region, fill_from_surroundings, soft_edge
+from .region import contradicted, defect_region, fill_from_surroundings, soft_edge
 from .windows import Window, in_turns, repair_windows
 
 # Called with the images after every step; returns the images to go on with.
@@ -43,6 +44,7 @@ class Models:
 
     Args:
         size: `(height, width)`, the model's resolution.
+        stride: pixels by which the sides of what `predict_x0` takes are divisible.
         select: the same for some images of the batch, by their indices, of which one may occur several times.
         distance: images to squared Mahalanobis distances `(B, h, w)`, differentiable.
         add_noise: `(images, t)` to x_t, with the one noise image that seed and t determine.
@@ -56,6 +58,7 @@ class Models:
     """
 
     size: tuple[int, int]
+    stride: int
     select: Callable[[torch.Tensor], "Models"]
     distance: Distance
     add_noise: Callable[[torch.Tensor, int], torch.Tensor]
@@ -150,34 +153,43 @@ class PartialDiffusion:
 class Repair:
     """Denoising where the anomaly map says there is a defect, and nowhere else (ours).
 
-    The marked region is mostly filled from its surroundings, then noised and denoised at falling noise levels with the input
-    put back outside each time, so that structure returns first and detail last. Grain, which a mean lacks, is borrowed from the
-    image's surroundings where that lowers Eq. 12. An image that scores as normal is returned as it is. One that still scores as
-    defective gets another go with what is marked then added to the region; of all goes the one with the lowest score counts.
+    The marked region is filled from its surroundings, then noised and denoised at falling noise levels with the input put back
+    outside each time, so that structure returns first and detail last; the last level looks at the image in several frames
+    ([`diffad.cycle_spinning`]). A halo around the region, where the map is lower, keeps its content but for what the denoised
+    image contradicts, such as the faint ends of a scratch. Grain, which a mean lacks, is borrowed from the image's surroundings
+    where that lowers Eq. 12. An image that scores as normal is returned as it is. One that still scores as defective gets
+    another go with what is marked then added to the region; of all goes the one with the lowest score counts.
 
     Images larger than the model's resolution are repaired at their size in the windows of [`diffad.windows`]: one around each
     marked region, for large regions several, of which each sees what the earlier ones have made of their part.
 
     Args:
         timesteps: noise levels, descending.
-        input_share: what of the input remains in the filled region: enough to show a structure that the region cut through, too
-            little for a defect to survive the first noise level.
+        spins: shifted frames over which the last noise level averages.
+        grain: strength of the borrowed grain. Its pattern is not the one that was there, so that every bit of it takes the
+            repaired place away from the true one, while none at all makes it look blurred.
         region_level: pixels of a region exceed this share of the pixel threshold; it must reach above the threshold itself.
         peak_share: and this share of the region's own peak.
-        margin: pixels by which the region is widened, at the resolution of the anomaly map.
+        halo_share: the same for the halo.
+        contrast: difference to the denoised image, in the range [-1, 1], from which pixels of the halo are repaired.
+        margin: pixels by which region and halo are widened, at the resolution of the anomaly map.
         attempts: how often the region is found anew.
     """
 
     timesteps: tuple[int, ...] = (490, 300, 150, 50)
-    input_share: float = 0.25
+    spins: int = 4
+    grain: float = 0.6
     region_level: float = 0.7
     peak_share: float = 0.6
+    halo_share: float = 0.3
+    contrast: float = 0.3
     margin: int = 4
-    attempts: int = 3
+    attempts: int = 2
 
     def run(self, images: torch.Tensor, models: Models, report: Report) -> Reconstruction:
-        repaired, region = images, torch.zeros_like(images[:, :1])  # (B, 3, H, W), (B, 1, H, W)
-        best, best_region, best_score = images, region, torch.full_like(images[:, 0, 0, 0], torch.inf)
+        region = halo = replaced = torch.zeros_like(images[:, :1])  # (B, 1, H, W)
+        repaired = images  # (B, 3, H, W)
+        best, best_replaced, best_score = images, replaced, torch.full_like(images[:, 0, 0, 0], torch.inf)
         active = torch.arange(len(images), device=images.device)
         for attempt in range(self.attempts + 1):
             if len(active):
@@ -188,7 +200,7 @@ class Repair:
                     improved = score < best_score[active]
                     chosen = active[improved]
                     best = best.index_copy(0, chosen, repaired[chosen])
-                    best_region = best_region.index_copy(0, chosen, region[chosen])
+                    best_replaced = best_replaced.index_copy(0, chosen, replaced[chosen])
                     best_score = best_score.index_copy(0, chosen, score[improved])
                 defective = score > selected.image_threshold
                 active, anomaly_map = active[defective], anomaly_map[defective]
@@ -199,38 +211,53 @@ class Repair:
                 for _ in range(len(self.timesteps) + 1):
                     repaired = report(repaired)
                 continue
-            selected = models.select(active)
-            found = defect_region(anomaly_map, selected.pixel_threshold, self.region_level, self.peak_share, self.margin)
+            threshold = models.select(active).pixel_threshold
+            found = self.find_region(anomaly_map, threshold, self.peak_share)
             region = region.index_copy(0, active, torch.maximum(region[active], found))
-            repaired = self._repair(images, repaired, region, active, models, report)
-        return Reconstruction(best, soft_edge(best_region))
+            found = self.find_region(anomaly_map, threshold, self.halo_share)
+            halo = halo.index_copy(0, active, torch.maximum(halo[active], found))
+            repaired, replaced = self._repair(images, repaired, region, halo, active, models, report)
+        return Reconstruction(best, soft_edge(best_replaced))
 
-    def _repair(self, images, repaired, region, active, models: Models, report: Report) -> torch.Tensor:
-        """`repaired` with the active images repaired anew from `images`."""
-        repaired, left_over = repaired.index_copy(0, active, images[active]), region.clone()
-        marked = region[:, 0].bool().cpu().numpy()
+    def find_region(self, anomaly_map: torch.Tensor, threshold: torch.Tensor, peak_share: float) -> torch.Tensor:
+        """`(B, 1, H, W)`, 1 where the map `(B, H, W)` shows a defect down to a share of its peak."""
+        return defect_region(anomaly_map, threshold, self.region_level, peak_share, self.margin)
+
+    def _repair(
+        self, images, repaired, region, halo, active, models: Models, report: Report
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`repaired` with the active images repaired anew from `images`, and `(B, 1, H, W)` where these are replaced."""
+        repaired, left_over, replaced = repaired.index_copy(0, active, images[active]), region.clone(), torch.zeros_like(region)
+        marked = torch.maximum(region, halo)[:, 0].bool().cpu().numpy()
         windows = [window for i in active.tolist() for window in repair_windows(marked[i], models.size, i)]
         for turn in in_turns(windows):
-            repaired = self._repair_windows(repaired, left_over, turn, models, report)
+            repaired, replaced = self._repair_windows(repaired, replaced, left_over, turn, models, report)
             for window in turn:
                 left_over[window.place] *= torch.from_numpy(~window.own).to(left_over)
-        return repaired
+        return repaired, replaced
 
-    def _repair_windows(self, images, unsound, windows: list[Window], models: Models, report: Report) -> torch.Tensor:
-        """`images` with the windows' own pixels repaired; fill and grain shun all that are `unsound` `(B, 1, H, W)`."""
+    def _repair_windows(
+        self, images, replaced, unsound, windows: list[Window], models: Models, report: Report
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`images` and `replaced` with the windows' own pixels repaired; fill and grain shun all that are `unsound`."""
         inputs, unsound = _cut(images, windows), _cut(unsound, windows)  # (windows, C, *size)
         own = torch.stack([torch.from_numpy(window.own)[None] for window in windows]).to(inputs)
+        region = own * unsound
         models = models.select(torch.tensor([window.image for window in windows], device=inputs.device))
-        opacity = soft_edge(own)
-        filled = torch.lerp(fill_from_surroundings(inputs, unsound), inputs, self.input_share)
-        repaired = torch.where(own > 0, filled, inputs)
-        for t in self.timesteps:
-            denoised = models.predict_x0(models.add_noise(repaired, t), t)
+        repaired = torch.where(region > 0, fill_from_surroundings(inputs, unsound), inputs)
+        for level, t in enumerate(self.timesteps, start=1):
+            spins = self.spins if level == len(self.timesteps) else 1
+            denoised = cycle_spin(
+                lambda frame, t=t: models.predict_x0(models.add_noise(frame, t), t), repaired, models.stride, spins
+            )
+            own = torch.maximum(region, own * contradicted(inputs, denoised, self.contrast))
+            opacity = soft_edge(own)
             images = report(_put(images, torch.lerp(inputs, denoised, opacity), windows))
             repaired = _cut(images, windows)
-        grained = repaired + opacity * transfer_grain(inputs, denoised, torch.maximum(opacity, unsound))
+        replaced = _put(replaced, torch.maximum(_cut(replaced, windows), own), windows)
+        grained = repaired + self.grain * opacity * transfer_grain(inputs, denoised, torch.maximum(opacity, unsound))
         gain = mahalanobis_loss(models.distance(repaired)) - mahalanobis_loss(models.distance(grained))  # (windows,)
-        return report(_put(images, torch.where(gain.view(-1, 1, 1, 1) > 0, grained, repaired), windows))
+        return report(_put(images, torch.where(gain.view(-1, 1, 1, 1) > 0, grained, repaired), windows)), replaced
 
 
 def _cut(images: torch.Tensor, windows: list[Window]) -> torch.Tensor:
