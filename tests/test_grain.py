@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from diffad.grain import RING, best_shift, transfer_grain
+from diffad.grain import RING, _halves, best_shift, transfer_grain
 from scipy.ndimage import binary_dilation
 
 
@@ -71,7 +71,26 @@ def test_pixels_that_meet_at_a_corner_borrow_from_one_place():
     assert len(first) == len(second) == 1 and np.subtract(second[0], first[0]).tolist() == [4, 4]
 
 
-@pytest.mark.parametrize("side", [64, 50])
-def test_no_grain_where_no_sound_place_is_large_enough(side):
+def test_no_grain_where_nothing_is_sound():
     images = torch.randn(1, 3, 64, 64)
-    assert transfer_grain(images, torch.zeros_like(images), region_at(0, 0, side, side)).abs().max() == 0
+    assert transfer_grain(images, torch.zeros_like(images), region_at(0, 0, 64, 64)).abs().max() == 0
+
+
+def test_a_region_too_large_for_any_place_borrows_in_parts():
+    """Of a pattern that repeats, every part comes back from another place: as a whole only a shift by its period would do."""
+    generator = torch.Generator().manual_seed(3)
+    image = torch.randn(3, 16, 16, generator=generator).repeat(1, 6, 6)[None]  # (1, 3, 96, 96)
+    region = region_at(0, 30, 96, 10, size=96)  # from top to bottom, without room below or above
+    region[..., 20:76, 40:60] = 1
+    grain = transfer_grain(torch.where(region > 0, torch.zeros_like(image), image), torch.zeros_like(image), region)
+    inside = (region > 0).expand_as(image)
+    assert (grain[~inside] == 0).all() and (grain[inside] != 0).all()
+    assert grain[inside].std().item() == pytest.approx(image.std().item(), rel=0.1)
+
+
+def test_halves_share_out_a_part_across_its_longer_side():
+    part = region_at(5, 8, 7, 21)[0, 0].bool().numpy()
+    first, second = _halves(part)
+    assert not (first & second).any() and np.array_equal(first | second, part)
+    assert [np.ptp(np.nonzero(half)[1]) + 1 for half in (first, second)] == [10, 11]
+    assert [np.ptp(np.nonzero(half)[0]) + 1 for half in (first, second)] == [7, 7]

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from diffad import ImageError
-from diffad.image_processor import as_image_list, load_rgb, resize_rgb, to_model_range
+from diffad.image_processor import as_image_list, blend_change, load_rgb, resize_rgb, to_model_range
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 
 def chw(array: np.ndarray) -> torch.Tensor:
@@ -229,3 +230,24 @@ def test_model_range_maps_grey_levels_onto_minus_one_to_one():
     assert result.dtype == torch.float32
     assert result[0] == -1 and result[255] == 1
     torch.testing.assert_close(result, torch.linspace(-1, 1, 256), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(60, 80), (64, 64), (200, 130), (160, 20)])
+def test_a_change_carried_over_is_what_the_model_sees_again(size):
+    """Fine detail survives the way to the image's own size and back; nothing changes where the model changed nothing."""
+    rng = np.random.default_rng(0)
+    levels = gaussian_filter(rng.uniform(0, 255, (*size, 3)), (0.7, 0.7, 0))
+    original = Image.fromarray(levels.round().astype(np.uint8))
+    before = to_model_range(torch.from_numpy(resize_rgb(original, (64, 64)).copy()))
+    after, replaced = before.clone(), torch.zeros(1, 64, 64)
+    after[:, 20:40, 20:40] = torch.from_numpy(gaussian_filter(rng.normal(0, 0.5, (3, 20, 20)), (0, 0.8, 0.8))).clamp(-1, 1)
+    replaced[:, 20:40, 20:40] = 1
+    carried = blend_change(original, before, after, replaced)
+    assert carried.size == original.size
+    seen = to_model_range(torch.from_numpy(resize_rgb(carried, (64, 64)).copy()))
+    error = (seen - after)[:, 22:38, 22:38].square().mean().sqrt() * 127.5
+    # An image with fewer pixels than the model's can't hold all of the detail.
+    assert error < (2 if min(size) >= 64 else 15)
+    untouched = np.zeros(size, bool)
+    untouched[: int(size[0] * 18 / 64)] = untouched[int(size[0] * 42 / 64) + 1 :] = True
+    assert np.array_equal(np.asarray(carried)[untouched], np.asarray(original)[untouched])

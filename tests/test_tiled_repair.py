@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from diffad.reconstruction import Models, Repair
+from brightness_models import brightness_models
+from diffad.repair import Repair
 from PIL import Image
 from scipy.ndimage import binary_dilation
 from tiny_pipeline import SIZE, class_images, smooth_images, tiled_pipeline
@@ -114,24 +115,8 @@ def repair_black(images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]
         seen.append(noisy.clone())
         return torch.full_like(noisy, 0.5)
 
-    def models(index: torch.Tensor) -> Models:
-        return Models(
-            size=(32, 32),
-            stride=1,
-            select=models,
-            distance=lambda x: x.mean(dim=1),
-            add_noise=lambda x, t: x,
-            predict_x0=predict,
-            reverse_step=None,
-            chain=None,
-            anomaly_map=lambda x: (1 - x.mean(dim=1)) / 2,
-            image_score=lambda maps: maps.amax(dim=(1, 2)),
-            image_threshold=torch.full((len(index),), 0.9),
-            pixel_threshold=torch.full((len(index),), 0.9),
-        )
-
     recipe = Repair(timesteps=(1,), spins=1, margin=0, attempts=1)
-    return recipe.run(images, models(torch.zeros(1)), lambda x: x).images, seen
+    return recipe.run(images, brightness_models(predict), lambda x: x).images, seen
 
 
 def test_each_window_sees_what_the_earlier_ones_have_repaired():

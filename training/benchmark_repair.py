@@ -24,7 +24,7 @@ from diffad import DiffADPipeline
 from diffad.data import evaluation_samples
 from diffad.image_processor import resize_rgb, single_batch
 from diffad.reconstruction import PRESETS
-from diffad.region import defect_region, fill_from_surroundings
+from diffad.region import fill_from_surroundings
 from diffad.scoring import resize_map
 from diffad_training.records import append_result, fill_tables, latest_results
 from diffad_training.synthetic_defects import SyntheticDefect, defect_set
@@ -172,7 +172,7 @@ def fill(pipe: DiffADPipeline, image: np.ndarray) -> np.ndarray:
     recipe = PRESETS["default"]
     anomaly_map = torch.from_numpy(output.anomaly_maps[0])[None]
     threshold = torch.from_numpy(output.pixel_thresholds)
-    region = defect_region(anomaly_map, threshold, recipe.region_level, recipe.peak_share, recipe.margin)
+    region = recipe.find_region(anomaly_map, threshold, recipe.peak_share)
     filled = fill_from_surroundings(single_batch(image, pipe.device).cpu(), region)[0]
     return ((filled + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
 

@@ -13,24 +13,30 @@ RING = 6  # pixels around a region that must look alike at the lender's place
 def transfer_grain(images: torch.Tensor, denoised: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
     """What `denoised` lacks of `images` in detail, copied into the region from where the surroundings look most alike.
 
+    A region for which there is no sound place that is large enough is halved, and its halves again, down to a few pixels.
+
     Args:
         images: `(B, 3, H, W)`, true outside the region.
         denoised: `(B, 3, H, W)`, their smooth version.
         region: `(B, 1, H, W)`, above 0 where the images can't be trusted.
 
     Returns:
-        `(B, 3, H, W)`, to be added to `denoised`; 0 outside the region and where no sound place is large enough.
+        `(B, 3, H, W)`, to be added to `denoised`; 0 outside the region and where no place is sound.
     """
     grains = []
     for image, smooth, inside in zip(images.cpu().double().numpy(), denoised.cpu().double().numpy(), region.cpu().numpy()):
-        grain = np.zeros_like(image)
-        labels, count = connected_regions(inside[0] > 0)
-        for index in range(1, count + 1):
-            box, reach = _box(labels == index)
-            shift = best_shift(image, inside[0] > 0, box, reach)
+        grain, unsound = np.zeros_like(image), inside[0] > 0
+        labels, count = connected_regions(unsound)
+        parts = [labels == index for index in range(1, count + 1)]
+        while parts:
+            part = parts.pop()
+            box, reach = _box(part)
+            shift = best_shift(image, unsound, box, reach)
             if shift is not None:
-                source = tuple(slice(part.start + by, part.stop + by) for part, by in zip(box, shift))
+                source = tuple(slice(side.start + by, side.stop + by) for side, by in zip(box, shift))
                 grain[:, *box] = np.where(reach, (image - smooth)[:, *source], grain[:, *box])
+            elif max(reach.shape) > 4 * RING:
+                parts += _halves(part)
         grains.append(grain)
     return torch.from_numpy(np.stack(grains)).to(images)
 
@@ -80,3 +86,12 @@ def _box(inside: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray]:
         slice(max(columns[0] - RING, 0), min(columns[-1] + RING + 1, inside.shape[1])),
     )
     return box, inside[box]
+
+
+def _halves(part: np.ndarray) -> list[np.ndarray]:
+    """The part divided across the longer side of its extent, in two."""
+    places = np.nonzero(part)  # rows, columns
+    axis = int(np.ptp(places[1]) > np.ptp(places[0]))
+    middle = (places[axis].min() + places[axis].max() + 1) // 2
+    first = np.expand_dims(np.arange(part.shape[axis]) < middle, 1 - axis)
+    return [part & first, part & ~first]

@@ -24,7 +24,9 @@ from .image_processor import ImageInput, as_image_list, blend_change, load_regio
 from .model_index import PACKAGE, with_installed_classes
 from .noise import timestep_noise
 from .pipeline_output import DiffADOutput, ReconstructionOutput
-from .reconstruction import PRESETS, Models, Recipe, Repair
+from .recipe import Models
+from .reconstruction import PRESETS, Recipe
+from .repair import Repair
 from .tiling import add_tiles, blend_weights, cut, tile_corners, working_size
 from .unet_joint import JointUNet2DModel, JointUNet2DOutput
 

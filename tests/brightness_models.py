@@ -1,0 +1,28 @@
+"""What a recipe may ask of a pipeline, answered without networks: dark is defective, and nothing is ever noised."""
+
+from collections.abc import Callable
+
+import torch
+from diffad.recipe import Models
+
+
+def brightness_models(predict_x0: Callable[[torch.Tensor, int], torch.Tensor], batch: int = 1) -> Models:
+    """Maps are 0 where an image is white and 1 where it is black, defective above 0.9."""
+
+    def select(index: torch.Tensor) -> Models:
+        return brightness_models(predict_x0, len(index))
+
+    return Models(
+        size=(32, 32),
+        stride=1,
+        select=select,
+        distance=lambda x: x.mean(dim=1),
+        add_noise=lambda x, t: x,
+        predict_x0=predict_x0,
+        reverse_step=None,
+        chain=None,
+        anomaly_map=lambda x: (1 - x.mean(dim=1)) / 2,
+        image_score=lambda maps: maps.amax(dim=(1, 2)),
+        image_threshold=torch.full((batch,), 0.9),
+        pixel_threshold=torch.full((batch,), 0.9),
+    )

@@ -1,0 +1,58 @@
+"""Our recipe, step by step, with networks that are known functions."""
+
+import torch
+from brightness_models import brightness_models
+from diffad.repair import Repair
+
+
+def white(noisy: torch.Tensor, t: int) -> torch.Tensor:
+    return torch.ones_like(noisy)
+
+
+def run(images: torch.Tensor, predict=white, seen=None, **settings):
+    recipe = Repair(**{"timesteps": (2, 1), "spins": 1, "margin": 0, "region_level": 0.1} | settings)
+    return recipe.run(images, brightness_models(predict), lambda x: x if seen is None else seen.append(x) or x)
+
+
+def test_halo_is_repaired_only_where_the_denoised_image_contradicts_it():
+    images = torch.ones(1, 3, 32, 32)
+    images[..., 16, 4:28] = 0.2  # a scratch of height 0.4, below the region's share of its peak
+    images[..., 16, 12:20] = -1  # but in the middle
+    images[..., 10:16, 14:18] = 0.35  # height 0.33, of a surface that a denoiser gives back
+    assert (run(images, halo_share=0.6).images[..., 16, 4:8] == images[..., 16, 4:8]).all()
+
+    def keeps_the_surface(noisy: torch.Tensor, t: int) -> torch.Tensor:
+        return torch.where((noisy - 0.35).abs() < 0.01, noisy, torch.ones_like(noisy))
+
+    result = run(images, keeps_the_surface, halo_share=0.3, contrast=0.2)
+    assert (result.images[..., 16, 4:28] > 0.99).all()
+    assert torch.equal(result.images[..., 10:12, 14:18], images[..., 10:12, 14:18])
+    assert (result.replaced[..., 16, 4:28] == 1).all()
+
+
+def test_further_goes_borrow_grain_whole():
+    generator = torch.Generator().manual_seed(0)
+    images = 0.7 + 0.3 * torch.rand(1, 3, 32, 32, generator=generator)
+    images[..., 14:18, 14:18] = -1
+
+    def grain_of(attempts: int) -> float:
+        """Contrast of what a network leaves that paints too dark a grey to be normal."""
+        seen = []
+        run(images, lambda noisy, t: torch.full_like(noisy, -0.95), seen, grain=0.25, attempts=attempts)
+        return seen[-1][..., 14:18, 14:18].std().item()
+
+    assert grain_of(2) > 3 * grain_of(1) > 0
+
+
+def test_repair_at_most_costs_what_its_settings_say():
+    images = torch.full((1, 3, 32, 32), 1.0)
+    images[..., 14:18, 14:18] = -1
+    calls = []
+
+    def stubborn(noisy: torch.Tensor, t: int) -> torch.Tensor:
+        calls.append(t)
+        return -torch.ones_like(noisy)
+
+    result = run(images, stubborn, timesteps=(490, 300, 150, 50), spins=1, attempts=2)
+    assert calls == [490, 300, 150, 50] * 2
+    assert (result.images[..., 14:18, 14:18] == -1).all()
