@@ -3,25 +3,32 @@
 from collections.abc import Callable
 
 import torch
+from diffad.gradient_denoising import Distance
 from diffad.recipe import Models
 
 
-def brightness_models(predict_x0: Callable[[torch.Tensor, int], torch.Tensor], batch: int = 1) -> Models:
+def brightness(images: torch.Tensor) -> torch.Tensor:
+    return images.mean(dim=1)
+
+
+def brightness_models(
+    predict_x0: Callable[[torch.Tensor, int], torch.Tensor], distance: Distance = brightness, batch: int = 1
+) -> Models:
     """Maps are 0 where an image is white and 1 where it is black, defective above 0.9."""
 
     def select(index: torch.Tensor) -> Models:
-        return brightness_models(predict_x0, len(index))
+        return brightness_models(predict_x0, distance, len(index))
 
     return Models(
         size=(32, 32),
         stride=1,
         select=select,
-        distance=lambda x: x.mean(dim=1),
+        distance=distance,
         add_noise=lambda x, t: x,
         predict_x0=predict_x0,
         reverse_step=None,
         chain=None,
-        anomaly_map=lambda x: (1 - x.mean(dim=1)) / 2,
+        anomaly_map=lambda x: (1 - brightness(x)) / 2,
         image_score=lambda maps: maps.amax(dim=(1, 2)),
         image_threshold=torch.full((batch,), 0.9),
         pixel_threshold=torch.full((batch,), 0.9),
