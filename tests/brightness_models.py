@@ -12,16 +12,16 @@ def brightness(images: torch.Tensor) -> torch.Tensor:
 
 
 def brightness_models(
-    predict_x0: Callable[[torch.Tensor, int], torch.Tensor], distance: Distance = brightness, batch: int = 1
+    predict_x0: Callable[[torch.Tensor, int], torch.Tensor], distance: Distance = brightness, batch: int = 1, stride: int = 1
 ) -> Models:
     """Maps are 0 where an image is white and 1 where it is black, defective above 0.9."""
 
     def select(index: torch.Tensor) -> Models:
-        return brightness_models(predict_x0, distance, len(index))
+        return brightness_models(predict_x0, distance, len(index), stride)
 
     return Models(
         size=(32, 32),
-        stride=1,
+        stride=stride,
         select=select,
         distance=distance,
         add_noise=lambda x, t: x,

@@ -16,7 +16,7 @@ def cycle_spin(denoise: Callable[[torch.Tensor], torch.Tensor], images: torch.Te
         denoise: takes and gives batches `(B, C, H + stride, W + stride)`.
         images: `(B, C, H, W)`.
         stride: of the network, in pixels: the sides of what it takes are divisible by it.
-        spins: how many shifts, by one pixel down and to the right each, around none at all; no more than `stride` are of use,
+        spins: how many shifts, by one pixel down and to the right each, around half a stride; no more than `stride` are of use,
             because the grid repeats.
     """
     height, width = images.shape[-2:]

@@ -10,28 +10,34 @@ from .defects import connected_regions
 RING = 6  # pixels around a region that must look alike at the lender's place
 
 
-def transfer_grain(images: torch.Tensor, denoised: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
+def transfer_grain(
+    images: torch.Tensor, denoised: torch.Tensor, region: torch.Tensor, unsound: torch.Tensor | None = None
+) -> torch.Tensor:
     """What `denoised` lacks of `images` in detail, copied into the region from where the surroundings look most alike.
 
     A region for which there is no sound place that is large enough is halved, and its halves again, down to a few pixels.
 
     Args:
-        images: `(B, 3, H, W)`, true outside the region.
+        images: `(B, 3, H, W)`, true outside the region and what is unsound.
         denoised: `(B, 3, H, W)`, their smooth version.
-        region: `(B, 1, H, W)`, above 0 where the images can't be trusted.
+        region: `(B, 1, H, W)`, above 0 where grain is wanted.
+        unsound: `(B, 1, H, W)`, above 0 where nothing is borrowed either; None is the region alone.
 
     Returns:
         `(B, 3, H, W)`, to be added to `denoised`; 0 outside the region and where no place is sound.
     """
     grains = []
-    for image, smooth, inside in zip(images.cpu().double().numpy(), denoised.cpu().double().numpy(), region.cpu().numpy()):
-        grain, unsound = np.zeros_like(image), inside[0] > 0
-        labels, count = connected_regions(unsound)
+    wanted = region[:, 0] > 0  # (B, H, W)
+    shunned = wanted if unsound is None else wanted | (unsound[:, 0] > 0)
+    arrays = (images.cpu().double(), denoised.cpu().double(), wanted.cpu(), shunned.cpu())
+    for image, smooth, inside, taboo in zip(*(array.numpy() for array in arrays)):
+        grain = np.zeros_like(image)
+        labels, count = connected_regions(inside)
         parts = [labels == index for index in range(1, count + 1)]
-        while parts:
+        while parts and not taboo.all():
             part = parts.pop()
             box, reach = _box(part)
-            shift = best_shift(image, unsound, box, reach)
+            shift = best_shift(image, taboo, box, reach)
             if shift is not None:
                 source = tuple(slice(side.start + by, side.stop + by) for side, by in zip(box, shift))
                 grain[:, *box] = np.where(reach, (image - smooth)[:, *source], grain[:, *box])
@@ -44,7 +50,8 @@ def transfer_grain(images: torch.Tensor, denoised: torch.Tensor, region: torch.T
 def best_shift(image: np.ndarray, unsound: np.ndarray, box: tuple[slice, slice], reach: np.ndarray) -> tuple[int, int] | None:
     """The shift `(down, right)` of a region to a sound place whose ring around it is most like the region's own.
 
-    Depends on the image alone and not on anything a network computed, so that rounding can't change the choice.
+    A region without sound pixels around it takes the nearest place. Compares the image and nothing that a network computed, so
+    that rounding can't change the choice.
 
     Args:
         image: `(3, H, W)`.
@@ -57,6 +64,10 @@ def best_shift(image: np.ndarray, unsound: np.ndarray, box: tuple[slice, slice],
     """
     ring = binary_dilation(reach, iterations=RING) & ~unsound[box]
     own = image[:, *box]
+    needed = (reach | ring).astype(float)
+    taken = correlate(unsound.astype(float), needed, mode="valid", method="fft") > 0.5
+    if taken.all():
+        return None
     ones, template = ring.astype(float), own * ring
     # sum over the ring of (shifted - own)^2 for all shifts at once
     cost = (
@@ -66,10 +77,6 @@ def best_shift(image: np.ndarray, unsound: np.ndarray, box: tuple[slice, slice],
         )
         + np.square(template).sum()
     )
-    needed = (reach | ring).astype(float)
-    taken = correlate(unsound.astype(float), needed, mode="valid", method="fft") > 0.5
-    if taken.all():
-        return None
     rows, columns = np.indices(cost.shape)
     # Of equally good places the nearest; the term is far below any visible difference.
     distance = np.hypot(rows - box[0].start, columns - box[1].start)

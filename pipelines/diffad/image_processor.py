@@ -121,10 +121,13 @@ def blend_change(original: Image.Image, before: torch.Tensor, after: torch.Tenso
         before, after: `(3, H, W)` in [-1, 1] at the model's resolution.
         replaced: `(1, H, W)` in [0, 1].
     """
+    if torch.equal(after, before) and not replaced.any():
+        return original.copy()
     size, model_size = (original.height, original.width), tuple(before.shape[-2:])
     levels = torch.from_numpy(np.array(original, dtype=np.float32)).permute(2, 0, 1)  # (3, h, w)
     before, after, replaced = (x.float().cpu() for x in (before, after.clamp(-1, 1), replaced))
-    touched = resize_map((after != before).any(dim=0, keepdim=True).float(), size) > 0  # (1, h, w)
+    touched = ((after != before).any(dim=0, keepdim=True) | (replaced > 0)).float()  # (1, H, W)
+    touched = resize_map(touched, size) > 0  # (1, h, w)
     changed = levels + resize_map(after - before, size) * 127.5
     target = (after + 1) * 127.5  # (3, H, W)
     pixels = torch.lerp(changed, resize_map(target, size), resize_map(replaced, size))

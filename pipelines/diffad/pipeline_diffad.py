@@ -26,7 +26,7 @@ from .noise import timestep_noise
 from .pipeline_output import DiffADOutput, ReconstructionOutput
 from .recipe import Models
 from .reconstruction import PRESETS, Recipe
-from .repair import Repair
+from .repair_recipe import Repair
 from .tiling import add_tiles, blend_weights, cut, tile_corners, working_size
 from .unet_joint import JointUNet2DModel, JointUNet2DOutput
 
@@ -207,7 +207,8 @@ class DiffADPipeline(DiffusionPipeline):
         Raises:
             ImageError: if an image can't be used.
             ValueError: if the pipeline is not calibrated, on too few images for the requested false-alarm rate, or a preset or
-                setting does not exist, or the preset is not one for a model that scores images in tiles.
+                setting does not exist, or a score is not finite, or the preset is not one for a model that scores images in
+                tiles.
         """
         images = as_image_list(images)
         self.check_inputs(images, batch_size)

@@ -36,14 +36,15 @@ class Reconstruction:
 class Models:
     """What recipes may ask of the pipeline; every function takes a batch and treats its images independently.
 
-    All take images of the model's resolution; `anomaly_map`, of a model that scores images in tiles, larger ones, too.
+    All take images of the model's resolution; `anomaly_map`, of a model that scores images in tiles, larger ones, too, and
+    `add_noise` and `predict_x0` any whose sides are divisible by the stride.
 
     Args:
         size: `(height, width)`, the model's resolution.
         stride: pixels by which the sides of what `predict_x0` takes are divisible.
         select: the same for some images of the batch, by their indices, of which one may occur several times.
         distance: images to squared Mahalanobis distances `(B, h, w)`, differentiable.
-        add_noise: `(images, t)` to x_t, with the one noise image that seed and t determine.
+        add_noise: `(images, t)` to x_t, with the one noise image that seed, t and the images' size determine.
         predict_x0: `(x_t, t)` to the clean images; one UNet pass.
         reverse_step: `(x_t, t, num_inference_steps, draw)` to x_{t-1} of the respaced chain; one UNet pass. The mean of
             p_theta where `draw` is None, else a sample with the noise of that number.

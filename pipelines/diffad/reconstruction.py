@@ -6,7 +6,7 @@ import torch
 
 from .gradient_denoising import gradient_step, loss_and_gradient, unit_direction
 from .recipe import Models, Reconstruction, Report
-from .repair import Repair
+from .repair_recipe import Repair
 
 
 @dataclass(frozen=True)

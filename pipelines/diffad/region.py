@@ -48,7 +48,7 @@ def defect_region(
 def contradicted(images: torch.Tensor, denoised: torch.Tensor, contrast: float) -> torch.Tensor:
     """`(B, 1, H, W)`, 1 within two pixels of where images `(B, 3, H, W)` differ from `denoised` by more than `contrast`.
 
-    The difference is averaged over channels and nearest neighbours, so that the grain of a surface alone does not count.
+    The difference is averaged over channels and smoothed by a pixel, so that the grain of a surface alone does not count.
     """
     difference = smooth_map((images - denoised).abs().mean(dim=1), 1.0)[:, None]  # (B, 1, H, W)
     return F.max_pool2d((difference > contrast).to(images), kernel_size=5, stride=1, padding=2)
@@ -56,7 +56,9 @@ def contradicted(images: torch.Tensor, denoised: torch.Tensor, contrast: float) 
 
 def soft_edge(region: torch.Tensor, sigma: float = 2.0) -> torch.Tensor:
     """Opacity of the repaired image: 1 inside the region, falling to 0 outside within a few pixels."""
-    return torch.maximum(region, smooth_map(region[:, 0], sigma)[:, None])
+    blurred = smooth_map(region[:, 0], sigma)[:, None]
+    # A convolution by way of a Fourier transform leaves traces of nothing everywhere.
+    return torch.maximum(region, torch.where(blurred > 1e-4, blurred, 0))
 
 
 def fill_from_surroundings(images: torch.Tensor, region: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from brightness_models import brightness_models
-from diffad.repair import Repair
+from diffad.repair_recipe import Repair
 
 
 def white(noisy: torch.Tensor, t: int) -> torch.Tensor:
@@ -56,15 +56,31 @@ def test_further_goes_borrow_grain_whole():
     assert grain_of(2) == pytest.approx(4 * grain_of(1), rel=0.3)
 
 
-def test_repair_at_most_costs_what_its_settings_say():
-    images = torch.full((1, 3, 32, 32), 1.0)
+def test_costs_and_frames_are_what_the_settings_say():
+    images = torch.ones(1, 3, 32, 32)
     images[..., 14:18, 14:18] = -1
-    calls = []
+    calls, sizes = [], set()
 
     def stubborn(noisy: torch.Tensor, t: int) -> torch.Tensor:
         calls.append(t)
-        return -torch.ones_like(noisy)
+        sizes.add(noisy.shape[-1])
+        return torch.full_like(noisy, -0.9)
 
-    result = run(images, stubborn, timesteps=(490, 300, 150, 50), spins=1, attempts=2)
-    assert calls == [490, 300, 150, 50] * 2
-    assert (result.images[..., 14:18, 14:18] == -1).all()
+    recipe = Repair(timesteps=(490, 300, 150, 50), spins=3, attempts=2)
+    result = recipe.run(images, brightness_models(stubborn, stride=4), lambda x: x)
+    assert calls == [490, 300, 150, 50, 50, 50] * 2 and sizes == {36}
+    assert torch.allclose(result.images[..., 14:18, 14:18], torch.tensor(-0.9))
+
+
+def test_no_grain_at_all_where_it_is_switched_off():
+    images = 0.7 + 0.3 * torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    images[..., :4, :4] = -1
+    result = run(images, lambda noisy, t: torch.full_like(noisy, -0.9), grain=0.0, attempts=2)
+    assert torch.allclose(result.images[..., :4, :4], torch.tensor(-0.9))
+
+
+def test_a_network_that_overflows_is_an_error_and_not_a_good_part():
+    images = torch.ones(1, 3, 32, 32)
+    images[..., 14:18, 14:18] = -1
+    with pytest.raises(ValueError, match="not finite; use float32 or bfloat16"):
+        run(images, lambda noisy, t: torch.full_like(noisy, torch.nan))
