@@ -10,7 +10,7 @@ from PIL import Image
 from .image_io import ImageError, mask_levels, read_image, read_mask, to_rgb
 from .scoring import resize_map
 
-BACK_PROJECTIONS = 5  # leaves less than a grey level in the mean, of about six
+BACK_PROJECTIONS = 10  # leaves half a grey level in the mean, of about six
 ImageInput = str | Path | Image.Image | np.ndarray | torch.Tensor | Callable[[], Image.Image]
 
 
@@ -131,6 +131,21 @@ def blend_change(original: Image.Image, before: torch.Tensor, after: torch.Tenso
     changed = levels + resize_map(after - before, size) * 127.5
     target = (after + 1) * 127.5  # (3, H, W)
     pixels = torch.lerp(changed, resize_map(target, size), resize_map(replaced, size))
-    for _ in range(BACK_PROJECTIONS):
-        pixels = (pixels + touched * resize_map(target - resize_map(pixels, model_size), size)).clamp(0, 255)
+    lost = target - resize_map(pixels, model_size)  # (3, H, W)
+    pixels = (pixels + touched * resize_map(_back_project(lost, size), size)).clamp(0, 255)
     return Image.fromarray(pixels.round().byte().permute(1, 2, 0).numpy())
+
+
+def _back_project(levels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """`(3, H, W)` levels that become the given ones when they are brought to `size` and back."""
+    rows, columns = (_round_trip(*lengths) for lengths in zip(levels.shape[-2:], size, strict=True))  # (H, H), (W, W)
+    found = torch.zeros_like(levels)
+    for _ in range(BACK_PROJECTIONS):
+        found = found + levels - rows @ found @ columns.T
+    return found
+
+
+def _round_trip(length: int, other: int) -> torch.Tensor:
+    """What resizing does to one side of `length` pixels on the way to `other` ones and back, as a matrix."""
+    each = torch.eye(length)[None]  # (1, length, length): every column has one pixel
+    return resize_map(resize_map(each, (other, length)), (length, length))[0]
