@@ -29,9 +29,9 @@ class Repair:
     Args:
         timesteps: noise levels, descending.
         spins: shifted frames over which the last noise level averages.
-        grain: strength of the borrowed grain in the first go; further goes borrow it whole. 0 is none,
-            ever. Its pattern is not the one that was there, so that every bit of it takes the repaired place away from the true
-            one, while without any it looks blurred.
+        grain: strength of the borrowed grain in the first go; further goes borrow it whole. 0 is none, ever. Its pattern is not
+            the one that was there, so that every bit of it takes the repaired place away from the true one, while without any
+            it looks blurred.
         region_level: pixels of a region exceed this share of the pixel threshold; it must reach above the threshold itself.
         peak_share: and this share of the region's own peak.
         halo_share: the same for the halo.
