@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffad.region import contradicted, defect_region, fill_from_surroundings, soft_edge
+from diffad.region import contradicted, defect_region, soft_edge
 
 
 def test_region_grows_from_pixels_above_the_threshold_only():
@@ -53,19 +53,6 @@ def test_region_is_found_for_thresholds_of_any_sign(threshold):
     assert torch.equal(region[0, 0] == 1, anomaly_map[0] > threshold)
     below = defect_region(anomaly_map, torch.tensor([threshold + 9]), level=0.7, peak_share=0.6, margin=0)
     assert below[0, 0, 5, 5] == 1 and not (below > region).any()  # defective by its score alone: the maximum counts
-
-
-def test_fill_continues_the_surroundings_and_keeps_them():
-    x = torch.linspace(-0.5, 0.5, 32).expand(1, 3, 32, 32).clone()
-    region = torch.zeros(1, 1, 32, 32)
-    region[..., 10:16, 10:16] = 1
-    damaged = torch.where(region.bool(), torch.ones_like(x), x)
-    filled = fill_from_surroundings(damaged, region)
-    outside = (region == 0).expand_as(x)
-    assert torch.equal(filled[outside], damaged[outside])
-    assert (filled - x).abs().max() < 0.1
-    whole = fill_from_surroundings(damaged, torch.ones_like(region))
-    assert whole.isfinite().all()
 
 
 def test_soft_edge_is_one_inside_and_fades():

@@ -66,16 +66,26 @@ def test_costs_and_frames_are_what_the_settings_say():
         sizes.add(noisy.shape[-1])
         return torch.full_like(noisy, -0.9)
 
-    recipe = Repair(timesteps=(490, 300, 150, 50), spins=3, attempts=2)
+    recipe = Repair(timesteps=(490, 300, 150, 50), spins=3, attempts=2, denoiser_error=0.0)
     result = recipe.run(images, brightness_models(stubborn, stride=4), lambda x: x)
     assert calls == [490, 300, 150, 50, 50, 50] * 2 and sizes == {36}
     assert torch.allclose(result.images[..., 14:18, 14:18], torch.tensor(-0.9))
 
 
+def test_fill_stays_where_the_denoised_image_differs_by_no_more_than_it_errs():
+    images = torch.full((1, 3, 32, 32), 0.9)
+    images[..., 14:18, 14:18] = -1
+    result = run(images, lambda noisy, t: torch.full_like(noisy, 0.95), denoiser_error=0.06)
+    assert torch.allclose(result.images, torch.tensor(0.9))
+    result = run(images, lambda noisy, t: torch.full_like(noisy, 0.7), denoiser_error=0.06)
+    # James-Stein keeps 1 - 0.06^2 / 0.2^2 of the difference.
+    assert torch.allclose(result.images[..., 14:18, 14:18], torch.tensor(0.9 - 0.2 * (1 - 0.09)))
+
+
 def test_no_grain_at_all_where_it_is_switched_off():
     images = 0.7 + 0.3 * torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     images[..., :4, :4] = -1
-    result = run(images, lambda noisy, t: torch.full_like(noisy, -0.9), grain=0.0, attempts=2)
+    result = run(images, lambda noisy, t: torch.full_like(noisy, -0.9), grain=0.0, denoiser_error=0.0, attempts=2)
     assert torch.allclose(result.images[..., :4, :4], torch.tensor(-0.9))
 
 

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from diffad import DiffADPipeline
 from diffad.data import evaluation_samples
+from diffad.filling import fill_from_surroundings
 from diffad.image_processor import resize_rgb, single_batch
 from diffad.reconstruction import PRESETS
-from diffad.region import fill_from_surroundings
 from diffad.scoring import resize_map
 from diffad_training.records import append_result, fill_tables, latest_results
 from diffad_training.synthetic_defects import SyntheticDefect, defect_set

@@ -1,4 +1,4 @@
-"""Where an image is to be repaired, and a first guess of what belongs there."""
+"""Where an image is to be repaired."""
 
 import numpy as np
 import torch
@@ -59,20 +59,3 @@ def soft_edge(region: torch.Tensor, sigma: float = 2.0) -> torch.Tensor:
     blurred = smooth_map(region[:, 0], sigma)[:, None]
     # A convolution by way of a Fourier transform leaves traces of nothing everywhere.
     return torch.maximum(region, torch.where(blurred > 1e-4, blurred, 0))
-
-
-def fill_from_surroundings(images: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
-    """Replaces the region `(B, 1, H, W)` of images `(B, 3, H, W)` by a smooth continuation of what surrounds it.
-
-    Averages of the known pixels over ever larger squares, each place taking the smallest square that holds one (pull-push).
-    """
-    known = 1 - region
-    levels = [(images * known, known)]
-    while levels[-1][1].min() == 0 and min(levels[-1][1].shape[-2:]) > 1:
-        levels.append(tuple(F.avg_pool2d(x, 2, ceil_mode=True) for x in levels[-1]))
-    total, weight = levels[-1]
-    filled = total / weight.clamp_min(1e-6)
-    for total, weight in levels[-2::-1]:
-        coarse = F.interpolate(filled, size=total.shape[-2:], mode="bilinear", align_corners=False)
-        filled = torch.where(weight > 0, total / weight.clamp_min(1e-6), coarse)
-    return filled

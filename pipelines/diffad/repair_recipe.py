@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from .cycle_spinning import cycle_spin
+from .filling import fill_from_surroundings, shrink_to_fill
 from .gradient_denoising import mahalanobis_loss
 from .grain import transfer_grain
 from .recipe import Models, Reconstruction, Report
-from .region import contradicted, defect_region, fill_from_surroundings, soft_edge
+from .region import contradicted, defect_region, soft_edge
 from .windows import Window, in_turns, repair_windows
 
 
@@ -19,8 +20,8 @@ class Repair:
     The marked region is filled from its surroundings, then noised and denoised at falling noise levels with the input put back
     outside each time, so that structure returns first and detail last; the last level looks at the image in several frames
     ([`diffad.cycle_spinning`]). A halo around the region, where the map is lower, keeps its content but for what the denoised
-    image contradicts, such as the faint ends of a scratch. Grain, which a mean lacks, is borrowed from the image's surroundings
-    where that lowers Eq. 12. An image that scores as normal is returned as it is. One that still scores as defective gets
+    image contradicts, such as the faint ends of a scratch. Where the fill and the denoised image agree but for what the denoiser
+    errs, the fill stays. Grain, which both lack, is borrowed from the image's surroundings where that lowers Eq. 12. An image that scores as normal is returned as it is. One that still scores as defective gets
     another go with what is marked then added to the region; of all goes the one with the lowest score counts.
 
     Images larger than the model's resolution are repaired at their size in the windows of [`diffad.windows`]: one around each
@@ -29,6 +30,7 @@ class Repair:
     Args:
         timesteps: noise levels, descending.
         spins: shifted frames over which the last noise level averages.
+        denoiser_error: root mean square, in the range [-1, 1], of the difference to the fill that is taken for an error.
         grain: strength of the borrowed grain in the first go; further goes borrow it whole. 0 is none, ever. Its pattern is not
             the one that was there, so that every bit of it takes the repaired place away from the true one, while without any
             it looks blurred.
@@ -42,7 +44,8 @@ class Repair:
 
     timesteps: tuple[int, ...] = (490, 300, 150, 50)
     spins: int = 4
-    grain: float = 0.7
+    denoiser_error: float = 0.06
+    grain: float = 0.5
     region_level: float = 0.7
     peak_share: float = 0.6
     halo_share: float = 0.3
@@ -122,6 +125,8 @@ class Repair:
             opacity = soft_edge(own)
             images = report(_put(images, torch.lerp(inputs, denoised, opacity), windows))
             repaired = _cut(images, windows)
+        filled = fill_from_surroundings(inputs, torch.maximum(unsound, own))
+        repaired = torch.lerp(inputs, shrink_to_fill(denoised, filled, own, self.denoiser_error), opacity)
         replaced = _put(replaced, torch.maximum(_cut(replaced, windows), own), windows)
         grained = repaired + self.grain * opacity * transfer_grain(inputs, denoised, opacity, unsound)
         gain = mahalanobis_loss(models.distance(repaired)) - mahalanobis_loss(models.distance(grained))  # (windows,)
