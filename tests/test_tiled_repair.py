@@ -115,7 +115,7 @@ def repair_black(images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]
         seen.append(noisy.clone())
         return torch.full_like(noisy, 0.5)
 
-    recipe = Repair(timesteps=(1,), spins=1, margin=0, attempts=1)
+    recipe = Repair(timesteps=(1,), spins=1, margin=0, attempts=1, denoiser_error=0.0)
     return recipe.run(images, brightness_models(predict), lambda x: x).images, seen
 
 

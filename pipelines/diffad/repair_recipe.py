@@ -56,22 +56,14 @@ class Repair:
     def run(self, images: torch.Tensor, models: Models, report: Report) -> Reconstruction:
         region = halo = replaced = torch.zeros_like(images[:, :1])  # (B, 1, H, W)
         repaired = images  # (B, 3, H, W)
-        best, best_replaced, best_score = images, replaced, torch.full_like(images[:, 0, 0, 0], torch.inf)
-        active = torch.arange(len(images), device=images.device)
+        best = _Best(images, replaced)
+        active = torch.arange(len(images), device=images.device)  # the images that score as defective
         for attempt in range(self.attempts + 1):
             if len(active):
                 selected = models.select(active)
-                anomaly_map = selected.anomaly_map(repaired[active])
-                score = models.image_score(anomaly_map)  # (active,)
-                if not score.isfinite().all():
-                    # It would pass for normal.
-                    raise ValueError("the score of an image is not finite; use float32 or bfloat16 weights")
+                anomaly_map, score = _judge(repaired[active], selected)
                 if attempt:
-                    improved = score < best_score[active]
-                    chosen = active[improved]
-                    best = best.index_copy(0, chosen, repaired[chosen])
-                    best_replaced = best_replaced.index_copy(0, chosen, replaced[chosen])
-                    best_score = best_score.index_copy(0, chosen, score[improved])
+                    best.update(active, repaired, replaced, score)
                 defective = score > selected.image_threshold
                 active, anomaly_map = active[defective], anomaly_map[defective]
             if attempt == self.attempts:
@@ -88,7 +80,7 @@ class Repair:
             halo = halo.index_copy(0, active, torch.maximum(halo[active], found))
             go = replace(self, grain=1.0) if attempt and self.grain else self
             repaired, replaced = go._repair(images, repaired, region, halo, active, models, report)
-        return Reconstruction(best, soft_edge(best_replaced))
+        return Reconstruction(best.images, soft_edge(best.replaced))
 
     def find_region(self, anomaly_map: torch.Tensor, threshold: torch.Tensor, peak_share: float) -> torch.Tensor:
         """`(B, 1, H, W)`, 1 where the map `(B, H, W)` shows a defect down to a share of its peak."""
@@ -131,6 +123,32 @@ class Repair:
         grained = repaired + self.grain * opacity * transfer_grain(inputs, denoised, opacity, unsound)
         gain = mahalanobis_loss(models.distance(repaired)) - mahalanobis_loss(models.distance(grained))  # (windows,)
         return report(_put(images, torch.where(gain.view(-1, 1, 1, 1) > 0, grained, repaired), windows)), replaced
+
+
+class _Best:
+    """Of several goes, for each image the one with the lowest score: its image and where it is replaced."""
+
+    def __init__(self, images: torch.Tensor, replaced: torch.Tensor):
+        self.images, self.replaced = images, replaced
+        self.score = torch.full_like(images[:, 0, 0, 0], torch.inf)
+
+    def update(self, tried: torch.Tensor, images: torch.Tensor, replaced: torch.Tensor, score: torch.Tensor) -> None:
+        """Keeps what has improved: `images` and `replaced` are of the whole batch, `score` of the indices `tried`."""
+        improved = score < self.score[tried]
+        chosen = tried[improved]
+        self.images = self.images.index_copy(0, chosen, images[chosen])
+        self.replaced = self.replaced.index_copy(0, chosen, replaced[chosen])
+        self.score = self.score.index_copy(0, chosen, score[improved])
+
+
+def _judge(images: torch.Tensor, models: Models) -> tuple[torch.Tensor, torch.Tensor]:
+    """Anomaly maps `(B, H, W)` and scores `(B,)`."""
+    anomaly_map = models.anomaly_map(images)
+    score = models.image_score(anomaly_map)
+    if not score.isfinite().all():
+        # It would pass for normal.
+        raise ValueError("the score of an image is not finite; use float32 or bfloat16 weights")
+    return anomaly_map, score
 
 
 def _cut(images: torch.Tensor, windows: list[Window]) -> torch.Tensor:
