@@ -1,9 +1,9 @@
-"""Harmonic filling and shrinkage, against closed forms and naive loops."""
+"""Harmonic filling, and the weight of structure, against closed forms and naive loops."""
 
 import numpy as np
 import pytest
 import torch
-from diffad.filling import fill_from_surroundings, shrink_to_fill
+from diffad.filling import fill_from_surroundings, structure_weight
 
 
 def blob(*sides: int) -> torch.Tensor:
@@ -46,16 +46,15 @@ def test_fill_of_an_image_does_not_depend_on_the_batch():
     assert torch.equal(fill_from_surroundings(images, region)[2:], fill_from_surroundings(images[2:], region[2:]))
 
 
-def test_shrinkage_against_a_naive_loop():
+def test_weight_against_a_naive_loop():
     generator = torch.Generator().manual_seed(0)
     filled = torch.rand(1, 3, 18, 22, generator=generator).double()
     denoised = filled + 0.15 * torch.randn(1, 3, 18, 22, generator=generator).double()
     denoised[..., 11:] = filled[..., 11:] + 0.02
     region, error, sigma = blob(18, 22), 0.1, 1.5
-    result = shrink_to_fill(denoised, filled, region, error, sigma)[0].numpy()
-    difference = (denoised - filled)[0].numpy()
-    square, inside = (difference**2).mean(axis=0), region[0, 0].numpy()
-    weights = set()
+    weight = structure_weight(denoised, filled, region, error, sigma)[0, 0].numpy()
+    square, inside = (denoised - filled)[0].square().mean(dim=0).numpy(), region[0, 0].numpy()
+    signs = set()
     for y, x in np.argwhere(inside > 0):
         total = count = 0.0
         for i in range(y - 4, y + 5):  # 3 sigma, reflected at the border
@@ -63,18 +62,20 @@ def test_shrinkage_against_a_naive_loop():
                 row, column = (abs(k) if k < size else 2 * size - 2 - k for k, size in ((i, 18), (j, 22)))
                 share = np.exp(-((i - y) ** 2 + (j - x) ** 2) / (2 * sigma**2)) * inside[row, column]
                 total, count = total + share * square[row, column], count + share
-        weight = max(0.0, 1 - error**2 * count / total)
-        weights.add(weight > 0)
-        assert result[:, y, x] == pytest.approx(filled[0, :, y, x].numpy() + weight * difference[:, y, x], abs=1e-6)
-    assert weights == {True, False}
+        expected = max(0.0, 1 - error**2 * count / total)
+        signs.add(expected > 0)
+        assert weight[y, x] == pytest.approx(expected, abs=1e-6)
+    assert signs == {True, False}
 
 
-def test_shrinkage_keeps_structure_and_drops_error():
+def test_weight_of_error_is_none_and_of_structure_almost_all():
     filled = torch.zeros(2, 3, 32, 32)
     region = torch.zeros(2, 1, 32, 32)
     region[..., 8:24, 8:24] = 1
     noise = 0.03 * torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     structure = torch.stack([torch.zeros(3, 32, 32), torch.ones(3, 32, 32)])
-    result = shrink_to_fill(structure + noise, filled, region, error=0.06)
-    assert torch.equal(result[0], filled[0])
-    assert torch.allclose(result[1], structure[1] + noise[1], atol=0.01)
+    weight = structure_weight(structure + noise, filled, region, error=0.06)
+    assert weight.shape == region.shape
+    assert (weight[0] == 0).all() and (weight[1, :, 8:24, 8:24] > 0.99).all()
+    # No difference, no weight, and no division by it.
+    assert (structure_weight(filled, filled, region, error=0.0) == 0).all()

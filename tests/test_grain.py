@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from diffad.filling import fill_from_surroundings
 from diffad.grain import RING, _halves, best_shift, transfer_grain
 from scipy.ndimage import binary_dilation
 
@@ -11,6 +12,11 @@ def region_at(top: int, left: int, height: int, width: int, size: int = 64) -> t
     region = torch.zeros(1, 1, size, size)
     region[..., top : top + height, left : left + width] = 1
     return region
+
+
+def grain_of(images: torch.Tensor, denoised: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
+    """Where the repair is all `denoised`."""
+    return transfer_grain(images, denoised, torch.ones_like(region), region, region, region)
 
 
 def test_best_shift_is_that_of_an_exhaustive_search():
@@ -41,23 +47,23 @@ def test_a_repeating_pattern_is_continued_exactly():
     region = region_at(24, 24, 8, 10)
     damaged = torch.where(region > 0, torch.zeros_like(image), image)
     smooth = torch.zeros_like(image)
-    assert torch.allclose(smooth + transfer_grain(damaged, smooth, region), torch.where(region > 0, image, smooth), atol=1e-6)
+    assert torch.allclose(smooth + grain_of(damaged, smooth, region), torch.where(region > 0, image, smooth), atol=1e-6)
 
 
 def test_each_image_and_each_region_is_treated_alone():
     generator = torch.Generator().manual_seed(1)
     images, smooth = torch.randn(2, 3, 64, 64, generator=generator), torch.zeros(2, 3, 64, 64)
     regions = torch.cat([torch.maximum(region_at(10, 10, 6, 6), region_at(40, 40, 5, 9)), region_at(30, 8, 12, 7)])
-    grain = transfer_grain(images, smooth, regions)
+    grain = grain_of(images, smooth, regions)
     assert (grain[(regions == 0).expand_as(grain)] == 0).all() and (grain[(regions > 0).expand_as(grain)] != 0).all()
-    assert torch.equal(transfer_grain(images[1:], smooth[1:], regions[1:]), grain[1:])
+    assert torch.equal(grain_of(images[1:], smooth[1:], regions[1:]), grain[1:])
 
 
 def test_pixels_that_meet_at_a_corner_borrow_from_one_place():
     generator = torch.Generator().manual_seed(2)
     image = torch.rand(1, 3, 64, 64, generator=generator)
     region = torch.maximum(region_at(20, 20, 4, 4), region_at(24, 24, 4, 4))
-    grain = transfer_grain(image, torch.zeros_like(image), region)[0]
+    grain = grain_of(image, torch.zeros_like(image), region)[0]
     # Both squares come from places that lie to each other as they do.
     first, second = (
         [
@@ -73,7 +79,7 @@ def test_pixels_that_meet_at_a_corner_borrow_from_one_place():
 
 def test_no_grain_where_nothing_is_sound():
     images = torch.randn(1, 3, 64, 64)
-    assert transfer_grain(images, torch.zeros_like(images), region_at(0, 0, 64, 64)).abs().max() == 0
+    assert grain_of(images, torch.zeros_like(images), region_at(0, 0, 64, 64)).abs().max() == 0
 
 
 def test_a_region_too_large_for_any_place_borrows_in_parts():
@@ -82,10 +88,33 @@ def test_a_region_too_large_for_any_place_borrows_in_parts():
     image = torch.randn(3, 16, 16, generator=generator).repeat(1, 6, 6)[None]  # (1, 3, 96, 96)
     region = region_at(0, 30, 96, 10, size=96)  # from top to bottom, without room below or above
     region[..., 20:76, 40:60] = 1
-    grain = transfer_grain(torch.where(region > 0, torch.zeros_like(image), image), torch.zeros_like(image), region)
+    grain = grain_of(torch.where(region > 0, torch.zeros_like(image), image), torch.zeros_like(image), region)
     inside = (region > 0).expand_as(image)
     assert (grain[~inside] == 0).all() and (grain[inside] != 0).all()
     assert grain[inside].std().item() == pytest.approx(image.std().item(), rel=0.1)
+
+
+def test_filled_places_borrow_what_a_fill_lacks_of_the_lender():
+    """Of a pattern that repeats, the fill and the borrowed grain together are the pattern, whatever it is: seamless cloning."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(3, 16, 16, generator=generator).repeat(1, 4, 4)[None]
+    region, wanted = region_at(24, 24, 8, 10), region_at(22, 22, 12, 14)
+    filled = fill_from_surroundings(image, region)
+    denoised = torch.randn(1, 3, 64, 64, generator=generator)
+    weight = torch.zeros_like(region)
+    grain = transfer_grain(torch.where(region > 0, 9.0, image), denoised, weight, region, wanted, region)
+    assert torch.allclose(filled + grain, image, atol=1e-5)
+    assert (grain[(region == 0).expand_as(grain)] == 0).all()
+
+
+def test_mixtures_borrow_in_proportion():
+    generator = torch.Generator().manual_seed(0)
+    image, denoised = torch.randn(2, 1, 3, 64, 64, generator=generator)
+    region = region_at(24, 24, 8, 10)
+    none, half, full = (
+        transfer_grain(image, denoised, torch.full_like(region, weight), region, region, region) for weight in (0.0, 0.5, 1.0)
+    )
+    assert torch.allclose(half, (none + full) / 2, atol=1e-6) and not torch.allclose(none, full, atol=0.1)
 
 
 def test_halves_share_out_a_part_across_its_longer_side():

@@ -18,12 +18,12 @@ def fill_from_surroundings(images: torch.Tensor, region: torch.Tensor) -> torch.
         if inside.all():
             image[:] = image.mean(axis=(1, 2), keepdims=True)
         elif inside.any():
-            image[:, inside] = _harmonic(image, inside)
+            image[:, inside] = harmonic(image, inside)
     return torch.from_numpy(filled).to(images)
 
 
-def _harmonic(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """The pixels `(3, N)` inside, from those `(3, H, W)` outside."""
+def harmonic(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """The pixels `(3, N)` inside, of which each is the mean of its neighbours, from those outside of an image `(3, H, W)`."""
     laplacian = LaplacianNd(inside.shape, boundary_conditions="neumann", dtype=np.float64).tosparse().tocsr()
     unknown, known = np.flatnonzero(inside), np.flatnonzero(~inside)
     equations = laplacian[unknown]  # (N, H W)
@@ -31,24 +31,24 @@ def _harmonic(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
     return spsolve(equations[:, unknown].tocsc(), -(equations[:, known] @ values)).T
 
 
-def shrink_to_fill(
+def structure_weight(
     denoised: torch.Tensor, filled: torch.Tensor, region: torch.Tensor, error: float, sigma: float = 8.0
 ) -> torch.Tensor:
-    """`denoised` where it knows more than `filled`, which is structure, and `filled` where it only errs more.
+    """How far to go from `filled` to `denoised`: to where both differ by structure, and not where only by error.
 
-    The positive-part James-Stein estimator, locally: d = denoised - filled is scaled by max(0, 1 - error^2 / E[d^2]), with E the
-    mean over the pixels of the region nearby.
+    The weight of the positive-part James-Stein estimator, locally: max(0, 1 - error^2 / E[d^2]) with d = denoised - filled and E
+    the mean over the pixels of the region nearby.
 
     Args:
         denoised, filled: `(B, 3, H, W)` in [-1, 1].
         region: `(B, 1, H, W)`, above 0 where both are guesses.
         error: root mean square of what the denoiser errs, in the same units.
         sigma: of the Gaussian that says what is nearby, in pixels.
+
+    Returns:
+        `(B, 1, H, W)` in [0, 1], 0 far from the region.
     """
     inside = (region[:, 0] > 0).to(denoised)  # (B, H, W)
-    difference = denoised - filled
-    energy = smooth_map(inside * difference.square().mean(dim=1), sigma)
-    # error^2 / E[d^2]; where the region is far, 1
+    energy = smooth_map(inside * (denoised - filled).square().mean(dim=1), sigma)
     noise = error**2 * smooth_map(inside, sigma)
-    weight = torch.where(energy > noise, 1 - noise / energy, 0)  # (B, H, W)
-    return filled + weight[:, None] * difference
+    return torch.where(energy > noise, 1 - noise / energy, 0)[:, None]

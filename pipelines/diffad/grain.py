@@ -1,4 +1,4 @@
-"""The grain of a surface, which a denoiser's mean lacks, borrowed from the image's own sound surroundings."""
+"""The grain of a surface, which a mean lacks, borrowed from the image's own sound surroundings."""
 
 import numpy as np
 import torch
@@ -6,45 +6,66 @@ from scipy.ndimage import binary_dilation
 from scipy.signal import correlate
 
 from .defects import connected_regions
+from .filling import harmonic
 
 RING = 6  # pixels around a region that must look alike at the lender's place
 
 
 def transfer_grain(
-    images: torch.Tensor, denoised: torch.Tensor, region: torch.Tensor, unsound: torch.Tensor | None = None
+    images: torch.Tensor,
+    denoised: torch.Tensor,
+    weight: torch.Tensor,
+    region: torch.Tensor,
+    wanted: torch.Tensor,
+    unsound: torch.Tensor,
 ) -> torch.Tensor:
-    """What `denoised` lacks of `images` in detail, copied into the region from where the surroundings look most alike.
+    """What a repair lacks of the image's detail, copied from where the surroundings look most alike.
 
+    The repair is `weight * denoised + (1 - weight) * fill`. The same mixture is made at the lender's place, with a region of the
+    same shape filled there, and what it lacks of the image there is lent. Where all is fill, that is seamless cloning of the
+    lender's place (Perez et al. 2003).
     A region for which there is no sound place that is large enough is halved, and its halves again, down to a few pixels.
 
     Args:
         images: `(B, 3, H, W)`, true outside the region and what is unsound.
         denoised: `(B, 3, H, W)`, their smooth version.
-        region: `(B, 1, H, W)`, above 0 where grain is wanted.
-        unsound: `(B, 1, H, W)`, above 0 where nothing is borrowed either; None is the region alone.
+        weight: `(B, 1, H, W)` in [0, 1].
+        region: `(B, 1, H, W)`, above 0 where the repair replaces the image.
+        wanted: `(B, 1, H, W)`, above 0 where grain is wanted: the region, perhaps with a margin where the repair fades.
+        unsound: `(B, 1, H, W)`, above 0 where nothing is borrowed either.
 
     Returns:
-        `(B, 3, H, W)`, to be added to `denoised`; 0 outside the region and where no place is sound.
+        `(B, 3, H, W)`, to be added to the repair; 0 where none is wanted and where no place is sound.
     """
-    grains = []
-    wanted = region[:, 0] > 0  # (B, H, W)
-    shunned = wanted if unsound is None else wanted | (unsound[:, 0] > 0)
-    arrays = (images.cpu().double(), denoised.cpu().double(), wanted.cpu(), shunned.cpu())
-    for image, smooth, inside, taboo in zip(*(array.numpy() for array in arrays)):
-        grain = np.zeros_like(image)
-        labels, count = connected_regions(inside)
-        parts = [labels == index for index in range(1, count + 1)]
-        while parts and not taboo.all():
-            part = parts.pop()
-            box, reach = _box(part)
-            shift = best_shift(image, taboo, box, reach)
-            if shift is not None:
-                source = tuple(slice(side.start + by, side.stop + by) for side, by in zip(box, shift))
-                grain[:, *box] = np.where(reach, (image - smooth)[:, *source], grain[:, *box])
-            elif max(reach.shape) > 4 * RING:
-                parts += _halves(part)
-        grains.append(grain)
+    arrays = [tensor.cpu().double().numpy() for tensor in (images, denoised, weight, region, wanted, unsound)]
+    grains = [
+        _grain(image, smooth, share[0], inside[0] > 0, reach[0] > 0, shunned[0] > 0)
+        for image, smooth, share, inside, reach, shunned in zip(*arrays)
+    ]
     return torch.from_numpy(np.stack(grains)).to(images)
+
+
+def _grain(image, denoised, weight, region, wanted, unsound) -> np.ndarray:
+    """Of one image: `(3, H, W)` twice, `(H, W)`, and three bool masks `(H, W)`."""
+    grain = np.zeros_like(image)
+    taboo = wanted | unsound
+    labels, count = connected_regions(wanted)
+    parts = [labels == index for index in range(1, count + 1)]
+    while parts and not taboo.all():
+        part = parts.pop()
+        box, reach = _box(part)
+        shift = best_shift(image, taboo, box, reach)
+        if shift is not None:
+            source = tuple(slice(side.start + by, side.stop + by) for side, by in zip(box, shift))
+            lender, smooth = image[:, *source], image[:, *source].copy()
+            inside = reach & region[box]
+            if inside.any():
+                smooth[:, inside] = harmonic(lender, inside)
+            smooth += weight[box] * (denoised[:, *source] - smooth)
+            grain[:, *box] = np.where(reach, lender - smooth, grain[:, *box])
+        elif max(reach.shape) > 4 * RING:
+            parts += _halves(part)
+    return grain
 
 
 def best_shift(image: np.ndarray, unsound: np.ndarray, box: tuple[slice, slice], reach: np.ndarray) -> tuple[int, int] | None:

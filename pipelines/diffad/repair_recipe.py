@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from .cycle_spinning import cycle_spin
-from .filling import fill_from_surroundings, shrink_to_fill
+from .filling import fill_from_surroundings, structure_weight
 from .gradient_denoising import mahalanobis_loss
 from .grain import transfer_grain
 from .recipe import Models, Reconstruction, Report
@@ -45,7 +45,7 @@ class Repair:
     timesteps: tuple[int, ...] = (490, 300, 150, 50)
     spins: int = 4
     denoiser_error: float = 0.06
-    grain: float = 0.5
+    grain: float = 0.4
     region_level: float = 0.7
     peak_share: float = 0.6
     halo_share: float = 0.3
@@ -118,9 +118,11 @@ class Repair:
             images = report(_put(images, torch.lerp(inputs, denoised, opacity), windows))
             repaired = _cut(images, windows)
         filled = fill_from_surroundings(inputs, torch.maximum(unsound, own))
-        repaired = torch.lerp(inputs, shrink_to_fill(denoised, filled, own, self.denoiser_error), opacity)
+        weight = structure_weight(denoised, filled, own, self.denoiser_error)
+        repaired = torch.lerp(inputs, torch.lerp(filled, denoised, weight), opacity)
         replaced = _put(replaced, torch.maximum(_cut(replaced, windows), own), windows)
-        grained = repaired + self.grain * opacity * transfer_grain(inputs, denoised, opacity, unsound)
+        grain = transfer_grain(inputs, denoised, weight, own, opacity, unsound)
+        grained = repaired + self.grain * opacity * grain
         gain = mahalanobis_loss(models.distance(repaired)) - mahalanobis_loss(models.distance(grained))  # (windows,)
         return report(_put(images, torch.where(gain.view(-1, 1, 1, 1) > 0, grained, repaired), windows)), replaced
 
