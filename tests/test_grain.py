@@ -16,7 +16,7 @@ def region_at(top: int, left: int, height: int, width: int, size: int = 64) -> t
 
 def grain_of(images: torch.Tensor, denoised: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
     """Where the repair is all `denoised`."""
-    return transfer_grain(images, denoised, torch.ones_like(region), region, region, region)
+    return transfer_grain(images, denoised, torch.ones_like(region), 0.0, region, region, region)
 
 
 def test_best_shift_is_that_of_an_exhaustive_search():
@@ -102,9 +102,23 @@ def test_filled_places_borrow_what_a_fill_lacks_of_the_lender():
     filled = fill_from_surroundings(image, region)
     denoised = torch.randn(1, 3, 64, 64, generator=generator)
     weight = torch.zeros_like(region)
-    grain = transfer_grain(torch.where(region > 0, 9.0, image), denoised, weight, region, wanted, region)
+    grain = transfer_grain(torch.where(region > 0, 9.0, image), denoised, weight, 100.0, region, wanted, region)
     assert torch.allclose(filled + grain, image, atol=1e-5)
     assert (grain[(region == 0).expand_as(grain)] == 0).all()
+
+
+def test_structure_of_the_lender_is_not_lent():
+    """A bar across the lender's place, which the denoised image shows and a fill can't."""
+    image = 0.02 * torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    denoised = torch.zeros_like(image)
+    for bar in (slice(26, 28), slice(58, 60)):
+        image[..., bar, :] += 1
+        denoised[..., bar, :] = 1
+    region = region_at(24, 24, 8, 10)
+    nothing = torch.zeros_like(region)
+    grain = transfer_grain(image, denoised, nothing, 0.06, region, region, region)
+    assert 0 < grain.abs().max() < 0.2
+    assert transfer_grain(image, denoised, nothing, 100.0, region, region, region).abs().max() > 0.3
 
 
 def test_mixtures_borrow_in_proportion():
@@ -112,7 +126,7 @@ def test_mixtures_borrow_in_proportion():
     image, denoised = torch.randn(2, 1, 3, 64, 64, generator=generator)
     region = region_at(24, 24, 8, 10)
     none, half, full = (
-        transfer_grain(image, denoised, torch.full_like(region, weight), region, region, region) for weight in (0.0, 0.5, 1.0)
+        transfer_grain(image, denoised, torch.full_like(region, weight), 100.0, region, region, region) for weight in (0.0, 0.5, 1.0)
     )
     assert torch.allclose(half, (none + full) / 2, atol=1e-6) and not torch.allclose(none, full, atol=0.1)
 

@@ -6,7 +6,7 @@ from scipy.ndimage import binary_dilation
 from scipy.signal import correlate
 
 from .defects import connected_regions
-from .filling import harmonic
+from .filling import harmonic, structure_weight
 
 RING = 6  # pixels around a region that must look alike at the lender's place
 
@@ -15,6 +15,7 @@ def transfer_grain(
     images: torch.Tensor,
     denoised: torch.Tensor,
     weight: torch.Tensor,
+    error: float,
     region: torch.Tensor,
     wanted: torch.Tensor,
     unsound: torch.Tensor,
@@ -23,13 +24,14 @@ def transfer_grain(
 
     The repair is `weight * denoised + (1 - weight) * fill`. The same mixture is made at the lender's place, with a region of the
     same shape filled there, and what it lacks of the image there is lent. Where all is fill, that is seamless cloning of the
-    lender's place (Perez et al. 2003).
+    lender's place (Perez et al. 2003); but what is structure by [`structure_weight`] stays there.
     A region for which there is no sound place that is large enough is halved, and its halves again, down to a few pixels.
 
     Args:
         images: `(B, 3, H, W)`, true outside the region and what is unsound.
         denoised: `(B, 3, H, W)`, their smooth version.
         weight: `(B, 1, H, W)` in [0, 1].
+        error: of the denoiser, as for [`structure_weight`].
         region: `(B, 1, H, W)`, above 0 where the repair replaces the image.
         wanted: `(B, 1, H, W)`, above 0 where grain is wanted: the region, perhaps with a margin where the repair fades.
         unsound: `(B, 1, H, W)`, above 0 where nothing is borrowed either.
@@ -39,14 +41,14 @@ def transfer_grain(
     """
     arrays = [tensor.cpu().double().numpy() for tensor in (images, denoised, weight, region, wanted, unsound)]
     grains = [
-        _grain(image, smooth, share[0], inside[0] > 0, reach[0] > 0, shunned[0] > 0)
+        _grain(image, smooth, share[0], error, inside[0] > 0, reach[0] > 0, shunned[0] > 0)
         for image, smooth, share, inside, reach, shunned in zip(*arrays)
     ]
     return torch.from_numpy(np.stack(grains)).to(images)
 
 
-def _grain(image, denoised, weight, region, wanted, unsound) -> np.ndarray:
-    """Of one image: `(3, H, W)` twice, `(H, W)`, and three bool masks `(H, W)`."""
+def _grain(image, denoised, weight, error, region, wanted, unsound) -> np.ndarray:
+    """Of one image: `(3, H, W)` twice, `(H, W)`, a number, and three bool masks `(H, W)`."""
     grain = np.zeros_like(image)
     taboo = wanted | unsound
     labels, count = connected_regions(wanted)
@@ -57,12 +59,13 @@ def _grain(image, denoised, weight, region, wanted, unsound) -> np.ndarray:
         shift = best_shift(image, taboo, box, reach)
         if shift is not None:
             source = tuple(slice(side.start + by, side.stop + by) for side, by in zip(box, shift))
-            lender, smooth = image[:, *source], image[:, *source].copy()
-            inside = reach & region[box]
+            lender, smooth = image[:, *source], denoised[:, *source]
+            filled, inside = lender.copy(), reach & region[box]
             if inside.any():
-                smooth[:, inside] = harmonic(lender, inside)
-            smooth += weight[box] * (denoised[:, *source] - smooth)
-            grain[:, *box] = np.where(reach, lender - smooth, grain[:, *box])
+                filled[:, inside] = harmonic(lender, inside)
+            of_structure = structure_weight(*(torch.from_numpy(x[None]) for x in (smooth, filled, inside[None])), error)
+            share = np.maximum(weight[box], of_structure[0, 0].numpy())
+            grain[:, *box] = np.where(reach, lender - filled - share * (smooth - filled), grain[:, *box])
         elif max(reach.shape) > 4 * RING:
             parts += _halves(part)
     return grain

@@ -121,7 +121,7 @@ class Repair:
         weight = structure_weight(denoised, filled, own, self.denoiser_error)
         repaired = torch.lerp(inputs, torch.lerp(filled, denoised, weight), opacity)
         replaced = _put(replaced, torch.maximum(_cut(replaced, windows), own), windows)
-        grain = transfer_grain(inputs, denoised, weight, own, opacity, unsound)
+        grain = transfer_grain(inputs, denoised, weight, self.denoiser_error, own, opacity, unsound)
         grained = repaired + self.grain * opacity * grain
         gain = mahalanobis_loss(models.distance(repaired)) - mahalanobis_loss(models.distance(grained))  # (windows,)
         return report(_put(images, torch.where(gain.view(-1, 1, 1, 1) > 0, grained, repaired), windows)), replaced
