@@ -126,7 +126,8 @@ def test_mixtures_borrow_in_proportion():
     image, denoised = torch.randn(2, 1, 3, 64, 64, generator=generator)
     region = region_at(24, 24, 8, 10)
     none, half, full = (
-        transfer_grain(image, denoised, torch.full_like(region, weight), 100.0, region, region, region) for weight in (0.0, 0.5, 1.0)
+        transfer_grain(image, denoised, torch.full_like(region, weight), 100.0, region, region, region)
+        for weight in (0.0, 0.5, 1.0)
     )
     assert torch.allclose(half, (none + full) / 2, atol=1e-6) and not torch.allclose(none, full, atol=0.1)
 

@@ -18,11 +18,11 @@ def fill_from_surroundings(images: torch.Tensor, region: torch.Tensor) -> torch.
         if inside.all():
             image[:] = image.mean(axis=(1, 2), keepdims=True)
         elif inside.any():
-            image[:, inside] = harmonic(image, inside)
+            image[:, inside] = _harmonic(image, inside)
     return torch.from_numpy(filled).to(images)
 
 
-def harmonic(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
+def _harmonic(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """The pixels `(3, N)` inside, of which each is the mean of its neighbours, from those outside of an image `(3, H, W)`."""
     laplacian = LaplacianNd(inside.shape, boundary_conditions="neumann", dtype=np.float64).tosparse().tocsr()
     unknown, known = np.flatnonzero(inside), np.flatnonzero(~inside)
@@ -36,8 +36,8 @@ def structure_weight(
 ) -> torch.Tensor:
     """How far to go from `filled` to `denoised`: to where both differ by structure, and not where only by error.
 
-    The weight of the positive-part James-Stein estimator, locally: max(0, 1 - error^2 / E[d^2]) with d = denoised - filled and E
-    the mean over the pixels of the region nearby.
+    The weight of the positive-part James-Stein estimator, locally: max(0, 1 - error^2 / E[d^2]) with d = denoised - filled and
+    E the mean over the pixels of the region nearby.
 
     Args:
         denoised, filled: `(B, 3, H, W)` in [-1, 1].

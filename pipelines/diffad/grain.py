@@ -6,7 +6,7 @@ from scipy.ndimage import binary_dilation
 from scipy.signal import correlate
 
 from .defects import connected_regions
-from .filling import harmonic, structure_weight
+from .filling import fill_from_surroundings, structure_weight
 
 RING = 6  # pixels around a region that must look alike at the lender's place
 
@@ -22,9 +22,9 @@ def transfer_grain(
 ) -> torch.Tensor:
     """What a repair lacks of the image's detail, copied from where the surroundings look most alike.
 
-    The repair is `weight * denoised + (1 - weight) * fill`. The same mixture is made at the lender's place, with a region of the
-    same shape filled there, and what it lacks of the image there is lent. Where all is fill, that is seamless cloning of the
-    lender's place (Perez et al. 2003); but what is structure by [`structure_weight`] stays there.
+    The repair is `weight * denoised + (1 - weight) * fill`. The same mixture is made at the lender's place, with a region of
+    the same shape filled there, and what it lacks of the image there is lent. Where all is fill, that is seamless cloning of
+    the lender's place (Perez et al. 2003); but what is structure by [`structure_weight`] stays there.
     A region for which there is no sound place that is large enough is halved, and its halves again, down to a few pixels.
 
     Args:
@@ -59,13 +59,14 @@ def _grain(image, denoised, weight, error, region, wanted, unsound) -> np.ndarra
         shift = best_shift(image, taboo, box, reach)
         if shift is not None:
             source = tuple(slice(side.start + by, side.stop + by) for side, by in zip(box, shift))
-            lender, smooth = image[:, *source], denoised[:, *source]
-            filled, inside = lender.copy(), reach & region[box]
-            if inside.any():
-                filled[:, inside] = harmonic(lender, inside)
-            of_structure = structure_weight(*(torch.from_numpy(x[None]) for x in (smooth, filled, inside[None])), error)
-            share = np.maximum(weight[box], of_structure[0, 0].numpy())
-            grain[:, *box] = np.where(reach, lender - filled - share * (smooth - filled), grain[:, *box])
+            lender, smooth, inside = (
+                torch.from_numpy(patch[None])
+                for patch in (image[:, *source], denoised[:, *source], (reach & region[box])[None])
+            )
+            filled = fill_from_surroundings(lender, inside)
+            share = structure_weight(smooth, filled, inside, error).clamp_min(torch.from_numpy(weight[box]))
+            lacking = (lender - filled - share * (smooth - filled))[0].numpy()  # (3, *box)
+            grain[:, *box] = np.where(reach, lacking, grain[:, *box])
         elif max(reach.shape) > 4 * RING:
             parts += _halves(part)
     return grain

@@ -20,10 +20,10 @@ class Repair:
     The marked region is filled from its surroundings, then noised and denoised at falling noise levels with the input put back
     outside each time, so that structure returns first and detail last; the last level looks at the image in several frames
     ([`diffad.cycle_spinning`]). A halo around the region, where the map is lower, keeps its content but for what the denoised
-    image contradicts, such as the faint ends of a scratch. Where the fill and the denoised image agree but for what the denoiser
-    errs, the fill stays. Grain, which both lack, is borrowed from the image's surroundings where that lowers Eq. 12. An image
-    that scores as normal is returned as it is. One that still scores as defective gets another go with what is marked then added
-    to the region; of all goes the one with the lowest score counts.
+    image contradicts, such as the faint ends of a scratch. Where the fill and the denoised image agree but for what the
+    denoiser errs, the fill stays. Grain, which both lack, is borrowed from the image's surroundings where that lowers Eq. 12.
+    An image that scores as normal is returned as it is. One that still scores as defective gets another go with what is marked
+    then added to the region; of all goes the one with the lowest score counts.
 
     Images larger than the model's resolution are repaired at their size in the windows of [`diffad.windows`]: one around each
     marked region with its halo, for large regions several, of which each sees what the earlier ones have made of their part.
