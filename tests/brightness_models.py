@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 import torch
-from diffad.gradient_denoising import Distance
-from diffad.recipe import Models
+from diffad.repair.context import Models
+from diffad.repair.gradient_denoising import Distance
 
 
 def brightness(images: torch.Tensor) -> torch.Tensor:

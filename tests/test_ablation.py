@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from diffad_training import ablation
-from diffad_training.records import latest_results
+from diffad_training.benchmarks import ablation
+from diffad_training.benchmarks.records import latest_results
 from PIL import Image
 from tiny_pipeline import save_test_images, smooth_images, tiny_pipeline
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from diffad import ImageError, inspection
-from diffad.app import build_app, launch
+from diffad.app.inspection import Inspection, Row
+from diffad.app.page import build_app, launch
 from diffad.data import DataError
-from diffad.inspection import Inspection, Row
 from diffad.pipeline_output import ReconstructionOutput
 from PIL import Image
 from tiny_pipeline import smooth_images, tiny_pipeline

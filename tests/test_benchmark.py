@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from diffad_training import benchmark
+from diffad_training.benchmarks import detection as benchmark
 
 PEERS = {
     "source": "x",

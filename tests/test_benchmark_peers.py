@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffad import FeatureExtractor
 from diffad.data import DataError, training_samples
-from diffad_training import benchmark_peers
+from diffad_training.benchmarks import peers as benchmark_peers
 from PIL import Image
 
 CATEGORIES = {"nut": 0, "bolt": 100}  # and the grey level of its first image

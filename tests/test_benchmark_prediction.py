@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from diffad_training import benchmark_prediction as benchmark
-from diffad_training.benchmark_prediction import Level
+from diffad_training.benchmarks import prediction as benchmark
+from diffad_training.benchmarks.prediction import Level
 from tiny_pipeline import save_tiny_model
 
 

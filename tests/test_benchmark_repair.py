@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import skimage.metrics
 import torch
-from diffad_training import benchmark_repair
-from diffad_training.benchmark_repair import SUMMARY, UNetPasses, compare, measure, psnr, run, summary, update_tables
-from diffad_training.synthetic_defects import defect_set
+from diffad_training.benchmarks import repair as benchmark_repair
+from diffad_training.benchmarks.repair import SUMMARY, UNetPasses, compare, measure, psnr, run, summary, update_tables
+from diffad_training.benchmarks.synthetic_defects import defect_set
 from tiny_pipeline import smooth_images, tiny_pipeline
 
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from diffad.bootstrap import ScoreCounts, confidence_intervals, count_images, count_pixels, sweep, sweep_metrics
-from diffad.metrics import detection_metrics, localization_metrics
+from diffad.evaluation.bootstrap import ScoreCounts, confidence_intervals, count_images, count_pixels, sweep, sweep_metrics
+from diffad.evaluation.metrics import detection_metrics, localization_metrics
 from scipy.ndimage import gaussian_filter
 
 

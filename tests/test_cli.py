@@ -96,7 +96,7 @@ def test_a_report_of_a_finished_table_takes_no_second_scoring(model, parts, tmp_
     assert run(*arguments).exit_code == 0
     table = output.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("diffad.prediction.rows_of", lambda *_: pytest.fail("was scored again"))
+        patch.setattr("diffad.jobs.predict.rows_of", lambda *_: pytest.fail("was scored again"))
         result = run(*arguments, "--report", report)
     assert result.exit_code == 0 and "5 images, 2 of them called defective" in result.stdout
     assert "was complete already, nothing was scored" in result.stdout
@@ -254,7 +254,7 @@ def tiny_settings(tmp_path):
 
 
 def test_app_serves_the_loaded_model_under_its_name(model, monkeypatch):
-    gradio_app = pytest.importorskip("diffad.app", reason="needs gradio: pip install 'diffad[app]'")
+    gradio_app = pytest.importorskip("diffad.app.page", reason="needs gradio: pip install 'diffad[app]'")
     served = []
     monkeypatch.setattr(gradio_app, "build_app", lambda pipe, name, examples: (pipe, name, examples))
     monkeypatch.setattr(gradio_app, "launch", lambda app, *options, **more: served.append((app, options)))
@@ -333,5 +333,5 @@ def test_known_errors_are_one_line(arguments, message, saved_model, tmp_path):
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch, model, parts):
-    monkeypatch.setattr("diffad.model_summary.summarize_model", lambda pipe: 1 / 0)
+    monkeypatch.setattr("diffad.jobs.summary.summarize_model", lambda pipe: 1 / 0)
     assert isinstance(run("info", model).exception, ZeroDivisionError)

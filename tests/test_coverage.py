@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffad import Calibration
-from diffad_training import coverage
+from diffad_training.benchmarks import coverage
 from PIL import Image
 from tiny_pipeline import smooth_images, tiny_pipeline
 

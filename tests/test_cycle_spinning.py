@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from diffad.cycle_spinning import cycle_spin
+from diffad.repair.cycle_spinning import cycle_spin
 from scipy.ndimage import uniform_filter
 
 

@@ -5,7 +5,7 @@ import pytest
 import scipy.integrate
 import scipy.stats
 import torch
-from diffad.diffusion import (
+from diffad.diffusion.chain import (
     add_noise,
     chain_step,
     clamp_to_range,

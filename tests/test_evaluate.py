@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from diffad import DiffADPipeline, detection_metrics, localization_metrics
 from diffad.data import DataError, evaluation_samples
-from diffad_training import evaluate
+from diffad.evaluation import evaluate
 from PIL import Image
 from tiny_pipeline import class_images, save_test_images, smooth_images, tiled_pipeline, tiny_pipeline
 

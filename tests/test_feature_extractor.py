@@ -7,7 +7,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from diffad import FeatureExtractor
-from diffad.lite_weights import load_lite_weights, timm_name
+from diffad.models.lite_weights import load_lite_weights, timm_name
 from PIL import Image
 from torchvision.transforms import Normalize
 from transformers import AutoBackbone, BitImageProcessor, Dinov2Config
@@ -161,7 +161,7 @@ def test_missing_package_is_named(monkeypatch):
 def test_incomplete_weights_are_refused(monkeypatch):
     weights = load_lite_weights()
     del weights["blocks.2.0.bn1.running_mean"]
-    monkeypatch.setattr("diffad.lite_weights.load_lite_weights", lambda size: weights)
+    monkeypatch.setattr("diffad.models.lite_weights.load_lite_weights", lambda size: weights)
     with pytest.raises(ValueError, match="tf_efficientnet_lite0 lack .*blocks.2.0.bn1.running_mean"):
         FeatureExtractor.from_lite_package()
 

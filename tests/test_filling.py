@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from diffad.filling import fill_from_surroundings, structure_weight
+from diffad.repair.fill import fill_from_surroundings, structure_weight
 
 
 def blob(*sides: int) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from diffad.film import MAX_FRAMES, film_row, save_animation
+from diffad.imaging.trajectory import MAX_FRAMES, film_row, save_animation
 from PIL import Image
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from diffad.gradient_denoising import (
+from diffad.repair.gradient_denoising import (
     added_variance,
     gradient_step,
     loss_and_gradient,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from diffad.filling import fill_from_surroundings
-from diffad.grain import RING, _halves, best_shift, transfer_grain
+from diffad.repair.fill import fill_from_surroundings
+from diffad.repair.texture import RING, _halves, best_shift, transfer_grain
 from scipy.ndimage import binary_dilation
 
 

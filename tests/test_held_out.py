@@ -5,7 +5,7 @@ import json
 import pytest
 from data_folders import mvtec_ad
 from diffad.data import DataError, category_samples, split_held_out, training_samples
-from diffad_training.held_out import held_out_samples
+from diffad_training.benchmarks.held_out import held_out_samples
 
 
 def write_settings(folder, **settings):

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from diffad import DiffADPipeline
-from diffad.hub import export_repo
-from diffad.model_card import DataTerms
+from diffad.hub.card import DataTerms
+from diffad.hub.push import export_repo
 from diffad_training.config import TrainingConfig, parse_config, save_config
 from hub_server import TOKEN, hub_server
 from PIL import Image

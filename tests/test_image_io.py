@@ -5,7 +5,7 @@ import zlib
 import numpy as np
 import pytest
 from diffad import ImageError
-from diffad.image_io import read_image, read_mask, to_rgb
+from diffad.imaging.reading import read_image, read_mask, to_rgb
 from PIL import Image
 
 ORIENTATION = 0x0112  # EXIF tag

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from diffad import ImageError
-from diffad.image_processor import as_image_list, blend_change, load_rgb, resize_rgb, to_model_range
+from diffad.imaging.blending import blend_change
+from diffad.imaging.preprocessing import as_image_list, load_rgb, resize_rgb, to_model_range
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -253,7 +254,7 @@ def test_a_change_carried_over_is_what_the_model_sees_again(size, monkeypatch):
     outside = np.ones(size, bool)
     outside[int(size[0] * 18 / 64) : int(size[0] * 42 / 64) + 1, int(size[1] * 18 / 64) : int(size[1] * 42 / 64) + 1] = False
     assert np.array_equal(np.asarray(carried)[outside], np.asarray(original)[outside])
-    monkeypatch.setattr("diffad.image_processor.BACK_PROJECTIONS", 0)
+    monkeypatch.setattr("diffad.imaging.preprocessing.BACK_PROJECTIONS", 0)
     assert error(blend_change(original, before, after, replaced)) > 3 * error(carried)
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from diffad.diffusion import add_noise, chain_step
-from diffad.losses import feature_loss, joint_loss, simple_loss, vlb_loss
+from diffad.diffusion.chain import add_noise, chain_step
+from diffad.diffusion.losses import feature_loss, joint_loss, simple_loss, vlb_loss
 from diffusers import DDPMScheduler
 
 TIMESTEPS = (0, 1, 20, 401)

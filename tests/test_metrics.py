@@ -4,7 +4,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from diffad import detection_metrics, localization_metrics
-from diffad.metrics import area_under_curve, label_regions
+from diffad.evaluation.metrics import area_under_curve, label_regions
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 

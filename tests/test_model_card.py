@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from diffad.model_card import DataTerms, Evaluation, model_card
+from diffad.hub.card import DataTerms, Evaluation, model_card
 from huggingface_hub import ModelCard
 
 METRICS = {"image_auroc": 0.9, "image_ap": 0.8, "pixel_auroc": 0.7, "pixel_ap": 0.6, "aupro_30": 0.5}
@@ -92,7 +92,7 @@ def test_the_commands_reproduce_the_run():
     assert (
         "accelerate launch -m diffad_training.train --config training_config.json --data DATA/gear --output_dir "
         "runs/gear-detector\n"
-        "python -m diffad_training.evaluate --model runs/gear-detector --data DATA/gear --output_dir "
+        "python -m diffad.evaluation.evaluate --model runs/gear-detector --data DATA/gear --output_dir "
         "runs/gear-detector-evaluation --false_alarm_rate 0.1\n```" in text
     )
     assert "seed 7" in text

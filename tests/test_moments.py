@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from diffad.moments import StreamingMoments
+from diffad.models.moments import StreamingMoments
 from sklearn.covariance import EmpiricalCovariance
 
 POSITIONS, DIMS = 3, 4

@@ -3,7 +3,7 @@ import itertools
 import pytest
 import scipy.stats
 import torch
-from diffad.noise import timestep_noise
+from diffad.diffusion.noise import timestep_noise
 
 SHAPE = (3, 8, 6)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from diffad import DiffADPipeline, ImageError
-from diffad.calibration import split_for_statistics
-from diffad.noise import timestep_noise
+from diffad.diffusion.noise import timestep_noise
+from diffad.scoring.calibration import split_for_statistics
 from diffusers import DDPMScheduler
 from diffusers.pipelines import pipeline_utils
 from PIL import Image

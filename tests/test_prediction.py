@@ -13,12 +13,12 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 from diffad.data import DataError
-from diffad.defects import bounding_boxes
-from diffad.fingerprint import files_digest, model_digest
-from diffad.image_io import ImageError
-from diffad.journal import Journal, only_writer
-from diffad.prediction import PredictionSettings, predict_folder, rows_of, run_prediction
-from diffad.prediction_table import SCHEMA, read_rows, write_table
+from diffad.imaging.reading import ImageError
+from diffad.imaging.regions import bounding_boxes
+from diffad.jobs.fingerprint import files_digest, model_digest
+from diffad.jobs.journal import Journal, only_writer
+from diffad.jobs.predict import PredictionSettings, predict_folder, rows_of, run_prediction
+from diffad.jobs.table import SCHEMA, read_rows, write_table
 from PIL import Image
 from tiny_pipeline import smooth_images, tiny_pipeline
 
@@ -247,7 +247,7 @@ def test_a_run_that_ended_before_its_first_row_binds_nobody(tmp_path):
 def test_everything_rows_depend_on_is_part_of_the_run(pipe, folder, tmp_path, monkeypatch, change):
     output = tmp_path / "out.csv"
     with monkeypatch.context() as patch:
-        patch.setattr("diffad.prediction.write_table", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("diffad.jobs.predict.write_table", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             predict(pipe, folder, output)
     settings = {}
@@ -275,7 +275,7 @@ def test_pictures_of_one_run_lie_in_one_folder_wherever_it_goes_on(pipe, folder,
         (tmp_path / place).mkdir()
     monkeypatch.chdir(tmp_path / "here")
     with monkeypatch.context() as patch:
-        patch.setattr("diffad.prediction.write_table", interrupted)
+        patch.setattr("diffad.jobs.predict.write_table", interrupted)
         with pytest.raises(KeyboardInterrupt):
             predict(pipe, folder, tmp_path / "out.csv", masks=Path("masks"))
     monkeypatch.chdir(tmp_path / "there")
@@ -287,7 +287,7 @@ def test_pictures_of_one_run_lie_in_one_folder_wherever_it_goes_on(pipe, folder,
 def test_batch_size_may_change_when_a_run_goes_on(pipe, folder, tmp_path, monkeypatch):
     predict(pipe, folder, tmp_path / "whole.jsonl")
     with monkeypatch.context() as patch:
-        patch.setattr("diffad.prediction.bounding_boxes", _fails_at(4, bounding_boxes))
+        patch.setattr("diffad.jobs.predict.bounding_boxes", _fails_at(4, bounding_boxes))
         with pytest.raises(KeyboardInterrupt):
             predict(pipe, folder, tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl.journal").read_bytes().count(b"\n") == 1 + 2
@@ -383,7 +383,7 @@ def test_memory_is_flat_over_100_000_rows(tmp_path, monkeypatch):
     def score(batch, images):
         return list(sampled({"path": name, "score": 0.0, "label": "good"} for name in batch))
 
-    monkeypatch.setattr("diffad.prediction.write_table", lambda rows, path: write_table(sampled(rows), path))
+    monkeypatch.setattr("diffad.jobs.predict.write_table", lambda rows, path: write_table(sampled(rows), path))
     summary = run_prediction(names, lambda name: image, score, tmp_path / "out.parquet", {}, 100)
     assert summary.images == 100_000 and pq.read_metadata(tmp_path / "out.parquet").num_rows == 100_000
     assert len(levels) == 1000 + 20

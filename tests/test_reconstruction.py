@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from diffad.diffusion import add_noise, chain_step, posterior_mean, predict_x0
-from diffad.gradient_denoising import gradient_step, loss_and_gradient, unit_direction
-from diffad.image_processor import resize_rgb, to_model_range
-from diffad.noise import timestep_noise
-from diffad.reconstruction import GradientDenoising
+from diffad.diffusion.chain import add_noise, chain_step, posterior_mean, predict_x0
+from diffad.diffusion.noise import timestep_noise
+from diffad.imaging.preprocessing import resize_rgb, to_model_range
+from diffad.repair.gradient_denoising import gradient_step, loss_and_gradient, unit_direction
+from diffad.repair.presets import GradientDenoising
 from PIL import Image
 from tiny_pipeline import smooth_images, tiny_pipeline
 

@@ -1,6 +1,6 @@
 """records.py: results are kept line by line, the newest counts, and only the marked part of a document changes."""
 
-from diffad_training.records import append_result, fill_tables, latest_results
+from diffad_training.benchmarks.records import append_result, fill_tables, latest_results
 
 
 def test_the_newest_of_each_identity_counts_in_the_order_of_the_first(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffad.region import contradicted, defect_region, soft_edge
+from diffad.repair.mask import contradicted, defect_region, soft_edge
 
 
 def test_region_grows_from_pixels_above_the_threshold_only():

@@ -6,8 +6,8 @@ import sys
 import diffad
 import numpy as np
 import pytest
+from diffad.hub.single_file import code_module_name, component_code, single_file_code
 from diffad.model_index import with_installed_classes, with_repository_code
-from diffad.remote_code import code_module_name, component_code, single_file_code
 from diffusers.utils import dynamic_modules_utils
 
 
@@ -69,7 +69,7 @@ def test_the_packages_own_code_runs(tmp_path):
     assert module.DiffADPipeline is not diffad.DiffADPipeline and module.DiffADPipeline.__module__ == "single_file"
     scores = np.arange(1.0, 20.0)
     assert " sklearn" not in single_file_code(diffad.__version__)  # for training; diffusers would ask every reader for it
-    assert module.conformal_threshold(scores, 0.1) == diffad.calibration.conformal_threshold(scores, 0.1) == 18.0
+    assert module.conformal_threshold(scores, 0.1) == diffad.scoring.calibration.conformal_threshold(scores, 0.1) == 18.0
 
 
 def test_names_tell_codes_apart():

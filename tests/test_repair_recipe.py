@@ -3,7 +3,7 @@
 import pytest
 import torch
 from brightness_models import brightness_models
-from diffad.repair_recipe import Repair
+from diffad.repair.inpainting import Repair
 
 
 def white(noisy: torch.Tensor, t: int) -> torch.Tensor:

@@ -9,13 +9,13 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from diffad.bootstrap import count_pixels
-from diffad.image_io import ImageError
-from diffad.metrics import detection_metrics, localization_metrics
-from diffad.report import Pictures, Report, ReportRow, draw_pictures, report_from_predictions, write_report
-from diffad.report.data import Outcome
-from diffad.report.gallery import choose_rows
-from diffad.report.plots import DEFECTIVE, VARIABLES, score_histogram, score_range
+from diffad.evaluation.bootstrap import count_pixels
+from diffad.evaluation.metrics import detection_metrics, localization_metrics
+from diffad.evaluation.report import Pictures, Report, ReportRow, draw_pictures, report_from_predictions, write_report
+from diffad.evaluation.report.data import Outcome
+from diffad.evaluation.report.gallery import choose_rows
+from diffad.evaluation.report.plots import DEFECTIVE, VARIABLES, score_histogram, score_range
+from diffad.imaging.reading import ImageError
 from PIL import Image
 from tiny_pipeline import smooth_images, tiny_pipeline
 

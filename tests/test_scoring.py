@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
-from diffad.diffusion import chain_step
-from diffad.scoring import (
+from diffad.diffusion.chain import chain_step
+from diffad.imaging.maps import resize_map, smooth_map
+from diffad.scoring.terms import (
     feature_map,
     image_score,
     kl_map,
-    resize_map,
     rgb_error_map,
-    smooth_map,
     standardize,
     standardize_per_image,
     weighted_sum,

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from diffad_training.synthetic_defects import KINDS, MIN_CONTRAST, add_defect
+from diffad_training.benchmarks.synthetic_defects import KINDS, MIN_CONTRAST, add_defect
 from tiny_pipeline import smooth_images
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from brightness_models import brightness_models
-from diffad.repair_recipe import Repair
+from diffad.repair.inpainting import Repair
 from PIL import Image
 from scipy.ndimage import binary_dilation
 from tiny_pipeline import SIZE, class_images, smooth_images, tiled_pipeline

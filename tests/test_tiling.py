@@ -5,9 +5,9 @@ import pytest
 import torch
 from diffad import Calibration, DiffADPipeline, ImageError
 from diffad.data import training_samples
-from diffad.image_processor import to_model_range
-from diffad.scoring import smooth_map
-from diffad.tiling import add_tiles, blend_weights, cut, tile_corners, tile_starts, window, working_size
+from diffad.imaging.maps import smooth_map
+from diffad.imaging.preprocessing import to_model_range
+from diffad.scoring.tiling import add_tiles, blend_weights, cut, tile_corners, tile_starts, window, working_size
 from diffad_training.config import TrainingConfig
 from diffad_training.dataset import CachedDataset, build_cache
 from PIL import Image

@@ -12,7 +12,7 @@ import pytest
 import torch
 from diffad import DiffADPipeline, ImageError
 from diffad.data import DataError, training_samples
-from diffad.image_processor import resize_rgb, to_model_range
+from diffad.imaging.preprocessing import resize_rgb, to_model_range
 from diffad_training import train
 from diffad_training.config import TrainingConfig, parse_config, save_config, training_steps
 from diffad_training.dataset import CachedDataset, augment, build_cache, channel_statistics

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffad import JointUNet2DModel, JointUNet2DOutput
-from diffad.unet_joint import FeatureHead
+from diffad.models.unet_joint import FeatureHead
 from diffusers import UNet2DModel
 
 SMALL = {

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from diffad import Calibration, DiffADPipeline, LinearDiscriminant, PadimGaussian
-from diffad.calibration import split_for_statistics
 from diffad.data import DataError, Sample, category_samples, split_held_out
-from diffad.hub import export_repo
-from diffad.model_summary import summarize_model
-from diffad.prediction import PredictionSettings, predict_folder
-from diffad.prediction_table import read_rows
-from diffad.report import report_from_predictions
+from diffad.evaluation.report import report_from_predictions
+from diffad.hub.push import export_repo
+from diffad.jobs.predict import PredictionSettings, predict_folder
+from diffad.jobs.summary import summarize_model
+from diffad.jobs.table import read_rows
+from diffad.scoring.calibration import split_for_statistics
 from diffad_training import train
 from diffad_training.config import parse_config
 from diffad_training.dataset import BalancedSampler, CachedDataset, balanced_statistics, build_cache

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from diffad.visualization import filmstrip, heat_map, outline, overlay, save_sheet
+from diffad.imaging.drawing import filmstrip, heat_map, outline, overlay, save_sheet
 from PIL import Image
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from diffad.windows import in_turns, repair_windows
+from diffad.repair.windows import in_turns, repair_windows
 
 SIZE = (32, 32)
 MARGIN = 4

@@ -3,7 +3,7 @@
 import torch
 from diffad import Calibration, FeatureExtractor, JointUNet2DModel, LinearDiscriminant, PadimGaussian
 from diffad.data import DataError
-from diffad.lite_weights import BLOCKS_PER_STAGE
+from diffad.models.lite_weights import BLOCKS_PER_STAGE
 from diffad_training.config import TrainingConfig
 from diffusers import DDPMScheduler, UNet2DModel
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffad.data import Sample
-from diffad.feature_extractor import FeatureExtractor
-from diffad.image_processor import resize_rgb, to_model_range
-from diffad.tiling import cut, tile_corners, working_size
+from diffad.imaging.preprocessing import resize_rgb, to_model_range
+from diffad.models.feature_extractor import FeatureExtractor
+from diffad.scoring.tiling import cut, tile_corners, working_size
 from torch.utils.data import Dataset, Sampler
 from tqdm.auto import tqdm
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from diffad import DiffADPipeline
 from diffad.data import GOOD
-from diffad.report.pictures import CALLED_COLOUR
-from diffad.visualization import evenly_spaced, filmstrip, marked
+from diffad.evaluation.report.pictures import CALLED_COLOUR
+from diffad.imaging.drawing import evenly_spaced, filmstrip, marked
 from PIL import Image
 
 TRAINING = Path(__file__).parent

@@ -8,19 +8,19 @@ __version__ = "0.1.0"
 # Where the public names come from. Modules are imported when a name is first asked for: torch and diffusers take seconds,
 # which `diffad --help` has no use for.
 _SOURCES = {
-    "Calibration": ".calibration",
+    "Calibration": ".scoring.calibration",
     "DiffADOutput": ".pipeline_output",
     "DiffADPipeline": ".pipeline_diffad",
-    "FeatureExtractor": ".feature_extractor",
-    "ImageError": ".image_io",
-    "JointUNet2DModel": ".unet_joint",
-    "JointUNet2DOutput": ".unet_joint",
-    "LinearDiscriminant": ".discriminant",
+    "FeatureExtractor": ".models.feature_extractor",
+    "ImageError": ".imaging.reading",
+    "JointUNet2DModel": ".models.unet_joint",
+    "JointUNet2DOutput": ".models.unet_joint",
+    "LinearDiscriminant": ".models.discriminant",
     "ModelMixin": "diffusers",  # this one and SchedulerMixin are looked up here by diffusers, as base classes of components
-    "PadimGaussian": ".gaussian",
+    "PadimGaussian": ".models.gaussian",
     "SchedulerMixin": "diffusers",
-    "detection_metrics": ".metrics",
-    "localization_metrics": ".metrics",
+    "detection_metrics": ".evaluation.metrics",
+    "localization_metrics": ".evaluation.metrics",
 }
 __all__ = list(_SOURCES)
 
@@ -28,17 +28,17 @@ if TYPE_CHECKING:  # the same, as type checkers and editors read it
     from diffusers import ModelMixin as ModelMixin
     from diffusers import SchedulerMixin as SchedulerMixin
 
-    from .calibration import Calibration as Calibration
-    from .discriminant import LinearDiscriminant as LinearDiscriminant
-    from .feature_extractor import FeatureExtractor as FeatureExtractor
-    from .gaussian import PadimGaussian as PadimGaussian
-    from .image_io import ImageError as ImageError
-    from .metrics import detection_metrics as detection_metrics
-    from .metrics import localization_metrics as localization_metrics
+    from .evaluation.metrics import detection_metrics as detection_metrics
+    from .evaluation.metrics import localization_metrics as localization_metrics
+    from .imaging.reading import ImageError as ImageError
+    from .models.discriminant import LinearDiscriminant as LinearDiscriminant
+    from .models.feature_extractor import FeatureExtractor as FeatureExtractor
+    from .models.gaussian import PadimGaussian as PadimGaussian
+    from .models.unet_joint import JointUNet2DModel as JointUNet2DModel
+    from .models.unet_joint import JointUNet2DOutput as JointUNet2DOutput
     from .pipeline_diffad import DiffADPipeline as DiffADPipeline
     from .pipeline_output import DiffADOutput as DiffADOutput
-    from .unet_joint import JointUNet2DModel as JointUNet2DModel
-    from .unet_joint import JointUNet2DOutput as JointUNet2DOutput
+    from .scoring.calibration import Calibration as Calibration
 
 
 def __getattr__(name: str) -> Any:

@@ -13,22 +13,24 @@ from diffusers import DDPMScheduler, DiffusionPipeline
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 from PIL import Image
 
-from . import scoring
-from .calibration import TERMS, Calibration
-from .diffusion import ChainStep, add_noise, chain_step, clamp_to_range, model_log_variance, posterior_mean, predict_x0
-from .discriminant import LinearDiscriminant
-from .feature_extractor import FeatureExtractor
-from .gaussian import PadimGaussian
-from .gradient_denoising import mahalanobis_loss
-from .image_processor import ImageInput, as_image_list, blend_change, load_region, load_rgb, resize_rgb, to_model_range, to_pil
+from .diffusion.chain import ChainStep, add_noise, chain_step, clamp_to_range, model_log_variance, posterior_mean, predict_x0
+from .diffusion.noise import timestep_noise
+from .imaging.blending import blend_change
+from .imaging.maps import resize_map, smooth_map
+from .imaging.preprocessing import ImageInput, as_image_list, load_region, load_rgb, resize_rgb, to_model_range, to_pil
 from .model_index import PACKAGE, with_installed_classes
-from .noise import timestep_noise
+from .models.discriminant import LinearDiscriminant
+from .models.feature_extractor import FeatureExtractor
+from .models.gaussian import PadimGaussian
+from .models.unet_joint import JointUNet2DModel, JointUNet2DOutput
 from .pipeline_output import DiffADOutput, ReconstructionOutput
-from .recipe import Models
-from .reconstruction import PRESETS, Recipe
-from .repair_recipe import Repair
-from .tiling import add_tiles, blend_weights, cut, tile_corners, working_size
-from .unet_joint import JointUNet2DModel, JointUNet2DOutput
+from .repair.context import Models
+from .repair.gradient_denoising import mahalanobis_loss
+from .repair.inpainting import Repair
+from .repair.presets import PRESETS, Recipe
+from .scoring import terms as score_terms
+from .scoring.calibration import TERMS, Calibration
+from .scoring.tiling import add_tiles, blend_weights, cut, tile_corners, working_size
 
 # diffusers finds a component's class by looking its library up here and its base classes up in that library; without
 # the entry a pipeline loads from a folder but not from the Hub.
@@ -87,7 +89,7 @@ class DiffADPipeline(DiffusionPipeline):
 
     def push_to_hub(self, repo_id: str, **options) -> str:
         """Uploads a complete model repository; options and errors are those of [`diffad.hub.push`]."""
-        from .hub import push
+        from .hub.push import push
 
         return push(self, repo_id, **options)
 
@@ -194,7 +196,7 @@ class DiffADPipeline(DiffusionPipeline):
         Args:
             images: as for scoring.
             preset: `default` (ours: repairs the marked region only), `paper` (Algorithm 1), `gradient_descent` (Eq. 13),
-                `partial_diffusion`, or a recipe of [`diffad.reconstruction`]. The paper's change whole images at the model's
+                `partial_diffusion`, or a recipe of [`diffad.repair.presets`]. The paper's change whole images at the model's
                 resolution, which a model that scores images in tiles does not have: it takes `default` only.
             batch_size, class_labels, false_alarm_rate: as for scoring; the rate decides what the default preset repairs.
             seed: of all noise; one image's noise does not depend on the others.
@@ -313,7 +315,7 @@ class DiffADPipeline(DiffusionPipeline):
         else:
             maps = self._blended_maps(images, class_labels, terms, tiles_per_pass)
         for name, partial in maps:
-            yield name, scoring.smooth_map(partial, self.calibration.config.smoothing_sigma)
+            yield name, smooth_map(partial, self.calibration.config.smoothing_sigma)
 
     def _blended_maps(
         self, images: torch.Tensor, class_labels: torch.Tensor | None, terms: Sequence[str], tiles_per_pass: int
@@ -343,22 +345,22 @@ class DiffADPipeline(DiffusionPipeline):
             x0_predicted, v = self._clean_image_and_variance(noisy, output.sample, step)
             predictions.append(output.features.float())  # (B, D, h, w)
             if "kl" in terms:
-                yield f"kl@{t}", scoring.kl_map(images, x0_predicted, v, step)
+                yield f"kl@{t}", score_terms.kl_map(images, x0_predicted, v, step)
             if "rgb" in terms:
-                yield f"rgb@{t}", scoring.rgb_error_map(images, x0_predicted)
+                yield f"rgb@{t}", score_terms.rgb_error_map(images, x0_predicted)
             if "feature" in terms:
-                yield f"feature@{t}", scoring.resize_map(scoring.feature_map(features, predictions[-1]), size)
+                yield f"feature@{t}", resize_map(score_terms.feature_map(features, predictions[-1]), size)
         # Distances, not their squares, whose heavy tail would drown the other terms.
         if "residual" in terms:
-            residual = scoring.feature_residual(features, predictions)
-            yield "residual", scoring.resize_map(self.residual_gaussian(residual, class_labels).sqrt(), size)
+            residual = score_terms.feature_residual(features, predictions)
+            yield "residual", resize_map(self.residual_gaussian(residual, class_labels).sqrt(), size)
         if "mahalanobis" in terms:
-            yield "mahalanobis", scoring.resize_map(self.gaussian(features, class_labels).sqrt(), size)
+            yield "mahalanobis", resize_map(self.gaussian(features, class_labels).sqrt(), size)
 
     def feature_residuals(self, images: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
         """What `residual_gaussian` is fitted on: `(batch, D, h, w)` for images `(batch, 3, height, width)` in [-1, 1]."""
         predictions = [output.features.float() for _, _, _, output in self._unet_passes(images, class_labels)]
-        return scoring.feature_residual(self.feature_extractor(images), predictions)
+        return score_terms.feature_residual(self.feature_extractor(images), predictions)
 
     def _unet_passes(
         self, images: torch.Tensor, class_labels: torch.Tensor | None
@@ -470,7 +472,7 @@ class DiffADPipeline(DiffusionPipeline):
 
     def _region(self, roi: str | Path | Image.Image | np.ndarray) -> torch.Tensor:
         region = torch.from_numpy(load_region(roi)).float()
-        region = scoring.resize_map(region[None], self._scored_size(*region.shape))[0] >= 0.5
+        region = resize_map(region[None], self._scored_size(*region.shape))[0] >= 0.5
         if not region.any():
             raise ValueError("roi: the region of interest is too small for the resolution at which images are scored")
         return region
@@ -628,4 +630,4 @@ def _class_or_0(class_labels: list[int] | None, count: int) -> list[int]:
 
 
 def _numpy_map(score_map: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-    return scoring.resize_map(score_map[None], size)[0].cpu().numpy()
+    return resize_map(score_map[None], size)[0].cpu().numpy()

@@ -29,8 +29,8 @@ def calibrate(
     diffad calibrate runs/part new/good --output runs/part-new-light --false-alarm-rate 0.01
     ```
     """
-    from ..calibration import check_supported, normals_behind_thresholds
-    from ..recalibration import held_out_images, save_calibration
+    from ..jobs.recalibrate import held_out_images, save_calibration
+    from ..scoring.calibration import check_supported, normals_behind_thresholds
     from .loading import check_model, is_model, load_model
 
     check_model(model)

@@ -36,7 +36,7 @@ def evaluate(
     diffad evaluate parts --model runs/part --false-alarm-rate 0.01
     ```
     """
-    from diffad_training.evaluate import main
+    from diffad.evaluation.evaluate import main
 
     from .loading import check_model
 

@@ -19,7 +19,7 @@ def info(
     ```
     """
     from .. import data
-    from ..model_summary import summarize_model
+    from ..jobs.summary import summarize_model
     from .loading import is_model, load_model
 
     if not is_model(Path(path)):

@@ -38,13 +38,13 @@ def predict(
     diffad predict new --model runs/part --output results.jsonl --false-alarm-rate 0.01 --strict
     ```
     """
-    from ..prediction import PredictionSettings, predict_folder
-    from ..prediction_table import read_rows
+    from ..jobs.predict import PredictionSettings, predict_folder
+    from ..jobs.table import read_rows
     from .loading import load_model
 
     settings = PredictionSettings(false_alarm_rate, maps, overlays, masks, class_label)
     if report is not None:  # whatever could keep it from being written is known before anything is scored
-        from ..report import check_report_path, report_from_predictions, write_report
+        from ..evaluation.report import check_report_path, report_from_predictions, write_report
 
         check_report_path(report)
         if report.resolve() == output.resolve():

@@ -30,9 +30,9 @@ def push(
     ```
     """
     # Not at the top: these take seconds to import.
-    from ..hub import export_repo
-    from ..hub import push as push_model
-    from ..model_card import DataTerms
+    from ..hub.card import DataTerms
+    from ..hub.push import export_repo
+    from ..hub.push import push as push_model
 
     terms = DataTerms(license=license, datasets=tuple(dataset or ()), note=data_note)
     if dry_run is not None:

@@ -27,7 +27,7 @@ def serve_app(
     ```
     """
     try:
-        from ..app import build_app, launch
+        from ..app.page import build_app, launch
     except ModuleNotFoundError as error:
         raise typer.BadParameter(f"the web app needs {error.name}: pip install 'diffad[app]'") from error
     from .loading import load_model

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..calibration import normals_behind_thresholds, normals_needed
-from .inspection import Images, inspect_images
+from ..scoring.calibration import normals_behind_thresholds, normals_needed
+from .image_check import Images, inspect_images
 from .registry import find_layout
 from .sample import DataError, Sample, split_held_out
 

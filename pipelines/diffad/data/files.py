@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from ..image_io import IMAGE_SUFFIXES, read_image, read_mask
+from ..imaging.reading import IMAGE_SUFFIXES, read_image, read_mask
 from .sample import GOOD, DataError, Mask, Sample
 
 

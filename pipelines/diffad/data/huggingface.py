@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..image_io import ImageError, mask_levels, to_rgb
+from ..imaging.reading import ImageError, mask_levels, to_rgb
 from .layout import Layout
 from .plain_folder import GOOD_NAMES
 from .sample import GOOD, DataError, Mask, Sample

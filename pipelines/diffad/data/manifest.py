@@ -19,7 +19,7 @@ import csv
 from functools import partial
 from pathlib import Path
 
-from ..image_io import read_image
+from ..imaging.reading import read_image
 from .files import file_mask
 from .layout import Layout
 from .sample import GOOD, DataError, Sample

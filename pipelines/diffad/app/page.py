@@ -1,0 +1,252 @@
+"""The web app: one image at a time, or many at once. Layout and events only; what it shows is made in `inspection`."""
+
+import math
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+# Read by gradio when it is imported: nothing is reported to anyone.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import gradio as gr
+
+from .. import inspection
+from ..data import DataError, image_files
+from ..imaging.reading import ImageError
+from ..pipeline_diffad import DiffADPipeline
+from .inspection import Inspection
+from .uploaded_image import UploadedImage
+
+HOUR = 3600  # seconds; what users leave behind is deleted after a day, and when the app ends
+FILE_TYPES = ["image", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".zip"]
+SHOWN_BY_BROWSERS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+IDLE_BATCH = inspection.banner("Waiting for images", "Choose files on the left, then press Inspect.")
+IDLE = inspection.banner("Waiting for an image", "Drop one on the left, paste it, or take it with the camera.")
+CSS = ".banner .html-container { padding: 0 !important }"  # as wide as what is below
+# The system's own font: one of those that gradio ships lacks most letters.
+THEME = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"))
+
+
+def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path | None = None) -> gr.Blocks:
+    """The app for one calibrated pipeline; `launch` serves it.
+
+    Args:
+        name: headline, for example the model's.
+        examples: folder whose images are offered to try.
+
+    Raises:
+        ValueError: if the pipeline is not calibrated.
+        DataError: if there are no example images.
+    """
+    if not pipe.calibration.is_fitted:
+        raise ValueError("the pipeline is not calibrated: call pipe.calibrate(normal_images) first")
+    example_files = [str(path) for path in image_files(Path(examples))] if examples else []
+    if examples and not example_files:
+        raise DataError(f"{examples}: no images found to offer as examples")
+    turn = threading.Lock()  # a pipeline serves one caller at a time; users take turns
+
+    def view(found: Inspection | None, percent: float) -> tuple:
+        """Banner, overlay and heat map at a false-alarm rate."""
+        if found is None:
+            return gr.skip(), gr.skip(), gr.skip()
+        rate = percent / 100
+        return inspection.verdict(found, pipe.calibration, rate), *inspection.pictures(found, pipe.calibration, rate)
+
+    def inspect(path: str | None, percent: float, class_label: str | None = None) -> Iterator[tuple]:
+        """The input, inspection, banner, overlay, heat map; later note, before and after, filmstrip."""
+        if path is None:
+            yield gr.skip(), None, IDLE, None, None, *no_repair("")
+            return
+        try:
+            image = inspection.read_upload(path)
+        except ImageError as error:
+            refusal = inspection.banner("This file can't be inspected", str(error))
+            yield gr.skip(), None, refusal, None, None, *no_repair("")
+            return
+        if Path(path).suffix.lower() not in SHOWN_BY_BROWSERS:
+            yield image, *[gr.skip()] * 7  # as PNG, with the same pixels; this change calls `inspect` again
+            return
+        with turn:
+            found = inspection.inspect_image(pipe, image, percent / 100, class_label)
+        looking = no_repair("Finding out what the part should have looked like …")
+        yield gr.skip(), found, *view(found, percent), *looking
+        yield *[gr.skip()] * 5, *repair(path, percent, class_label)
+
+    def repair(path: str | None, percent: float, class_label: str | None = None) -> tuple:
+        """Note, before and after, filmstrip."""
+        try:
+            image = inspection.read_upload(path) if path else None
+        except ImageError:
+            image = None  # the banner says so
+        if image is None:
+            return no_repair("")
+        try:
+            with turn:
+                repaired = inspection.repair(pipe, image, percent / 100, class_label)
+        except ValueError as error:  # what this model or image does not allow
+            return no_repair(str(error))
+        if repaired is None:
+            return no_repair(f"Nothing to repair: at {percent:.3g} % false alarms this part counts as good.")
+        note = f"What counts as defective at {percent:.3g} % false alarms has been repaired."
+        return note, *(gr.update(value=value, visible=True) for value in repaired)
+
+    def no_repair(note: str) -> tuple:
+        """Note, and nothing where before and after and the filmstrip would be."""
+        return note, *(gr.update(value=None, visible=False) for _ in range(2))
+
+    def inspect_batch(
+        paths: list[str] | None,
+        percent: float,
+        class_label: str | None = None,
+        progress=gr.Progress(),  # noqa: B008
+    ) -> Iterator[tuple]:
+        """Summary, table, gallery, CSV file, zip of overlays."""
+        no_results = (None, gr.update(visible=False), *[gr.update(value=None, interactive=False)] * 2)
+        try:
+            samples = inspection.uploaded_samples(paths or [])
+        except ImageError as error:
+            yield inspection.banner("This file can't be inspected", str(error)), *no_results
+            return
+        if not samples:
+            yield inspection.banner("No images", "Choose image files, or a zip archive of images."), *no_results
+            return
+        with tempfile.TemporaryDirectory() as folder:  # gradio has copied both files when it comes back for more
+            table, overlays = Path(folder, "diffad.csv"), Path(folder, "diffad-overlays.zip")
+            rows, gallery = inspection.inspect_files(
+                pipe,
+                samples,
+                percent / 100,
+                overlays,
+                class_label,
+                turn,
+                on_progress=lambda done, total: progress((done, total), unit="images"),
+            )
+            inspection.write_csv(rows, table)
+            downloads = [gr.update(value=str(path), interactive=True) for path in (table, overlays)]
+            thumbnails = gr.update(value=gallery, visible=True)
+            yield inspection.summary(rows, percent / 100), inspection.table(rows), thumbnails, *downloads
+
+    with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)) as app:
+        gr.Markdown(f"# {name}")
+        with gr.Tab("One image"):
+            found = gr.State(time_to_live=24 * HOUR)
+            with gr.Row():
+                with gr.Column(scale=2, min_width=300):
+                    source = UploadedImage(
+                        label="Image",
+                        format="png",
+                        sources=["upload", "clipboard", "webcam"],
+                        height=340,
+                        buttons=[],
+                        elem_id="source",
+                    )
+                    percent = _rate_slider(pipe, "rate")
+                    class_label = _class_choice(pipe)
+                    again = gr.Button("Repair at this rate")
+                    if example_files:
+                        gr.Examples(example_files, source, examples_per_page=12)
+                with gr.Column(scale=5):
+                    banner = gr.HTML(IDLE, elem_id="verdict", elem_classes="banner")
+                    with gr.Row():
+                        picture = gr.Image(label="What stands out", buttons=["fullscreen", "download"], elem_id="overlay")
+                        heat = gr.Image(label="Heat map", buttons=["fullscreen", "download"], elem_id="heat")
+                    note = gr.Markdown(elem_id="note")
+                    before_after = gr.ImageSlider(
+                        label="As it is | as it should be", visible=False, max_height=420, elem_id="repaired"
+                    )
+            strip = gr.Image(
+                label="From defective to normal", visible=False, buttons=["fullscreen", "download"], elem_id="filmstrip"
+            )
+
+            choice = [class_label] if class_label else []
+            shown = [banner, picture, heat]
+            repaired = [note, before_after, strip]
+            for changed in (source, *choice):
+                changed.change(
+                    inspect,
+                    [source, percent, *choice],
+                    [source, found, *shown, *repaired],
+                    trigger_mode="always_last",
+                    show_progress_on=[banner],
+                    api_visibility="private",
+                ).then(  # the slider may have moved meanwhile
+                    view, [found, percent], shown, show_progress="hidden", api_visibility="private"
+                )
+            percent.change(
+                view, [found, percent], shown, show_progress="hidden", concurrency_limit=None, api_visibility="private"
+            )
+            again.click(repair, [source, percent, *choice], repaired, show_progress_on=[note], api_visibility="private")
+
+        with gr.Tab("Many images"):
+            with gr.Row():
+                with gr.Column(scale=2, min_width=300):
+                    files = gr.File(
+                        label="Images, or zip archives of images", file_count="multiple", file_types=FILE_TYPES, elem_id="files"
+                    )
+                    batch_percent = _rate_slider(pipe, "batch-rate")
+                    batch_class_label = _class_choice(pipe)
+                    run = gr.Button("Inspect", variant="primary")
+                with gr.Column(scale=5):
+                    batch_banner = gr.HTML(IDLE_BATCH, elem_id="summary", elem_classes="banner")
+                    rows = gr.Dataframe(
+                        headers=list(inspection.TABLE_HEADERS), interactive=False, label="Most anomalous first", elem_id="rows"
+                    )
+                    with gr.Row():
+                        table = gr.DownloadButton("Download table (CSV)", interactive=False)
+                        overlays = gr.DownloadButton("Download overlays (zip)", interactive=False)
+            gallery = gr.Gallery(label="Highest scores", columns=6, object_fit="contain", visible=False, elem_id="gallery")
+            run.click(
+                inspect_batch,
+                [files, batch_percent, *([batch_class_label] if batch_class_label else [])],
+                [batch_banner, rows, gallery, table, overlays],
+                show_progress_on=[batch_banner],
+                api_visibility="private",
+            )
+    return app
+
+
+def launch(app: gr.Blocks, host: str = "127.0.0.1", port: int | None = None, share: bool = False, **options) -> None:
+    """Serves the app until it is stopped; nothing but a link asked for by `share` reaches beyond this machine's network.
+
+    Args:
+        host: address to listen on; `0.0.0.0` lets the whole network in.
+        port: None takes the first free one from 7860 on.
+        options: more arguments of `gr.Blocks.launch`.
+    """
+    app.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        footer_links=[],
+        theme=THEME,
+        css=CSS,
+        **options,
+    )
+
+
+def _rate_slider(pipe: DiffADPipeline, elem_id: str) -> gr.Slider:
+    """False-alarm rates in percent, from the smallest one that the calibration of every category can guarantee."""
+    num_normals = min(pipe.calibration.normals_per_class)
+    smallest = math.ceil(1000 / (num_normals + 1)) / 10
+    return gr.Slider(
+        smallest,
+        50,
+        value=max(5, smallest),
+        step=0.1,
+        label="False-alarm rate, %",
+        elem_id=elem_id,
+        info="Share of good parts that may be called defective. "
+        f"The {num_normals} good parts measured for calibration support {smallest:.3g} % or more.",
+    )
+
+
+def _class_choice(pipe: DiffADPipeline) -> gr.Dropdown | None:
+    """Which category the part belongs to, for a model trained on several; it recognises parts itself if left alone."""
+    if pipe.class_names is None:
+        return None
+    return gr.Dropdown([("recognised", None), *((name, name) for name in pipe.class_names)], value=None, label="Category")

@@ -1,0 +1,1 @@
+"""The diffusion process: its reverse chain, the denoiser, training losses."""

@@ -1,0 +1,1 @@
+"""How good a detector is: metrics, confidence intervals, evaluation of a test set, reports."""

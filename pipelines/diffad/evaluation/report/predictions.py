@@ -1,0 +1,74 @@
+"""The report of a prediction run, whose images have no known truth."""
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+
+from ...imaging.reading import read_image
+from ...pipeline_diffad import DiffADPipeline
+from .data import Report, ReportRow
+from .pictures import Pictures, draw_pictures
+
+
+def report_from_predictions(
+    pipe: DiffADPipeline,
+    rows: Iterable[Mapping],
+    folder: str | Path,
+    false_alarm_rate: float | None = None,
+    facts: Mapping[str, str] | None = None,
+) -> Report:
+    """A report of images that were scored before; only those that the gallery shows are read and scored again.
+
+    Args:
+        pipe: the pipeline that scored them. Its progress bar is turned off.
+        rows: one for every scored image: `path` (absolute or relative to `folder`), `score`, `p_value` and `label` (`defective`
+            or `good`), as in a table of predictions; rows with an `error` are only counted. For a model of several categories
+            also the `category`, one for all rows.
+        folder: of the images.
+        false_alarm_rate: that they were scored with; None is the default of scoring.
+        facts: further facts of the run for the page's head.
+
+    Raises:
+        ValueError: if there are no rows, or they are of several categories, whose scores do not compare.
+    """
+    folder, rows = Path(folder), list(rows)
+    scored = [row for row in rows if not row.get("error")]
+    unreadable = {"Unreadable": f"{len(rows) - len(scored):,} more"} if len(scored) < len(rows) else {}
+    if not scored:
+        raise ValueError(f"{folder}: no scored images to report on")
+    categories = {row.get("category") or None for row in scored}
+    if len(categories) > 1:
+        raise ValueError(f"{folder}: images of {', '.join(sorted(map(str, categories)))}; report on each category apart")
+    class_label = categories.pop()
+    index = 0 if pipe.class_names is None else pipe.class_indices(class_label, 1)[0]
+    false_alarm_rate = pipe.calibration.supported_rate(false_alarm_rate, index)
+    pipe.set_progress_bar_config(disable=True)
+    report_rows = [
+        ReportRow(
+            name=str(row["path"]),
+            score=float(row["score"]),
+            p_value=float(row["p_value"]),
+            label=row["label"] == "defective",
+            pictures=partial(_pictures, pipe, folder / row["path"], row["label"] == "defective", class_label, false_alarm_rate),
+        )
+        for row in scored
+    ]
+    return Report(
+        title=f"Inspection of {folder.resolve().name}",
+        facts={"Images": f"{len(report_rows):,} in {folder}", **unreadable, **(facts or {})},
+        rows=report_rows,
+        false_alarm_rate=false_alarm_rate,
+        image_threshold=pipe.calibration.image_threshold(false_alarm_rate, index),
+        pixel_threshold=pipe.calibration.pixel_threshold(false_alarm_rate, index),
+        normal_scores=pipe.calibration.normal_scores_of(index),
+    )
+
+
+def _pictures(
+    pipe: DiffADPipeline, path: Path, called_defective: bool, class_label: str | None, false_alarm_rate: float
+) -> Pictures:
+    image = read_image(path)
+    settings = {"class_labels": class_label, "false_alarm_rate": false_alarm_rate}
+    output = pipe(image, **settings)
+    repaired = pipe.reconstruct(image, **settings).images[0] if called_defective else None
+    return draw_pictures(image, output.anomaly_maps[0], output.pixel_thresholds[0], repaired=repaired)

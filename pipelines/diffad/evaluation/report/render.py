@@ -1,0 +1,198 @@
+"""Writes a report as one HTML file that needs nothing else."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from scipy.stats import binomtest
+from tqdm.auto import tqdm
+
+from ...scoring.calibration import check_supported
+from ..bootstrap import RESAMPLES, confidence_intervals, count_images, sweep
+from .data import Outcome, Report, ReportRow
+from .gallery import choose_rows
+from .pictures import data_uri
+from .plots import DEFECTIVE, GOOD, TEXT, curve_plot, score_histogram
+
+PRO_LIMIT = 0.3  # false positive rate up to which AUPRO integrates
+METRIC_NAMES = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "image_f1_max": "image F1, best threshold",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_f1_max": "pixel F1, best threshold",
+    "aupro_30": "AUPRO up to 30 % false positives",
+    "aupro_05": "AUPRO up to 5 % false positives",
+}
+
+
+def check_report_path(path: Path) -> None:
+    """Raises OSError unless a report can be written there. Nothing is made."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; name a file for the report")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{path}: {folder} is a file, no folder")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise PermissionError(f"{path}: may not be written")
+
+
+def write_report(report: Report, path: str | Path, max_gallery_rows: int = 60) -> None:
+    """Writes the report to an HTML file, replacing what is there; missing folders are made.
+
+    Args:
+        report: what to show.
+        path: of the file.
+        max_gallery_rows: images with pictures at most. Only they are drawn, one after the other.
+
+    Raises:
+        ValueError: if the report has no rows, rows with and without truth, metrics without truth, or too few normal scores to
+            promise its false-alarm rate.
+    """
+    _check(report)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    environment = Environment(
+        loader=PackageLoader("diffad.evaluation.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
+    has_truth = report.rows[0].truth is not None
+    page = environment.get_template("template.html.j2").render(
+        report=report,
+        has_truth=has_truth,
+        resamples=RESAMPLES,
+        called_defective=sum(row.label for row in report.rows),
+        rates=_rates(report.rows) if has_truth else {},
+        metrics=_metrics(report) if report.metrics is not None else [],
+        curves=_curves(report) if has_truth else [],
+        histogram=Markup(_histogram(report, has_truth)),
+        defects=_defects(report.rows) if has_truth else [],
+        outcomes=_outcome_counts(report.rows),
+        cards=_cards(choose_rows(report.rows, max_gallery_rows)),
+    )
+    path.write_text(page, encoding="utf-8")
+
+
+def _check(report: Report) -> None:
+    if not report.rows:
+        raise ValueError(f"{report.title}: a report needs at least one image")
+    known = {row.truth is not None for row in report.rows}
+    if len(known) > 1:
+        raise ValueError(f"{report.title}: some images have a truth and some have none; report on them apart")
+    if report.metrics is not None and len({row.truth for row in report.rows}) < 2:
+        raise ValueError(f"{report.title}: metrics need good and defective images")
+    check_supported(len(report.normal_scores), report.false_alarm_rate)
+
+
+def _rates(rows: Sequence[ReportRow]) -> dict[str, dict]:
+    """Detection and false-alarm rate with exact binomial 95 % intervals (Clopper and Pearson), where there are such images."""
+    rates = {}
+    for name, truth in (("detection", True), ("false alarms", False)):
+        labels = [row.label for row in rows if row.truth is truth]
+        if labels:
+            test = binomtest(sum(labels), len(labels))
+            low, high = test.proportion_ci(0.95)
+            rates[name] = {"count": sum(labels), "total": len(labels), "value": test.statistic, "low": low, "high": high}
+    return rates
+
+
+def _metrics(report: Report) -> list[dict]:
+    """Name, value and 95 % confidence interval of every metric that has a name here."""
+    scores, labels = _scores_and_labels(report)
+    intervals = {f"image_{name}": ends for name, ends in confidence_intervals(count_images(scores, labels), labels).items()}
+    if report.pixel_counts is not None:
+        for name, ends in confidence_intervals(report.pixel_counts, labels).items():
+            intervals[name if name.startswith("aupro") else f"pixel_{name}"] = ends
+    rows = []
+    for key, name in METRIC_NAMES.items():
+        if key in report.metrics:
+            low, high = intervals[key]
+            rows.append({"name": name, "value": report.metrics[key], "low": low, "high": high})
+    return rows
+
+
+def _curves(report: Report) -> list[dict]:
+    scores, labels = _scores_and_labels(report)
+    if labels.all() or not labels.any():
+        return []
+    image = sweep(count_images(scores, labels))
+    called = np.array([row.label for row in report.rows])
+    false_alarms, detection = called[~labels].mean(), called[labels].mean()
+    precision = labels[called].mean() if called.any() else 1.0
+    curves = [
+        {
+            "title": "ROC, images",
+            "svg": curve_plot(image.fpr[0], image.recall[0], "false-alarm rate", "detection rate", (false_alarms, detection)),
+        },
+        {
+            "title": "Precision and recall, images",
+            "svg": curve_plot(image.recall[0], image.precision[0], "recall", "precision", (detection, precision)),
+        },
+    ]
+    if report.pixel_counts is not None:
+        pixel = sweep(report.pixel_counts)
+        svg = curve_plot(pixel.fpr[0], pixel.pro[0], "false positive pixels", "per-region overlap", x_limit=PRO_LIMIT)
+        curves.append({"title": "PRO, pixels", "svg": svg})
+    return [{"title": curve["title"], "svg": Markup(curve["svg"])} for curve in curves]
+
+
+def _histogram(report: Report, has_truth: bool) -> str:
+    scores = np.array([row.score for row in report.rows])
+    if not has_truth:
+        groups = {"held-out normals": (report.normal_scores, GOOD), "these images": (scores, TEXT)}
+    else:
+        _, labels = _scores_and_labels(report)
+        groups = {"good": (scores[~labels], GOOD), "defective": (scores[labels], DEFECTIVE)}
+    return score_histogram({name: group for name, group in groups.items() if len(group[0])}, report.image_threshold)
+
+
+def _defects(rows: Sequence[ReportRow]) -> list[dict]:
+    """How many defective images of every type were found, the type with the lowest share first."""
+    defective = [row for row in rows if row.truth]
+    totals = Counter(row.defect or "defective" for row in defective)
+    found = Counter(row.defect or "defective" for row in defective if row.label)
+    table = [
+        {"name": name, "total": total, "found": found[name], "share": found[name] / total} for name, total in totals.items()
+    ]
+    return sorted(table, key=lambda row: (row["share"], row["name"]))
+
+
+def _outcome_counts(rows: Sequence[ReportRow]) -> list[dict]:
+    counts = Counter(row.outcome for row in rows)
+    return [
+        {"name": outcome.value, "key": outcome.name.lower(), "count": counts[outcome]} for outcome in Outcome if counts[outcome]
+    ]
+
+
+def _cards(rows: Sequence[ReportRow]) -> list[dict]:
+    cards = []
+    for row in tqdm(rows, desc="report", mininterval=2):
+        pictures = row.pictures()
+        shown = {
+            "input": pictures.input,
+            "heat map": pictures.heat_map,
+            "overlay": pictures.overlay,
+            "repaired": pictures.repaired,
+        }
+        cards.append(
+            {
+                "row": row,
+                "key": row.outcome.name.lower(),
+                "pictures": {name: data_uri(picture) for name, picture in shown.items() if picture is not None},
+                "size": pictures.input.size,
+            }
+        )
+    return cards
+
+
+def _scores_and_labels(report: Report) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([row.score for row in report.rows]), np.array([row.truth for row in report.rows], dtype=bool)

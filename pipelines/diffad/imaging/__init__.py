@@ -1,0 +1,1 @@
+"""Images and maps as pixels: reading, preprocessing, streams, drawing."""

@@ -1,0 +1,30 @@
+"""Maps `(batch, height, width)` of any quantity: sizes, smoothing, and the level at which scales begin."""
+
+import torch
+import torch.nn.functional as F
+from torchvision.transforms.v2.functional import gaussian_blur
+
+
+def resize_map(score_map: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Brings a `(B, h, w)` map to `size`: bilinear, with antialiasing where it shrinks."""
+    if score_map.shape[-2:] == tuple(size):
+        return score_map
+    return F.interpolate(score_map[:, None], size=size, mode="bilinear", align_corners=False, antialias=True)[:, 0]
+
+
+def smooth_map(score_map: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Gaussian smoothing of a `(B, H, W)` map, `sigma` in pixels of the map; 0 leaves it unchanged."""
+    if sigma == 0:
+        return score_map
+    # Reflection needs a border smaller than the map; 3 sigma hold all of the kernel that matters.
+    radius = min(round(3 * sigma), min(score_map.shape[-2:]) - 1)
+    return gaussian_blur(score_map[:, None], kernel_size=2 * radius + 1, sigma=sigma)[:, 0]
+
+
+def normal_level(threshold: float) -> float:
+    """A level that stands for normal pixels, below the threshold: where scales that reach up to the threshold begin.
+
+    That is 0, the mean of standardised normal pixels; if the threshold is not above it, because the normal images behind it
+    score lower than those of the statistics, one standard deviation below the threshold.
+    """
+    return 0.0 if threshold > 0 else threshold - 1.0

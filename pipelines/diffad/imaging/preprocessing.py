@@ -1,0 +1,107 @@
+"""Images in, tensors out: every accepted input type takes the same road, so that it gets the same score."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .reading import ImageError, mask_levels, read_image, read_mask, to_rgb
+
+ImageInput = str | Path | Image.Image | np.ndarray | torch.Tensor | Callable[[], Image.Image]
+
+
+def as_image_list(images: ImageInput | Sequence[ImageInput]) -> list[ImageInput]:
+    """One image, a batch array or a sequence of images, as a list of single images."""
+    if isinstance(images, (str, Path, Image.Image)) or callable(images):
+        return [images]
+    if isinstance(images, (np.ndarray, torch.Tensor)):
+        single_dims = 3 if isinstance(images, torch.Tensor) or images.shape[-1] in (1, 3, 4) else 2
+        return list(images) if images.ndim > single_dims else [images]
+    if isinstance(images, Iterable):
+        return list(images)
+    raise TypeError(f"images must be paths, PIL images, numpy arrays or tensors, got {type(images).__name__}")
+
+
+def load_rgb(image: ImageInput, name: str = "image") -> Image.Image:
+    """Any accepted image as 8-bit RGB.
+
+    Args:
+        image: path; PIL image of any mode; numpy `(H, W)` or `(H, W, 1|3|4)`; tensor `(1|3|4, H, W)`. Arrays are uint8,
+            or floats in [0, 1], which are rounded to 8 bits. A function without arguments that returns a PIL image is called
+            when its turn comes, so that a long list never lies in memory.
+        name: how errors call it.
+
+    Raises:
+        ImageError: if it can't be read or has the wrong shape, type or range.
+    """
+    if isinstance(image, (str, Path)):
+        return read_image(image)
+    if callable(image):
+        image = image()
+    if isinstance(image, Image.Image):
+        return to_rgb(image, name)
+    if isinstance(image, torch.Tensor):
+        if image.ndim != 3:
+            raise ImageError(f"{name}: tensors must be (C, H, W), got {tuple(image.shape)}")
+        image = image.detach().cpu()
+        array = (image.float() if image.dtype == torch.bfloat16 else image).movedim(0, -1).numpy()
+    elif isinstance(image, np.ndarray):
+        array = image
+    else:
+        raise ImageError(f"{name}: expected a path, PIL image, numpy array or tensor, got {type(image).__name__}")
+    if array.size == 0:
+        raise ImageError(f"{name}: empty array of shape {tuple(image.shape)}")
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)):
+        raise ImageError(f"{name}: expected 1, 3 or 4 channels, got an array of shape {tuple(image.shape)}")
+    if array.dtype != np.uint8:
+        if not np.issubdtype(array.dtype, np.floating):
+            raise ImageError(f"{name}: arrays must be uint8 or float in [0, 1], got {array.dtype}")
+        if not (array.min() >= 0 and array.max() <= 1):
+            raise ImageError(f"{name}: float values must lie in [0, 1], got {array.min()}..{array.max()}")
+        array = np.round(array * 255.0).astype(np.uint8)
+    return to_rgb(Image.fromarray(array), name)
+
+
+def load_region(region: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+    """A mask as `(H, W)` bool: from a file or image, of which the brighter half of grey levels is inside, or a bool array.
+
+    Raises:
+        ImageError: if it can't be read, has the wrong shape or type, or nothing is inside.
+    """
+    if isinstance(region, (str, Path)):
+        inside = read_mask(region) >= 0.5
+    elif isinstance(region, Image.Image):
+        inside = mask_levels(region) >= 0.5
+    else:
+        inside = np.asarray(region)
+    if inside.dtype != bool or inside.ndim != 2:
+        raise ImageError(f"region: arrays must be bool of shape (H, W), got {inside.dtype} of shape {inside.shape}")
+    if not inside.any():
+        raise ImageError("region: no pixel is inside; white marks the inside")
+    return inside
+
+
+def resize_rgb(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """`(3, height, width)` uint8 at the model's resolution: bilinear with antialiasing."""
+    resized = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return np.asarray(resized).transpose(2, 0, 1)
+
+
+def to_model_range(images: torch.Tensor) -> torch.Tensor:
+    """uint8 grey levels to float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def single_batch(pixels: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
+    """One image `(H, W, 3)` uint8 at the model's resolution as a batch `(1, 3, H, W)` in [-1, 1]."""
+    return to_model_range(torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None].to(device))
+
+
+def to_pil(image: torch.Tensor) -> Image.Image:
+    """One image `(3, H, W)` in [-1, 1], clamped and rounded to 8 bits."""
+    levels = ((image.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+    return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())

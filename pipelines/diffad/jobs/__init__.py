@@ -1,0 +1,1 @@
+"""Whole runs over folders of any size: prediction, repair, recalibration; resumable."""

@@ -1,0 +1,218 @@
+"""Predictions for a folder of any number of images: one row each, in memory that does not grow, resumed where it stopped."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from .. import __version__
+from ..imaging.drawing import overlay
+from ..imaging.reading import ImageError, read_image
+from ..imaging.regions import bounding_boxes
+from ..imaging.streams import read_batches
+from ..pipeline_diffad import DiffADPipeline
+from ..pipeline_output import DiffADOutput
+from .fingerprint import files_digest, model_digest
+from .folders import image_names, picture_path
+from .journal import Journal, only_writer
+from .run_record import check_is_result, write_record
+from .table import check_table_path, read_rows, write_table
+
+LISTED_ERRORS = 10
+# Names and RGB images of a batch to its rows.
+Score = Callable[[Sequence[str], Sequence[Image.Image]], list[dict]]
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """What decides the content of a run's results.
+
+    Args:
+        false_alarm_rate: share of good parts that may be called defective; None as in scoring.
+        maps: folder for anomaly maps as 32-bit floating-point TIFF, at the images' sizes.
+        overlays: folder for the images with the heat map laid over, as PNG.
+        masks: folder for the defective pixels, 255 on black, as PNG.
+        class_label: category of all images, for a model of several; None recognises each image's.
+    """
+
+    false_alarm_rate: float | None = None
+    maps: Path | None = None
+    overlays: Path | None = None
+    masks: Path | None = None
+    class_label: str | None = None
+
+    @property
+    def picture_folders(self) -> list[Path]:
+        return [folder for folder in (self.maps, self.overlays, self.masks) if folder is not None]
+
+
+@dataclass
+class PredictionSummary:
+    """Counts of a whole run, earlier parts included.
+
+    Args:
+        images, defective, unreadable: numbers of images.
+        first_errors: of the first few unreadable images.
+        was_complete: the table was there already, and nothing was scored.
+    """
+
+    images: int = 0
+    defective: int = 0
+    unreadable: int = 0
+    first_errors: list[str] = field(default_factory=list)
+    was_complete: bool = False
+
+    def counted(self, rows: Iterable[dict]) -> Iterator[dict]:
+        """Passes rows on and counts them."""
+        for row in rows:
+            self.images += 1
+            self.defective += row.get("label") == "defective"
+            if row.get("error"):
+                self.unreadable += 1
+                if self.unreadable <= LISTED_ERRORS:
+                    self.first_errors.append(row["error"])
+            yield row
+
+
+def predict_folder(
+    pipe: DiffADPipeline,
+    folder: Path,
+    output: Path,
+    settings: PredictionSettings = PredictionSettings(),
+    batch_size: int = 8,
+) -> PredictionSummary:
+    """Scores all images below a folder and writes a table with the columns of [`diffad.jobs.table.SCHEMA`].
+
+    Finished rows lie in `<output>.journal` until the table is complete. A run that was killed goes on from there, if model,
+    settings and images are the same. A finished table of the same run, which `<output>.run.json` tells, is left as it is.
+
+    Args:
+        output: table to write; `.csv`, `.jsonl` or `.parquet`.
+        batch_size: images per forward pass; scores depend on it by rounding errors only.
+
+    Raises:
+        DataError: if there are no images, or folders of pictures would collide with them.
+        ValueError: if the output can't be written, it or the journal belongs to another run, or the pipeline can't give the
+            false-alarm rate or does not know the category.
+    """
+    check_table_path(output)
+    class_labels = pipe.class_indices(settings.class_label, 1)
+    pipe.calibration.supported_rates(settings.false_alarm_rate, class_labels)
+    pipe.set_progress_bar_config(disable=True)
+    names = image_names(folder, settings.picture_folders)
+    run = {
+        "version": __version__,
+        "folder": str(folder.resolve()),
+        "images": files_digest(folder, names),
+        "model": model_digest(pipe),
+        **{key: _as_text(value) for key, value in dataclasses.asdict(settings).items()},
+    }
+
+    def score(batch: Sequence[str], images: Sequence[Image.Image]) -> list[dict]:
+        result = pipe(images, batch_size, settings.class_label, settings.false_alarm_rate)
+        for i, name in enumerate(batch):
+            threshold = result.pixel_thresholds[i]
+            write_pictures(settings, name, images[i], result.anomaly_maps[i], result.masks[i], threshold)
+        return rows_of(batch, result)
+
+    return run_prediction(names, lambda name: read_image(folder / name), score, output, run, batch_size)
+
+
+def run_prediction(
+    names: Sequence[str], read: Callable[[str], Image.Image], score: Score, output: Path, run: dict, batch_size: int
+) -> PredictionSummary:
+    """Reads, scores and records images, from where the journal ends to the finished table; one of the same run stays.
+
+    Args:
+        names: of all images of the run, the finished ones included.
+        read: name to RGB image, or ImageError.
+        run: everything that rows depend on; see [`diffad.jobs.journal.Journal`].
+
+    Raises:
+        ValueError: if the output or the journal belongs to another run, or another process is writing either.
+    """
+    journal_path = output.with_name(f"{output.name}.journal")
+    summary = PredictionSummary()
+    with only_writer(output):
+        if output.exists() and not journal_path.exists():
+            check_is_result(output, run)
+            summary.was_complete = True
+            for _ in summary.counted(read_rows(output)):
+                pass
+            return summary
+        with Journal(journal_path, run) as journal:
+            rest = names[journal.length :]
+            with tqdm(total=len(names), initial=journal.length, desc="predicting", unit="image", mininterval=1) as progress:
+                for batch in read_batches(rest, read, batch_size):
+                    journal.append(_score_readable(batch, score))
+                    progress.update(len(batch))
+            write_table(summary.counted(iter(journal)), output)
+        write_record(output, run)
+        journal_path.unlink()
+    return summary
+
+
+def rows_of(names: Sequence[str], output: DiffADOutput) -> list[dict]:
+    """One row per image, with the columns of [`diffad.jobs.table.SCHEMA`] that have a value."""
+    rows = []
+    categories = output.class_labels or [None] * len(names)
+    verdicts = zip(output.image_scores, output.p_values, output.labels, output.masks, output.false_alarm_rates, strict=True)
+    for name, category, (score, p_value, label, mask, rate) in zip(names, categories, verdicts, strict=True):
+        boxes = bounding_boxes(mask)
+        rows.append(
+            {
+                "path": _printable(name),
+                "score": float(score),
+                "p_value": float(p_value),
+                "label": "defective" if label else "good",
+                "defect_pixels": int(mask.sum()),
+                "defect_share": float(mask.mean()),
+                "defects": len(boxes),
+                "boxes": boxes,
+                "category": category,
+                "false_alarm_rate": float(rate),
+            }
+        )
+    return rows
+
+
+def write_pictures(
+    settings: PredictionSettings,
+    name: str,
+    image: Image.Image,
+    anomaly_map: np.ndarray,
+    mask: np.ndarray,
+    pixel_threshold: float,
+) -> None:
+    """Writes the pictures of one image that the settings ask for."""
+    if settings.maps is not None:
+        Image.fromarray(anomaly_map).save(picture_path(settings.maps, name, ".tiff"))
+    if settings.overlays is not None:
+        pixels = overlay(np.asarray(image), anomaly_map, pixel_threshold)
+        Image.fromarray(pixels).save(picture_path(settings.overlays, name, ".png"))
+    if settings.masks is not None:
+        Image.fromarray(mask.astype(np.uint8) * 255).save(picture_path(settings.masks, name, ".png"))
+
+
+def _score_readable(batch: list[tuple[str, Image.Image | ImageError]], score: Score) -> list[dict]:
+    """Rows of a batch in its order; what could not be read gets a row with the error."""
+    readable = [(name, image) for name, image in batch if not isinstance(image, ImageError)]
+    rows = iter(score(*zip(*readable)) if readable else ())
+    return [
+        {"path": _printable(name), "error": _printable(str(image))} if isinstance(image, ImageError) else next(rows)
+        for name, image in batch
+    ]
+
+
+def _as_text(setting: Path | float | str | None) -> str | None:
+    """A setting as it decides the results: a folder is the one it means, not how it is written."""
+    return None if setting is None else str(setting.resolve() if isinstance(setting, Path) else setting)
+
+
+def _printable(text: str) -> str:
+    """Bytes of file names that are not UTF-8, which no table can hold, become replacement characters."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")

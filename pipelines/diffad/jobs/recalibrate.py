@@ -1,0 +1,40 @@
+"""Calibrates a saved pipeline anew, on a folder of good images."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from ..data import DataError, find_layout, plain_folder
+from ..pipeline_diffad import DiffADPipeline
+from .folders import image_names
+
+
+def held_out_images(folder: Path) -> list[Path]:
+    """Images of good parts below a folder.
+
+    Raises:
+        DataError: if there are none, or the folder is a whole dataset with training images or defects in it.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    layout, _ = find_layout(folder)
+    if layout is not plain_folder.LAYOUT:
+        raise DataError(
+            f"{folder}: is {layout.name}, and calibration takes only good images that were not trained on; name the folder "
+            "with those, such as test/good"
+        )
+    return [folder / name for name in image_names(folder)]
+
+
+def save_calibration(pipe: DiffADPipeline, model: Path) -> None:
+    """Replaces the calibration of a saved pipeline by two renames; if the second fails, the old one is put back."""
+    folder = model / "calibration"
+    with tempfile.TemporaryDirectory(dir=model, prefix=".calibration") as scratch:
+        new, old = Path(scratch) / "new", Path(scratch) / "old"
+        pipe.calibration.save_pretrained(new)
+        os.rename(folder, old)
+        try:
+            os.rename(new, folder)
+        except BaseException:
+            os.rename(old, folder)
+            raise

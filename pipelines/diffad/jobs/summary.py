@@ -1,0 +1,36 @@
+"""What a trained pipeline is, in the words of its user."""
+
+from ..pipeline_diffad import DiffADPipeline
+
+FALSE_ALARM_RATES = (0.05, 0.01)
+
+
+def summarize_model(pipe: DiffADPipeline) -> dict[str, str]:
+    """Headings and what there is to say under them, in reading order."""
+    extractor, recipe = pipe.feature_extractor.config, pipe.calibration.config
+    backbone = extractor.backbone or extractor.transformers_config["model_type"]
+    parameters = sum(p.numel() for p in pipe.unet.parameters())
+    summary = {
+        "image size": "{1} x {0} pixels (width x height)".format(*pipe.image_size),
+        "feature extractor": f"{backbone}, {extractor.channels} channels, a position every {extractor.stride} pixels",
+        "UNet": f"{parameters / 1e6:.1f} M parameters, predicts {pipe.scheduler.config.prediction_type}",
+        "score": " + ".join(f"{weight:.3g} {term}" for term, weight in recipe.weights.items())
+        + f"; mean of the highest {recipe.top_k} pixel(s), smoothing {recipe.smoothing_sigma:g} pixels",
+        "timesteps": ", ".join(map(str, recipe.timesteps)),
+        "held-out normals": ", ".join(map(str, pipe.calibration.normals_per_class)),
+    }
+    if pipe.class_names:
+        summary["categories"] = ", ".join(pipe.class_names)
+    for label, name in enumerate(pipe.class_names or [""]):
+        for rate in FALSE_ALARM_RATES:
+            summary[f"threshold at {rate:.0%}" + f", {name}" * bool(name)] = _threshold(pipe, rate, label)
+    return summary
+
+
+def _threshold(pipe: DiffADPipeline, rate: float, class_label: int) -> str:
+    calibration = pipe.calibration
+    try:
+        image, pixel = calibration.image_threshold(rate, class_label), calibration.pixel_threshold(rate, class_label)
+        return f"{image:.4g} (image), {pixel:.4g} (pixel)"
+    except ValueError as reason:
+        return f"none: {reason}"

@@ -1,0 +1,127 @@
+"""PaDiM: a multivariate Gaussian of normal features at every position, or one for all positions; for each class its own."""
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+
+from .float32 import Float32ModelMixin
+from .moments import StreamingMoments
+
+
+class PadimGaussian(Float32ModelMixin, ConfigMixin):
+    """N(mu, Sigma + regularization I) over normal features, and the Mahalanobis distance to it (Eq. 12).
+
+    Args:
+        feature_channels: channels D of the incoming features.
+        grid: `(height, width)` of the feature map for one Gaussian per position; None for one Gaussian shared by all
+            positions, which suits textures and parts that lie anyhow.
+        num_dims: how many channels, drawn by `seed`, are used; None uses all.
+        regularization: added to the diagonal of every covariance.
+        seed: of the choice of channels.
+        num_classes: categories with Gaussians of their own; memory grows with it.
+    """
+
+    config_name = "config.json"
+    _keep_in_fp32_modules = ["mean", "whitening"]
+
+    @register_to_config
+    def __init__(
+        self,
+        feature_channels: int,
+        grid: tuple[int, int] | None,
+        num_dims: int | None = None,
+        regularization: float = 0.01,
+        seed: int = 0,
+        num_classes: int = 1,
+    ):
+        super().__init__()
+        num_dims = feature_channels if num_dims is None else num_dims
+        if not 1 <= num_dims <= feature_channels:
+            raise ValueError(f"num_dims must lie in 1..{feature_channels}, got {num_dims}")
+        self.positions = 1 if grid is None else grid[0] * grid[1]
+        chosen = torch.randperm(feature_channels, generator=torch.Generator().manual_seed(seed), device="cpu")[:num_dims]
+        self.register_buffer("dims", chosen.sort().values)
+        # The positions of one class after those of the other, so that one class has the shapes of no classes.
+        self.register_buffer("mean", torch.zeros(num_classes * self.positions, num_dims))
+        # Inverse Cholesky factor W of the covariance: (f - mu)^T Sigma^-1 (f - mu) = |W (f - mu)|^2.
+        self.register_buffer("whitening", torch.zeros(num_classes * self.positions, num_dims, num_dims))
+
+    def new_moments(self) -> StreamingMoments:
+        """An empty accumulator for one class, of the right shape, on this model's device where that knows float64."""
+        device = "cpu" if self.mean.device.type == "mps" else self.mean.device
+        return StreamingMoments(self.positions, len(self.dims), device=device)
+
+    def accumulate(self, moments: StreamingMoments, features: torch.Tensor) -> None:
+        """Adds features `(batch, feature_channels, h, w)` of normal images to `moments`."""
+        moments.update(self._by_position(features).transpose(0, 1))
+
+    def fit(self, moments: StreamingMoments, class_label: int = 0) -> "PadimGaussian":
+        """Sets mean and whitening of one class from its accumulated moments; decomposes in float64.
+
+        Raises:
+            ValueError: if `moments` saw fewer than two samples, or belongs to a Gaussian of another shape.
+        """
+        mean, whitening = self._of_class(class_label)
+        if moments.mean.shape != mean.shape:
+            raise ValueError(
+                f"moments of {tuple(moments.mean.shape)} (positions, dims) do not fit a Gaussian of {tuple(mean.shape)}: "
+                "accumulate into this model's new_moments()"
+            )
+        identity = torch.eye(moments.mean.shape[1]).to(moments.scatter)
+        fitted = torch.empty_like(whitening)
+        # In slices: the decompositions need several times the memory of their input.
+        for part, covariance in zip(fitted.split(64), moments.covariance.split(64)):
+            cholesky = torch.linalg.cholesky(covariance + self.config.regularization * identity)
+            part.copy_(torch.linalg.solve_triangular(cholesky, identity.expand_as(cholesky), upper=False))
+        mean.copy_(moments.mean)
+        whitening.copy_(fitted)
+        return self
+
+    def forward(self, features: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
+        """Squared Mahalanobis distance at every position, differentiable with respect to the features.
+
+        Args:
+            features: `(batch, feature_channels, h, w)`.
+            class_labels: `(batch,)` integers, needed where there are several classes.
+
+        Returns:
+            `(batch, h, w)`, at least 0; its expectation on the fitted data is close to `num_dims`.
+
+        Raises:
+            ValueError: if the features' grid is not the one the Gaussians were fitted on, or class labels are missing.
+        """
+        if class_labels is None:
+            if self.config.num_classes > 1:
+                raise ValueError(f"Gaussians of {self.config.num_classes} classes need class labels")
+            return self._distance(features, 0)
+        distance = self.mean.new_empty(len(features), *features.shape[-2:])
+        for label in class_labels.unique().tolist():
+            of_class = class_labels == label
+            distance[of_class] = self._distance(features[of_class], label)
+        return distance
+
+    def _distance(self, features: torch.Tensor, class_label: int) -> torch.Tensor:
+        mean, whitening = self._of_class(class_label)
+        vectors = self._by_position(features)  # (P, n, D)
+        centered = vectors.float() - mean[:, None]
+        distance = (centered @ whitening.transpose(1, 2)).square().sum(dim=2)  # (P, n)
+        if self.config.grid is None:
+            return distance.view(len(features), *features.shape[-2:])
+        return distance.T.reshape(len(features), *self.config.grid)  # (B, h, w)
+
+    def _of_class(self, class_label: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views of one class's mean `(positions, dims)` and whitening."""
+        rows = slice(class_label * self.positions, (class_label + 1) * self.positions)
+        return self.mean[rows], self.whitening[rows]
+
+    def _by_position(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, C, h, w) to (positions, samples, dims): one position and B h w samples when the Gaussian is shared."""
+        grid = self.config.grid
+        if grid is not None and tuple(features.shape[-2:]) != tuple(grid):
+            raise ValueError(
+                f"the Gaussians were fitted on a {grid[0]}x{grid[1]} grid, got features of {features.shape[-2]}x"
+                f"{features.shape[-1]}: use images of the fitted size, or fit with grid=None"
+            )
+        vectors = features[:, self.dims].flatten(2)  # (B, D, P)
+        if grid is None:
+            return vectors.transpose(1, 2).reshape(1, -1, vectors.shape[1])
+        return vectors.permute(2, 0, 1)

@@ -1,0 +1,1 @@
+"""From an image to a verdict: score terms, their combination, calibration on good images, thresholds."""

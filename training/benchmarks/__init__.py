@@ -1,0 +1,1 @@
+"""Measurements of the whole: detection beside its peers, repair, coverage, ablations; their results lie in `results/`."""

@@ -1,0 +1,194 @@
+"""Checks on real images that thresholds keep the false-alarm rate that was asked for.
+
+    python training/benchmarks/coverage.py --model runs/magnetic_tile --data DATA/magnetic_tile --rates 0.05 0.01
+
+Scores the held-out good images of the model's training and the good test images once, none of which the model was fitted on.
+Then calibrates anew on random splits of them all, and counts false alarms on the images that a split leaves. Over random
+splits images are exchangeable, so the mean must keep the requested rate; the split as it is (calibrated on the held-out images,
+counted on test/good) is one draw, and valid only as far as both were taken alike. Writes a JSON file with every split's rate
+and a picture beside it.
+"""
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffad import Calibration, DiffADPipeline, ImageError
+from diffad.data import DataError, Sample, evaluation_samples
+from diffad.memory import keep_freed_memory
+from diffad.scoring.calibration import threshold_rank
+from diffad_training.benchmarks.held_out import held_out_samples
+from tqdm.auto import tqdm
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Check false-alarm rates on repeated splits.", allow_abbrev=False)
+    parser.add_argument("--model", type=Path, required=True, help="folder that train.py wrote")
+    parser.add_argument("--data", required=True, help="MVTec-layout folder that the model was trained on")
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.05, 0.01])
+    parser.add_argument("--splits", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0, help="of the splits")
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--maps", type=Path, help="file that keeps the partial maps; read where it exists")
+    parser.add_argument("--output", type=Path, default=Path("runs/coverage.json"))
+    options = parser.parse_args(arguments)
+
+    keep_freed_memory()
+    held_out, test = normal_samples(options.model, options.data)
+    pipe = DiffADPipeline.from_pretrained(options.model)
+    pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory() as scratch:
+        partials = measured(pipe, held_out + test, options.maps or Path(scratch) / "maps.npy", options.batch_size)
+        results = coverage(pipe.calibration.to("cpu"), partials, len(held_out), options.rates, options.splits, options.seed)
+    results = {"data": Path(options.data).name, **results}
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(results) + "\n")
+    save_plot(options.output.with_suffix(".png"), results)
+    print(table(results))
+    print(f"wrote {options.output} and {options.output.with_suffix('.png')}")
+
+
+def normal_samples(model: Path, data: str) -> tuple[list[Sample], list[Sample]]:
+    """Good images that the model was not fitted on: those held out from its training folder, and the test set's.
+
+    Raises:
+        DataError: if the model folder lacks its training settings, or the data is not what they fit.
+    """
+    held_out = held_out_samples(model, data)
+    return held_out, [sample for sample in evaluation_samples(data) if not sample.is_defective]
+
+
+def measured(pipe: DiffADPipeline, samples: Sequence[Sample], path: Path, batch_size: int) -> np.ndarray:
+    """Partial maps `(N, len(partial_names), height, width)` of all samples, memory-mapped from `path`.
+
+    Under the pipeline's present standardisation, which changes nothing: fitting standardises them anew.
+    """
+    names = pipe.calibration.partial_names
+    shape = (len(samples), len(names), *pipe.image_size)
+    if path.is_file():
+        partials = np.load(path, mmap_mode="r")
+        if partials.shape != shape:
+            raise DataError(f"{path}: holds maps of shape {partials.shape}, not {shape}; remove it")
+        return partials
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    partials = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float32, shape=shape)
+    pipe.set_progress_bar_config(disable=True)
+    for start in tqdm(range(0, len(samples), batch_size), desc="scoring", mininterval=2):
+        batch = [sample.read for sample in samples[start : start + batch_size]]
+        output = pipe(batch, batch_size=batch_size, map_size=pipe.image_size, return_partial_maps=True)
+        for i, maps in enumerate(output.partial_maps, start=start):
+            partials[i] = [maps[name] for name in names]
+    unfinished.rename(path)
+    return partials
+
+
+def coverage(
+    calibration: Calibration, partials: np.ndarray, held_out: int, rates: Sequence[float], splits: int, seed: int
+) -> dict:
+    """Realised false-alarm rates at each requested one.
+
+    Args:
+        calibration: its recipe is used; it is fitted anew.
+        partials: `(N, len(partial_names), height, width)` maps of normal images, the `held_out` first ones of which are those
+            that a user would calibrate on. Every random split calibrates on as many.
+
+    Returns:
+        numbers of images, and for each rate `expected` (exact for continuous scores), `mean` and `standard_error` over splits,
+        `as_it_is` (the split at `held_out`) and the rates of all `splits`.
+
+    Raises:
+        ValueError: if a rate is not supported by so many held-out images; before anything is counted.
+    """
+    everything = np.arange(len(partials))
+    natural = false_alarm_rates(calibration, partials, everything[:held_out], everything[held_out:], rates)
+    rng = np.random.default_rng(seed)
+    realised = []
+    for _ in tqdm(range(splits), desc="splits", mininterval=2):
+        order = rng.permutation(everything)
+        realised.append(false_alarm_rates(calibration, partials, order[:held_out], order[held_out:], rates))
+    n = calibration.config.num_normals
+    rows = []
+    for rate, of_natural, of_splits in zip(rates, natural, np.array(realised).T):
+        rows.append(
+            {
+                "requested": rate,
+                "expected": (n + 1 - threshold_rank(n, rate)) / (n + 1),
+                "mean": float(of_splits.mean()),
+                "standard_error": float(of_splits.std(ddof=1) / math.sqrt(splits)),
+                "as_it_is": of_natural,
+                "splits": of_splits.tolist(),
+            }
+        )
+    return {"calibrated_on": held_out, "behind_thresholds": n, "counted_on": len(partials) - held_out, "rates": rows}
+
+
+def false_alarm_rates(
+    calibration: Calibration, partials: np.ndarray, chosen: np.ndarray, others: np.ndarray, rates: Sequence[float]
+) -> list[float]:
+    """Calibrates on the chosen images and returns the share of the others above each rate's threshold."""
+    calibration.fit(partials[chosen])
+    thresholds = [calibration.image_threshold(rate) for rate in rates]
+    scores = np.array([score(calibration, partials[i]) for i in others])
+    return [float((scores > threshold).mean()) for threshold in thresholds]
+
+
+def score(calibration: Calibration, image_partials: np.ndarray) -> float:
+    """Image score of partial maps `(len(partial_names), height, width)`, as the pipeline forms it."""
+    return calibration.image_scores(calibration.combine_stored(image_partials)).item()
+
+
+def table(results: dict) -> str:
+    """Markdown table of realised against requested rates, in percent."""
+    splits = len(results["rates"][0]["splits"])
+    lines = [
+        f"| requested | expected | mean of {splits} splits | 5 % to 95 % of splits | held-out, then test |",
+        "|---" * 5 + "|",
+    ]
+    for row in results["rates"]:
+        low, high = np.quantile(row["splits"], [0.05, 0.95])
+        lines.append(
+            f"| {row['requested']:.1%} | {row['expected']:.2%} | {row['mean']:.2%} ± {row['standard_error']:.2%} | "
+            f"{low:.1%} to {high:.1%} | {row['as_it_is']:.2%} |"
+        )
+    lines += [
+        "",
+        f"{results['data']}: calibrated on {results['calibrated_on']} normal images ({results['behind_thresholds']} behind the "
+        f"thresholds), counted on {results['counted_on']}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def save_plot(path: Path, results: dict) -> None:
+    """Histogram of the splits' realised rates for each requested one, with the distribution that theory expects."""
+    from matplotlib.figure import Figure
+    from scipy.stats import betabinom
+
+    figure = Figure(figsize=(4.5 * len(results["rates"]), 3.2), layout="constrained")
+    n, tested = results["behind_thresholds"], results["counted_on"]
+    for axis, row in zip(figure.subplots(1, len(results["rates"]), squeeze=False)[0], results["rates"]):
+        counts = np.round(np.array(row["splits"]) * tested).astype(int)
+        alarms = np.arange(counts.max() + 2)
+        share = np.bincount(counts, minlength=len(alarms)) / len(counts)
+        rank = threshold_rank(n, row["requested"])
+        axis.bar(alarms / tested, share, width=0.9 / tested, color="#9db8d2", label="splits")
+        axis.plot(alarms / tested, betabinom.pmf(alarms, tested, n + 1 - rank, rank), color="#333", lw=1, label="theory")
+        axis.axvline(row["requested"], color="#c0392b", label="requested")
+        axis.axvline(row["mean"], color="#2c6fbb", ls="--", label="mean of splits")
+        axis.set(xlabel="realised false-alarm rate", title=f"requested {row['requested']:.0%}")
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    figure.axes[0].set_ylabel("share of splits")
+    figure.axes[-1].legend(frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (DataError, ImageError) as error:
+        sys.exit(f"error: {error}")
