@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from diffad import ImageError, inspection
+from diffad import ImageError
+from diffad.app import inspection
 from diffad.app.inspection import Inspection, Row
 from diffad.app.page import build_app, launch
 from diffad.data import DataError
@@ -81,7 +82,7 @@ def test_pictures_follow_the_threshold(pipe):
 
 @pytest.mark.parametrize("at_least_as_high", [0, 1, 17])
 def test_p_value_in_words_counts_the_good_parts(pipe, at_least_as_high):
-    normal = pipe.calibration.normal_scores.numpy()  # ascending
+    normal = pipe.calibration.calibration_scores.numpy()  # ascending
     score = np.append(normal, normal[-1] + 1)[len(normal) - at_least_as_high]
     p_value = pipe.calibration.p_values(np.array([score]))[0]
     text = inspection.p_value_in_words(float(p_value), len(normal))
@@ -100,11 +101,11 @@ def test_errors_name_the_file_and_not_where_the_server_keeps_it(files):
 
 def test_repair_shows_before_and_after_and_leaves_good_parts(pipe):
     image = part(102, defective=True)
-    assert pipe(image, false_alarm_rate=0.5).labels[0]
+    assert pipe(image, false_alarm_rate=0.5).is_defective[0]
     (before, after), strip = inspection.repair(pipe, image, 0.5)
     assert before.size == after.size == image.size and before.tobytes() == image.tobytes() != after.tobytes()
     assert strip.width > 2 * strip.height
-    calm = next(image for image in smooth_images(30, seed=7) if not pipe(image, false_alarm_rate=0.05).labels[0])
+    calm = next(image for image in smooth_images(30, seed=7) if not pipe(image, false_alarm_rate=0.05).is_defective[0])
     assert inspection.repair(pipe, calm, 0.05) is None
 
 
@@ -239,17 +240,17 @@ def test_a_model_that_can_not_repair_says_so(pipe, monkeypatch, files):
 
 def test_models_of_several_categories_offer_a_choice(files):
     pipe = tiny_pipeline(("bolt", "nut", "ring"))
-    pipe.calibrate(smooth_images(12, seed=5), class_labels=[0, 1, 2] * 4)
+    pipe.calibrate(smooth_images(12, seed=5), categories=[0, 1, 2] * 4)
     blocks = build_app(pipe).blocks.values()
     choices = [block for block in blocks if block.get_block_name() == "dropdown"]
-    assert len(choices) == 2 and all([value for _, value in choice.choices][1:] == pipe.class_names for choice in choices)
+    assert len(choices) == 2 and all([value for _, value in choice.choices][1:] == pipe.category_names for choice in choices)
     # Of 4 normal images of each one gives the statistics: 3 guarantee 25 % or more.
     sliders = [block for block in blocks if block.get_block_name() == "slider"]
     assert [(slider.minimum, slider.value) for slider in sliders] == [(25.0, 25.0)] * 2
-    for index, name in enumerate(pipe.class_names):
+    for index, name in enumerate(pipe.category_names):
         found = inspection.inspect_image(pipe, part(102), 0.3, name)
-        assert found.class_label == index
-        assert found.score == pipe(part(102), class_labels=name).image_scores[0]
+        assert found.category == index
+        assert found.score == pipe(part(102), categories=name).image_scores[0]
         assert f"threshold {pipe.calibration.image_threshold(0.3, index):.2f}" in inspection.verdict(
             found, pipe.calibration, 0.3
         )

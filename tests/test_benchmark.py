@@ -160,7 +160,7 @@ def test_unified_run_trains_once_per_seed_and_evaluates_every_category_both_ways
             (folder / "model_index.json").write_text("{}")
             (folder / "training_summary.json").write_text(json.dumps(result(0, 0.5)["training"]))
         else:
-            given = "--class_label" in words
+            given = "--category" in words
             (folder / "metrics.json").write_text(json.dumps({"model": "x", "cost": {"device": "cpu"}, "given": given}))
 
     monkeypatch.setattr(benchmark, "_run", pretend)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffad import Calibration
-from diffad.scoring.calibration import TERMS, check_supported, conformal_threshold, normals_needed, split_for_statistics
+from diffad.scoring.calibration import TERMS, check_supported, conformal_threshold, images_needed, split_for_statistics
 from diffad.scoring.terms import standardize_per_image
 
 RATES = (0.01, 0.05, 0.1, 0.2, 0.25, 1 / 3, 0.5, 0.7, 0.9, 0.99)
@@ -31,11 +31,11 @@ def leave_one_out(pool: np.ndarray):
         yield np.delete(pool, i), pool[i]
 
 
-def fitted(normal_scores: np.ndarray) -> Calibration:
+def fitted(calibration_scores: np.ndarray) -> Calibration:
     """Calibrated so that the normal images have just these scores: one-pixel maps of one term, not standardised."""
     calibration = Calibration(weights={"mahalanobis": 1.0}, standardized_terms=())
-    partials = np.zeros((len(normal_scores), len(calibration.partial_names), 1, 1), dtype=np.float32)
-    partials[:, -1, 0, 0] = normal_scores
+    partials = np.zeros((len(calibration_scores), len(calibration.term_map_names), 1, 1), dtype=np.float32)
+    partials[:, -1, 0, 0] = calibration_scores
     calibration.fit(partials)
     return calibration
 
@@ -91,7 +91,7 @@ def test_unsupported_rate_is_refused_with_the_number_needed_and_the_smallest_rat
     scores = np.arange(needed, dtype=float)
     assert conformal_threshold(scores, rate) == needed - 1
     assert fitted(scores).supported_rate(rate) == rate
-    assert normals_needed(rate) == total
+    assert images_needed(rate) == total
     if needed == 1:
         return
     with pytest.raises(ValueError, match=f"{rate:g} needs {needed} .*there are {needed - 1}: calibrate on {total} ") as error:
@@ -105,7 +105,7 @@ def test_unsupported_rate_is_refused_with_the_number_needed_and_the_smallest_rat
 
 @pytest.mark.parametrize("rate", [0.5, 0.3, 0.1, 0.05, 0.02, 0.01])
 def test_the_number_of_images_needed_is_the_smallest_that_leaves_enough_for_thresholds(rate):
-    needed = normals_needed(rate)
+    needed = images_needed(rate)
     left = [len(split_for_statistics(np.arange(count), seed=0)[1]) for count in range(2, needed + 1)]
     check_supported(left[-1], rate)
     for fewer in left[:-1]:
@@ -145,7 +145,7 @@ def test_no_scores_are_refused():
         Calibration().supported_rate()
 
 
-def test_order_of_the_normal_scores_does_not_matter():
+def test_order_of_the_calibration_scores_does_not_matter():
     scores = score_pool("distinct", 30)
     shuffled = np.random.default_rng(1).permutation(scores)
     assert conformal_threshold(scores, 0.2) == conformal_threshold(shuffled, 0.2)
@@ -177,7 +177,7 @@ def test_p_values_follow_the_formula():
 @pytest.mark.parametrize("rate", [0.05, 0.1, 0.25, 0.5])
 def test_label_and_p_value_agree(rate, kind):
     calibration = fitted(score_pool(kind, 39))
-    scores = np.concatenate([calibration.normal_scores.numpy(), np.linspace(-4, 6, 101, dtype=np.float32)])
+    scores = np.concatenate([calibration.calibration_scores.numpy(), np.linspace(-4, 6, 101, dtype=np.float32)])
     np.testing.assert_array_equal(scores > calibration.image_threshold(rate), calibration.p_values(scores) <= rate + 1e-12)
 
 
@@ -187,14 +187,14 @@ def test_label_and_p_value_agree(rate, kind):
 def random_partials(calibration: Calibration, count: int = 6) -> np.ndarray:
     """Raw maps `(count, partials, 5, 4)` with another mean and spread for every partial."""
     rng = np.random.default_rng(0)
-    number = len(calibration.partial_names)
+    number = len(calibration.term_map_names)
     spread = np.arange(1, number + 1)[:, None, None]
     return (rng.gamma(2, size=(count, number, 5, 4)) * spread + 10 * spread).astype(np.float32)
 
 
 def naive_map(calibration: Calibration, image: np.ndarray, mean: dict, std: dict) -> np.ndarray:
     """Eq. 11 spelled out for one image `(partials, H, W)`."""
-    config, names = calibration.config, calibration.partial_names
+    config, names = calibration.config, calibration.term_map_names
     result = 0
     for term, weight in config.weights.items():
         partials = [name for name in names if name.split("@")[0] == term]
@@ -218,7 +218,7 @@ def test_fit_matches_the_formulas_written_out(standardized_terms):
     if not standardized_terms:
         of_thresholds = np.arange(23)
     mean, std = {}, {}
-    for i, name in enumerate(calibration.partial_names):
+    for i, name in enumerate(calibration.term_map_names):
         chosen = name.split("@")[0] in standardized_terms
         mean[name] = partials[of_statistics, i].astype(float).mean() if chosen else 0.0
         std[name] = partials[of_statistics, i].astype(float).std() if chosen else 1.0
@@ -226,9 +226,9 @@ def test_fit_matches_the_formulas_written_out(standardized_terms):
         np.testing.assert_allclose(standardized, (partials[:, i] - mean[name]) / std[name], rtol=1e-4, atol=1e-5)
     maps = [naive_map(calibration, image, mean, std) for image in partials[of_thresholds]]
     scores = sorted(np.sort(m, axis=None)[-3:].mean() for m in maps)
-    np.testing.assert_allclose(calibration.normal_scores, scores, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(calibration.normal_maxima, sorted(m.max() for m in maps), rtol=1e-4, atol=1e-5)
-    assert calibration.is_fitted and calibration.config.num_normals == len(of_thresholds)
+    np.testing.assert_allclose(calibration.calibration_scores, scores, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(calibration.calibration_maxima, sorted(m.max() for m in maps), rtol=1e-4, atol=1e-5)
+    assert calibration.is_fitted and calibration.config.num_calibration_images == len(of_thresholds)
     assert calibration.image_threshold(0.2) < calibration.pixel_threshold(0.2)
 
 
@@ -248,10 +248,10 @@ def test_statistics_and_thresholds_do_not_share_images():
     partials = random_partials(calibration, count=12)
     of_statistics, of_thresholds = split_for_statistics(np.arange(12), seed=0)
     calibration.fit(partials)
-    mean, std = calibration.partial_mean.clone(), calibration.partial_std.clone()
+    mean, std = calibration.term_mean.clone(), calibration.term_std.clone()
     partials[of_thresholds] *= 3
     calibration.fit(partials)
-    assert torch.equal(mean, calibration.partial_mean) and torch.equal(std, calibration.partial_std)
+    assert torch.equal(mean, calibration.term_mean) and torch.equal(std, calibration.term_std)
 
 
 def test_scores_of_a_calibrated_recipe_are_exchangeable_with_new_ones():
@@ -262,9 +262,9 @@ def test_scores_of_a_calibrated_recipe_are_exchangeable_with_new_ones():
     for _ in range(draws):
         partials = rng.standard_t(df=1, size=(5, len(TERMS), 1, 2)).astype(np.float32)
         calibration.fit(partials[:4])
-        raw = zip(calibration.partial_names, torch.from_numpy(partials[4]), strict=True)
+        raw = zip(calibration.term_map_names, torch.from_numpy(partials[4]), strict=True)
         score = calibration.combine({name: calibration.standardize(name, partial[None]) for name, partial in raw}).max()
-        level = 1 / (calibration.config.num_normals + 1)
+        level = 1 / (calibration.config.num_calibration_images + 1)
         alarms += score.item() > calibration.image_threshold(level)
     assert alarms / draws == pytest.approx(level, abs=0.05)  # two standard errors
 
@@ -290,7 +290,7 @@ def test_partial_without_spread_does_not_divide_by_zero():
     partials[:, 0] = 7
     calibration.fit(partials)
     assert (calibration.standardize("kl@20", torch.full((1, 5, 4), 7.0)) == 0).all()
-    assert calibration.normal_scores.isfinite().all()
+    assert calibration.calibration_scores.isfinite().all()
 
 
 def test_statistics_survive_a_large_mean_and_a_small_spread():
@@ -298,9 +298,9 @@ def test_statistics_survive_a_large_mean_and_a_small_spread():
     partials = random_partials(calibration)
     partials[:, 0] = 1000 + 0.01 * partials[:, 0]
     calibration.fit(partials)
-    index = calibration.partial_names.index("kl@20")
+    index = calibration.term_map_names.index("kl@20")
     of_statistics, _ = split_for_statistics(np.arange(len(partials)), seed=0)
-    np.testing.assert_allclose(calibration.partial_std[index], partials[of_statistics, 0].astype(float).std(), rtol=1e-5)
+    np.testing.assert_allclose(calibration.term_std[index], partials[of_statistics, 0].astype(float).std(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("image", range(6))
@@ -318,7 +318,7 @@ def test_fitting_on_too_few_images_is_refused(recipe, needed):
     with pytest.raises(ValueError, match=f"at least {needed} normal images, got {needed - 1}"):
         calibration.fit(random_partials(calibration, count=needed - 1))
     calibration.fit(random_partials(calibration, count=needed))
-    assert calibration.config.num_normals == 1
+    assert calibration.config.num_calibration_images == 1
 
 
 # Recipe, saving and loading
@@ -342,9 +342,9 @@ def test_impossible_recipe_is_refused(recipe):
         Calibration(**recipe)
 
 
-def test_partial_names_follow_the_timesteps():
+def test_term_map_names_follow_the_timesteps():
     names = ["kl@401", "rgb@401", "feature@401", "kl@20", "rgb@20", "feature@20", "residual", "mahalanobis"]
-    assert Calibration(timesteps=(401, 20)).partial_names == names
+    assert Calibration(timesteps=(401, 20)).term_map_names == names
 
 
 def test_default_timesteps_are_the_papers_in_original_units():
@@ -368,25 +368,25 @@ def test_saved_calibration_loads_bit_equal(tmp_path):
     calibration.fit(partials)
     calibration.save_pretrained(tmp_path)
     loaded = Calibration.from_pretrained(tmp_path)
-    assert loaded.is_fitted and loaded.config.num_normals == len(loaded.normal_scores) == 5
+    assert loaded.is_fitted and loaded.config.num_calibration_images == len(loaded.calibration_scores) == 5
     for name, value in recipe.items():
         kept = loaded.config[name]
         assert (tuple(kept) if isinstance(kept, list) else kept) == value
     state = calibration.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.state_dict().items())
-    assert loaded.partial_names == calibration.partial_names
-    maps = {name: torch.from_numpy(partials[:, i]) for i, name in enumerate(loaded.partial_names)}
+    assert loaded.term_map_names == calibration.term_map_names
+    maps = {name: torch.from_numpy(partials[:, i]) for i, name in enumerate(loaded.term_map_names)}
     assert torch.equal(loaded.combine(maps), calibration.combine(maps))
     assert loaded.image_threshold(0.2) == calibration.image_threshold(0.2)
 
 
 def test_number_of_normals_is_saved_even_after_fitting_twice(tmp_path):
     calibration = fitted(np.arange(9.0))
-    partials = np.zeros((4, len(calibration.partial_names), 1, 1), dtype=np.float32)
+    partials = np.zeros((4, len(calibration.term_map_names), 1, 1), dtype=np.float32)
     calibration.fit(partials)
     calibration.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["num_normals"] == 4
-    assert len(Calibration.from_pretrained(tmp_path).normal_maxima) == 4
+    assert json.loads((tmp_path / "config.json").read_text())["num_calibration_images"] == 4
+    assert len(Calibration.from_pretrained(tmp_path).calibration_maxima) == 4
 
 
 def test_unfitted_calibration_survives_saving(tmp_path):

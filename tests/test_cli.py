@@ -128,7 +128,7 @@ def test_a_report_of_several_categories_is_refused_before_anything_is_scored(par
         *("predict", parts / "test", "--model", tmp_path / "model"),
         *("--output", tmp_path / "out.jsonl", "--report", tmp_path / "report.html"),
     )
-    assert result.exit_code == 1 and "name the one to report on with --class-label" in result.stderr
+    assert result.exit_code == 1 and "name the one to report on with --category" in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "parts"]
 
 
@@ -187,8 +187,8 @@ def test_calibrate_changes_the_model_in_place(model, tmp_path):
     assert result.exit_code == 0 and "calibrated on 24 good images" in result.stdout
     assert f"5.0%: {expected.image_threshold(0.05):.4g} (image)" in result.stdout
     pipe = DiffADPipeline.from_pretrained(model)
-    assert pipe.calibration.config.num_normals == 22  # two of them give the statistics
-    torch.testing.assert_close(pipe.calibration.normal_scores, expected.normal_scores)
+    assert pipe.calibration.config.num_calibration_images == 22  # two of them give the statistics
+    torch.testing.assert_close(pipe.calibration.calibration_scores, expected.calibration_scores)
     assert not [path for path in model.iterdir() if path.name.startswith(".")]
 
 
@@ -196,7 +196,7 @@ def test_calibrate_to_another_folder_leaves_the_model(model, tmp_path):
     before = (model / "calibration" / "config.json").read_bytes()
     good = save_images(tmp_path / "good", smooth_images(20, seed=7))
     assert run("calibrate", model, good, "--output", tmp_path / "new").exit_code == 0
-    assert DiffADPipeline.from_pretrained(tmp_path / "new").calibration.config.num_normals == 18
+    assert DiffADPipeline.from_pretrained(tmp_path / "new").calibration.config.num_calibration_images == 18
     assert (model / "calibration" / "config.json").read_bytes() == before
 
 

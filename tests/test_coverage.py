@@ -14,7 +14,7 @@ from tiny_pipeline import smooth_images, tiny_pipeline
 def random_partials(calibration: Calibration, count: int) -> np.ndarray:
     """One-pixel maps of `count` images."""
     rng = np.random.default_rng(0)
-    return rng.standard_t(df=3, size=(count, len(calibration.partial_names), 1, 1)).astype(np.float32)
+    return rng.standard_t(df=3, size=(count, len(calibration.term_map_names), 1, 1)).astype(np.float32)
 
 
 def test_mean_over_splits_is_the_expected_rate_and_one_split_is_counted_right():
@@ -56,15 +56,15 @@ def test_run_scores_what_the_model_was_not_fitted_on_and_keeps_the_maps(tmp_path
     assert "| 20.0% |" in capsys.readouterr().out and output.with_suffix(".png").is_file()
 
     kept = np.load(maps)
-    names = pipe.calibration.partial_names
-    expected = pipe(images[12], return_partial_maps=True).partial_maps[0]
+    names = pipe.calibration.term_map_names
+    expected = pipe(images[12], return_term_maps=True).term_maps[0]
     np.testing.assert_allclose(kept[6], [expected[name] for name in names], rtol=1e-3, atol=1e-4)
     # Calibrated anew on the maps, an image scores as by the pipeline that is calibrated anew on the images.
     held_out, _ = coverage.normal_samples(tmp_path / "model", str(tmp_path / "data"))
     pipe.calibrate([sample.read for sample in held_out])
     calibration = Calibration(smoothing_sigma=1.0)
     calibration.fit(kept[:6])
-    torch.testing.assert_close(calibration.normal_scores, pipe.calibration.normal_scores, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(calibration.calibration_scores, pipe.calibration.calibration_scores, rtol=1e-3, atol=1e-3)
     assert coverage.score(calibration, kept[6]) == pytest.approx(pipe(images[12]).image_scores[0], rel=1e-3)
 
     coverage.main(arguments)  # from the kept maps

@@ -10,7 +10,7 @@ from diffad import DiffADPipeline, detection_metrics, localization_metrics
 from diffad.data import DataError, evaluation_samples
 from diffad.evaluation import evaluate
 from PIL import Image
-from tiny_pipeline import class_images, save_test_images, smooth_images, tiled_pipeline, tiny_pipeline
+from tiny_pipeline import category_images, save_test_images, smooth_images, tiled_pipeline, tiny_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_metrics_are_those_of_the_returned_maps(model, data, tmp_path):
     assert not (tmp_path / "out" / "report.html").exists()
     pipe = evaluate.DiffADPipeline.from_pretrained(model)
     samples = evaluation_samples(data)
-    output = pipe([sample.read for sample in samples], map_size=(256, 256), return_partial_maps=True)
+    output = pipe([sample.read for sample in samples], map_size=(256, 256), return_term_maps=True)
     labels = np.array([sample.is_defective for sample in samples])
     masks = evaluate.read_truth(samples, (256, 256))
     expected = {
@@ -65,8 +65,8 @@ def test_metrics_are_those_of_the_returned_maps(model, data, tmp_path):
         **localization_metrics(np.stack(output.anomaly_maps), masks),
     }
     assert results["scores"]["ensemble"] == pytest.approx(expected, rel=1e-5)
-    paper = np.stack([(p["kl@20"] + p["kl@201"] + p["kl@401"]) / 6 for p in output.partial_maps])
-    paper += np.stack([(p["feature@20"] + p["feature@201"] + p["feature@401"]) / 6 for p in output.partial_maps])
+    paper = np.stack([(p["kl@20"] + p["kl@201"] + p["kl@401"]) / 6 for p in output.term_maps])
+    paper += np.stack([(p["feature@20"] + p["feature@201"] + p["feature@401"]) / 6 for p in output.term_maps])
     expected = localization_metrics(paper, masks)
     assert results["scores"]["paper (Eq. 11)"]["aupro_30"] == pytest.approx(expected["aupro_30"], rel=1e-4)
     with (tmp_path / "out" / "scores.csv").open() as file:
@@ -135,16 +135,16 @@ def test_missing_mask_stops_before_scoring(model, data, tmp_path):
 
 def test_model_of_several_categories_is_evaluated_on_one(data, tmp_path):
     pipe = tiny_pipeline(("nut", "bolt"), weights={"mahalanobis": 1.0}, smoothing_sigma=1.0)
-    normals = [*class_images(9, 4, 0), *class_images(19, 4, 1)]
-    pipe.calibrate(normals, class_labels=["nut"] * 9 + ["bolt"] * 19)
+    normals = [*category_images(9, 4, 0), *category_images(19, 4, 1)]
+    pipe.calibrate(normals, categories=["nut"] * 9 + ["bolt"] * 19)
     pipe.save_pretrained(tmp_path / "model")
-    given = run(tmp_path / "model", data, tmp_path / "given", "--class_label", "nut")
+    given = run(tmp_path / "model", data, tmp_path / "given", "--category", "nut")
     assert given["scores"]["ensemble"]["image_auroc"] == 1.0
     assert given["class_labels"] == {"given": True, "images": {"nut": 6}}
     assert given["operating_point"]["held_out_normals"] == 8
     recognised = run(tmp_path / "model", data, tmp_path / "recognised")
     assert recognised["class_labels"]["given"] is False and sum(recognised["class_labels"]["images"].values()) == 6
-    other = run(tmp_path / "model", data, tmp_path / "other", "--class_label", "bolt")
+    other = run(tmp_path / "model", data, tmp_path / "other", "--category", "bolt")
     assert other["operating_point"]["held_out_normals"] == 18 and other["scores"] != given["scores"]
     with pytest.raises(SystemExit, match="'screw' is none of nut, bolt"):
-        run(tmp_path / "model", data, tmp_path / "wrong", "--class_label", "screw")
+        run(tmp_path / "model", data, tmp_path / "wrong", "--category", "screw")

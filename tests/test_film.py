@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from diffad.imaging.trajectory import MAX_FRAMES, film_row, save_animation
+from diffad.imaging.trajectory import MAX_FRAMES, save_animation, trajectory_row
 from PIL import Image
 
 
@@ -12,7 +12,7 @@ def frame(level: int, size: tuple[int, int] = (4, 4)) -> Image.Image:
 
 @pytest.mark.parametrize("count", [1, 2, 5, 101])
 def test_row_begins_with_the_input_and_ends_with_the_repair(count):
-    frames, captions = film_row(frame(0), [frame(step) for step in range(1, count + 1)], frame(255))
+    frames, captions = trajectory_row(frame(0), [frame(step) for step in range(1, count + 1)], frame(255))
     levels = [np.asarray(picture)[0, 0, 0] for picture in frames]
     assert len(frames) == len(captions) == min(count + 1, MAX_FRAMES)
     assert levels[0] == 0 and levels[-1] == 255 and levels == sorted(levels)

@@ -19,7 +19,7 @@ def gaussian() -> PadimGaussian:
 
 def calibration() -> Calibration:
     calibration = Calibration()
-    calibration.fit(torch.rand(5, len(calibration.partial_names), 4, 4).numpy())
+    calibration.fit(torch.rand(5, len(calibration.term_map_names), 4, 4).numpy())
     return calibration
 
 

@@ -16,7 +16,7 @@ def write_settings(folder, **settings):
 
 
 def names(samples):
-    return [(sample.name, sample.class_label) for sample in samples]
+    return [(sample.name, sample.category) for sample in samples]
 
 
 def test_of_one_category(tmp_path):
@@ -32,7 +32,7 @@ def test_of_several_categories(tmp_path):
     for category in ("nut", "bolt"):
         mvtec_ad(tmp_path / category)
     expected = split_held_out(category_samples(tmp_path, ["nut", "bolt"]), 0.5, 3)[1]
-    assert {sample.class_label for sample in expected} == {0, 1}
+    assert {sample.category for sample in expected} == {0, 1}
     model = write_settings(tmp_path / "model", data=str(tmp_path), categories=["nut", "bolt"])
     assert names(held_out_samples(model)) == names(expected)
 

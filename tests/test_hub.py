@@ -273,7 +273,7 @@ def test_a_loaded_pipeline_keeps_the_settings_it_was_trained_with(model, tmp_pat
     pipe.calibrate(smooth_images(9, seed=31))
     export_repo(pipe, tmp_path / "repo")
     assert json.loads((tmp_path / "repo/training_config.json").read_text())["seed"] == 7
-    assert json.loads((tmp_path / "repo/calibration/config.json").read_text())["num_normals"] == 8
+    assert json.loads((tmp_path / "repo/calibration/config.json").read_text())["num_calibration_images"] == 8
 
 
 def test_evaluations_on_folders_of_one_name_keep_their_own_samples(pipe, model, tmp_path):

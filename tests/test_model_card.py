@@ -7,7 +7,7 @@ from diffad.hub.card import DataTerms, Evaluation, model_card
 from huggingface_hub import ModelCard
 
 METRICS = {"image_auroc": 0.9, "image_ap": 0.8, "pixel_auroc": 0.7, "pixel_ap": 0.6, "aupro_30": 0.5}
-RECIPE = {"timesteps": [20, 201], "weights": {"kl": 0.5, "mahalanobis": 0.5}, "num_normals": 19}
+RECIPE = {"timesteps": [20, 201], "weights": {"kl": 0.5, "mahalanobis": 0.5}, "num_calibration_images": 19}
 TRAINING = {"data": "gear", "seed": 7, "held_out_fraction": 0.15}
 
 
@@ -136,8 +136,10 @@ def test_no_placeholder_is_left_empty(evaluations, options):
 
 
 def test_an_evaluation_of_another_calibration_is_refused():
-    with pytest.raises(ValueError, match=r"gear was made with another calibration.*num_normals 40, now 19.*evaluate again"):
-        card([evaluation(num_normals=40)])
+    with pytest.raises(
+        ValueError, match=r"gear was made with another calibration.*num_calibration_images 40, now 19.*evaluate again"
+    ):
+        card([evaluation(num_calibration_images=40)])
 
 
 def test_the_licence_of_mvtec_ad_can_not_be_forgotten():

@@ -30,10 +30,10 @@ def images():
 
 def test_output_has_one_entry_per_image_at_its_own_size(pipe):
     images = smooth_images(1, seed=0, size=(50, 30)) + smooth_images(1, seed=1, size=(24, 40))
-    output = pipe(images, return_partial_maps=True)
-    assert output.image_scores.shape == output.p_values.shape == output.labels.shape == (2,)
+    output = pipe(images, return_term_maps=True)
+    assert output.image_scores.shape == output.p_values.shape == output.is_defective.shape == (2,)
     assert [m.shape for m in output.anomaly_maps] == [m.shape for m in output.masks] == [(30, 50), (40, 24)]
-    assert list(output.partial_maps[0]) == pipe.calibration.partial_names
+    assert list(output.term_maps[0]) == pipe.calibration.term_map_names
     assert output.masks[0].dtype == bool and np.isfinite(output.anomaly_maps[0]).all()
     assert pipe(images, map_size=(16, 20)).anomaly_maps[1].shape == (16, 20)
     assert len(pipe(images, return_dict=False)) == 8
@@ -73,10 +73,10 @@ def test_scoring_leaves_no_gradients_and_draws_nothing_from_the_global_generator
     assert all(p.grad is None for p in pipe.unet.parameters())
 
 
-def test_partial_maps_agree_with_a_float64_reference(images):
+def test_term_maps_agree_with_a_float64_reference(images):
     pipe = tiny_pipeline(smoothing_sigma=0.0, standardized_terms=())
     pipe.calibrate(images[:2])
-    partial = pipe(images[2], return_partial_maps=True).partial_maps[0]
+    partial = pipe(images[2], return_term_maps=True).term_maps[0]
 
     x0 = torch.from_numpy(np.asarray(images[2])).permute(2, 0, 1)[None].double() / 127.5 - 1
     features = pipe.feature_extractor(x0.float()).double()
@@ -110,19 +110,19 @@ def test_partial_maps_agree_with_a_float64_reference(images):
         np.testing.assert_allclose(partial[f"feature@{t}"], error[0, 0].detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_anomaly_map_is_the_weighted_mean_of_the_partial_maps(pipe, images):
-    output = pipe(images[0], return_partial_maps=True)
+def test_anomaly_map_is_the_weighted_mean_of_the_term_maps(pipe, images):
+    output = pipe(images[0], return_term_maps=True)
     weights = pipe.calibration.config.weights
     expected = sum(
-        weights[term] * np.mean([m for name, m in output.partial_maps[0].items() if name.split("@")[0] == term], axis=0)
+        weights[term] * np.mean([m for name, m in output.term_maps[0].items() if name.split("@")[0] == term], axis=0)
         for term in weights
     )
     np.testing.assert_allclose(output.anomaly_maps[0], expected, rtol=1e-5, atol=1e-5)
     assert output.image_scores[0] == pytest.approx(expected.max(), rel=1e-5)
 
 
-def test_partial_maps_do_not_change_the_scores(pipe, images):
-    np.testing.assert_array_equal(pipe(images).image_scores, pipe(images, return_partial_maps=True).image_scores)
+def test_term_maps_do_not_change_the_scores(pipe, images):
+    np.testing.assert_array_equal(pipe(images).image_scores, pipe(images, return_term_maps=True).image_scores)
 
 
 def test_one_unet_pass_per_timestep_and_none_for_the_gaussian_alone(images):
@@ -142,12 +142,12 @@ def test_calibration_standardises_the_normal_images_it_saw(images):
     of_statistics, of_thresholds = split_for_statistics(np.arange(6), seed=0)
     pipe = tiny_pipeline(smoothing_sigma=0.5)
     pipe.calibrate(images, batch_size=4)
-    partials = pipe([images[i] for i in of_statistics], return_partial_maps=True).partial_maps
-    for name in pipe.calibration.partial_names:
+    partials = pipe([images[i] for i in of_statistics], return_term_maps=True).term_maps
+    for name in pipe.calibration.term_map_names:
         values = np.stack([partial[name] for partial in partials])
         assert values.mean() == pytest.approx(0, abs=1e-3) and values.std() == pytest.approx(1, rel=1e-3)
     scores = pipe([images[i] for i in of_thresholds]).image_scores
-    np.testing.assert_allclose(np.sort(scores), pipe.calibration.normal_scores, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.sort(scores), pipe.calibration.calibration_scores, rtol=1e-4, atol=1e-5)
 
 
 def test_thresholds_are_the_ranks_of_the_normal_images_behind_them(pipe):
@@ -155,8 +155,8 @@ def test_thresholds_are_the_ranks_of_the_normal_images_behind_them(pipe):
     of_thresholds = split_for_statistics(np.arange(21), seed=0)[1]
     output = pipe([images[i] for i in of_thresholds], false_alarm_rate=0.099)
     # At most one of 20 exchangeable images may exceed the threshold: of these 19 it is the highest itself.
-    assert output.labels.sum() == 0 and output.p_values.min() == pytest.approx(2 / 20)
-    assert pipe([images[i] for i in of_thresholds], false_alarm_rate=0.1).labels.sum() == 1
+    assert output.is_defective.sum() == 0 and output.p_values.min() == pytest.approx(2 / 20)
+    assert pipe([images[i] for i in of_thresholds], false_alarm_rate=0.1).is_defective.sum() == 1
 
 
 def test_false_alarm_rate_is_reported_and_chosen_or_refused_in_one_place(pipe, images):
@@ -168,8 +168,8 @@ def test_false_alarm_rate_is_reported_and_chosen_or_refused_in_one_place(pipe, i
         output = small(images)
     explicit = small(images, false_alarm_rate=0.25)
     assert set(output.false_alarm_rates) == set(explicit.false_alarm_rates) == {0.25}
-    np.testing.assert_array_equal(output.labels, explicit.labels)
-    np.testing.assert_array_equal(output.labels, output.p_values <= 0.25)
+    np.testing.assert_array_equal(output.is_defective, explicit.is_defective)
+    np.testing.assert_array_equal(output.is_defective, output.p_values <= 0.25)
     np.testing.assert_array_equal(output.masks, explicit.masks)
     for call in (small, small.reconstruct):
         with pytest.raises(ValueError, match="0.05 needs 19 .* there are 3: calibrate on 21 .* 0.25$"):
@@ -181,7 +181,7 @@ def test_recalibration_changes_the_recipe_and_a_failed_one_changes_nothing(image
     pipe.calibrate(images[:3])
     pipe.calibrate(images[:3], weights={"feature": 1.0}, timesteps=(20,), top_k=4)
     assert pipe.calibration.config.weights == {"feature": 1.0}
-    assert pipe.calibration.partial_names == ["kl@20", "rgb@20", "feature@20", "residual", "mahalanobis"]
+    assert pipe.calibration.term_map_names == ["kl@20", "rgb@20", "feature@20", "residual", "mahalanobis"]
     before = pipe.calibration
     with pytest.raises(ImageError, match="missing.png"):
         pipe.calibrate([images[0], "missing.png"])
@@ -191,7 +191,7 @@ def test_recalibration_changes_the_recipe_and_a_failed_one_changes_nothing(image
 def test_per_image_statistics_give_every_map_mean_zero(images):
     pipe = tiny_pipeline(per_image=True, standardized_terms=("kl",), smoothing_sigma=0.0)
     pipe.calibrate(images[:2])
-    partial = pipe(images[3], return_partial_maps=True).partial_maps[0]
+    partial = pipe(images[3], return_term_maps=True).term_maps[0]
     assert partial["kl@201"].mean() == pytest.approx(0, abs=1e-4)
     assert partial["feature@201"].min() >= 0
 
@@ -204,7 +204,7 @@ def test_uncalibrated_pipeline_and_wrong_arguments_are_refused(pipe, images):
     with pytest.raises(ValueError, match="batch_size"):
         pipe(images[0], batch_size=0)
     with pytest.raises(ValueError, match="without classes"):
-        pipe(images[0], class_labels=[0])
+        pipe(images[0], categories=[0])
     with pytest.raises(ImageError, match="image 1"):
         pipe([images[0], np.zeros((4, 4, 7))])
 
@@ -243,10 +243,10 @@ def test_round_trip_through_the_hub_code_path_is_bit_equal(pipe, images, tmp_pat
 def _assert_same(pipe: DiffADPipeline, loaded: DiffADPipeline, images: list[Image.Image]) -> None:
     loaded.set_progress_bar_config(disable=True)
     assert isinstance(loaded.scheduler, DDPMScheduler)
-    expected, actual = pipe(images, return_partial_maps=True), loaded(images, return_partial_maps=True)
+    expected, actual = pipe(images, return_term_maps=True), loaded(images, return_term_maps=True)
     np.testing.assert_array_equal(actual.image_scores, expected.image_scores)
-    np.testing.assert_array_equal(actual.labels, expected.labels)
+    np.testing.assert_array_equal(actual.is_defective, expected.is_defective)
     np.testing.assert_array_equal(actual.p_values, expected.p_values)
     np.testing.assert_array_equal(actual.anomaly_maps, expected.anomaly_maps)
-    for name in pipe.calibration.partial_names:
-        np.testing.assert_array_equal(actual.partial_maps[0][name], expected.partial_maps[0][name])
+    for name in pipe.calibration.term_map_names:
+        np.testing.assert_array_equal(actual.term_maps[0][name], expected.term_maps[0][name])

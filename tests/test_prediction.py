@@ -74,14 +74,14 @@ def test_rows_are_what_the_pipeline_says(pipe, folder, tmp_path):
     expected = pipe([folder / row["path"] for row in readable], batch_size=2, false_alarm_rate=RATE)
     np.testing.assert_allclose([row["score"] for row in readable], expected.image_scores, rtol=1e-5)
     assert [row["p_value"] for row in readable] == expected.p_values.tolist()
-    assert [row["label"] == "defective" for row in readable] == expected.labels.tolist()
+    assert [row["label"] == "defective" for row in readable] == expected.is_defective.tolist()
     assert [row["defect_pixels"] for row in readable] == [mask.sum() for mask in expected.masks]
     assert [row["defect_share"] for row in readable] == [mask.mean() for mask in expected.masks]
     assert [row["boxes"] for row in readable] == [bounding_boxes(mask) for mask in expected.masks]
     assert rows[1]["label"] == "defective" and rows[1]["defects"] == len(rows[1]["boxes"]) > 0
     assert "e.png" in rows[4]["error"] and rows[4]["score"] is None and rows[4]["label"] is None
     assert (summary.images, summary.unreadable, summary.first_errors) == (6, 1, [rows[4]["error"]])
-    assert summary.defective == expected.labels.sum()
+    assert summary.defective == expected.is_defective.sum()
     assert sorted(path.name for path in tmp_path.iterdir()) == [".out.jsonl.lock", "images", "out.jsonl", "out.jsonl.run.json"]
 
 
@@ -420,7 +420,7 @@ def test_file_names_that_are_not_text_reach_the_table(tmp_path):
 
     class Output:
         image_scores, p_values, labels, masks = [1.0], [0.5], [True], [np.ones((2, 2), dtype=bool)]
-        class_labels, false_alarm_rates = None, [0.05]
+        categories, false_alarm_rates = None, [0.05]
 
     run_prediction([name], lambda _: Image.new("RGB", (8, 8)), lambda n, _: rows_of(n, Output), tmp_path / "out.parquet", {}, 1)
     assert pq.read_table(tmp_path / "out.parquet")["path"].to_pylist() == ["\N{REPLACEMENT CHARACTER}.png"]

@@ -51,12 +51,12 @@ def test_default_leaves_normal_images_as_they_are(pipe):
     normals = smooth_images(20, seed=7)  # calibrated on: at most one of them is above the threshold
     output = pipe.reconstruct(normals, **FAST["default"])
     changed = [not np.array_equal(a, b) for a, b in zip(normals, output.images, strict=True)]
-    verdicts = pipe(normals).labels
+    verdicts = pipe(normals).is_defective
     assert changed == verdicts.tolist()
 
 
 def test_default_changes_the_marked_region_only(pipe, defective):
-    assert pipe(defective).labels.all()
+    assert pipe(defective).is_defective.all()
     output = pipe.reconstruct(defective, margin=1, halo_share=0.6, attempts=1, **FAST["default"])
     for index, change in enumerate(output.difference_maps):
         assert change.max() > 0.1 and (change == 0).mean() > 0.2
@@ -144,11 +144,11 @@ def test_no_gradient_leaks(pipe, defective):
 def test_class_conditional_model_repairs_each_image_with_its_own_label(defective):
     pipe = tiny_pipeline(class_names=("nut", "bolt"))
     torch.nn.init.normal_(pipe.unet.class_embedding.weight, std=3)
-    pipe.calibrate(smooth_images(20, seed=7), class_labels=[0, 1] * 10)
+    pipe.calibrate(smooth_images(20, seed=7), categories=[0, 1] * 10)
     images = [smooth_images(1, seed=7)[0], *defective[:3]]  # the first may be left alone, the others not
-    together = pipe.reconstruct(images, class_labels=[0, 1, 0, 1], **FAST["default"])
+    together = pipe.reconstruct(images, categories=[0, 1, 0, 1], **FAST["default"])
     for image, label, repaired in zip(images, [0, 1, 0, 1], together.images, strict=True):
-        alone = pipe.reconstruct(image, class_labels=[label], **FAST["default"]).images[0]
+        alone = pipe.reconstruct(image, categories=[label], **FAST["default"]).images[0]
         assert np.abs(np.asarray(repaired, int) - np.asarray(alone, int)).max() <= 1
 
 

@@ -77,7 +77,7 @@ def report_of(rows: list[ReportRow], **fields) -> Report:
         "false_alarm_rate": 0.05,
         "image_threshold": 5.0,
         "pixel_threshold": 4.0,
-        "normal_scores": np.linspace(1, 5.2, 30),
+        "calibration_scores": np.linspace(1, 5.2, 30),
     }
     return Report(**{**settings, **fields})
 
@@ -188,7 +188,7 @@ def test_a_model_that_can_not_repair_is_not_said_to_have_called_good(tmp_path):
 
 
 def test_a_rate_that_can_not_be_promised_is_refused(tmp_path):
-    report = report_of(rows_of([1, 9], [None, None], 5.0), normal_scores=np.array([1.0, 2.0, 3.0, 5.0]))
+    report = report_of(rows_of([1, 9], [None, None], 5.0), calibration_scores=np.array([1.0, 2.0, 3.0, 5.0]))
     with pytest.raises(ValueError, match="a false_alarm_rate of 0.05 needs 19 normal images"):
         write_report(report, tmp_path / "report.html")
     assert "20.0 % at most" in written(dataclasses.replace(report, false_alarm_rate=0.2), tmp_path)
@@ -273,8 +273,8 @@ def test_predictions_are_read_again_for_the_gallery_only(tmp_path):
     for i, image in enumerate(images):
         image.save(folder / f"{i}.png")
     output = pipe(images)
-    assert output.labels.tolist() == [False, False, False, True]
-    columns = zip(output.image_scores, output.p_values, output.labels)
+    assert output.is_defective.tolist() == [False, False, False, True]
+    columns = zip(output.image_scores, output.p_values, output.is_defective)
     rows = [
         {"path": f"{i}.png", "score": s, "p_value": p, "label": "defective" if label else "good"}
         for i, (s, p, label) in enumerate(columns)

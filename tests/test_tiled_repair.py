@@ -7,7 +7,7 @@ from brightness_models import brightness_models
 from diffad.repair.inpainting import Repair
 from PIL import Image
 from scipy.ndimage import binary_dilation
-from tiny_pipeline import SIZE, class_images, smooth_images, tiled_pipeline
+from tiny_pipeline import SIZE, category_images, smooth_images, tiled_pipeline
 
 SETTINGS = {"timesteps": (50, 20), "margin": 2, "attempts": 1}
 STEPS = len(SETTINGS["timesteps"]) + 1  # of a go at one turn of windows
@@ -39,7 +39,7 @@ def test_a_marked_region_is_repaired_and_nothing_else(pipe, block):
     good = smooth_images(1, seed=6, size=(96, 64))[0]
     defective = with_blocks(good, block)
     scored = pipe(defective)
-    assert scored.labels[0]
+    assert scored.is_defective[0]
     output = pipe.reconstruct(defective, **SETTINGS)
     changed = output.difference_maps[0] > 0
     inside = np.zeros((64, 96), dtype=bool)
@@ -84,7 +84,7 @@ def test_repeatable_and_independent_of_the_batch(pipe):
 
 def test_good_images_are_returned_as_they_are(pipe):
     normals = smooth_images(21, seed=4, size=(96, 64))
-    good = [image for image, defective in zip(normals, pipe(normals).labels, strict=True) if not defective][:4]
+    good = [image for image, defective in zip(normals, pipe(normals).is_defective, strict=True) if not defective][:4]
     output = pipe.reconstruct(good, return_traces=True, **SETTINGS)
     for before, after, trace in zip(good, output.images, output.traces, strict=True):
         np.testing.assert_array_equal(np.asarray(before), np.asarray(after))
@@ -145,12 +145,12 @@ def test_nothing_is_filled_from_marked_regions_whose_turn_comes_later():
 def test_windows_are_repaired_with_the_label_of_their_image():
     pipe = tiled_pipeline(("nut", "bolt"), weights={"mahalanobis": 1.0})
     torch.nn.init.normal_(pipe.unet.class_embedding.weight, std=3)
-    normals = [image for label in (0, 1) for image in class_images(5, 4, label, size=(96, 64))]
-    pipe.calibrate(normals, class_labels=[0] * 5 + [1] * 5, short_side=2 * SIZE)
-    image = with_blocks(class_images(1, 6, 1, size=(96, 64))[0], (4, 4, 8, 8), (50, 70, 8, 8))
+    normals = [image for label in (0, 1) for image in category_images(5, 4, label, size=(96, 64))]
+    pipe.calibrate(normals, categories=[0] * 5 + [1] * 5, short_side=2 * SIZE)
+    image = with_blocks(category_images(1, 6, 1, size=(96, 64))[0], (4, 4, 8, 8), (50, 70, 8, 8))
     settings = {"false_alarm_rate": 0.5, **SETTINGS}
-    alone = pipe.reconstruct(image, class_labels="bolt", batch_size=1, **settings)
-    both = pipe.reconstruct([image, image], class_labels=["nut", "bolt"], batch_size=8, **settings)
+    alone = pipe.reconstruct(image, categories="bolt", batch_size=1, **settings)
+    both = pipe.reconstruct([image, image], categories=["nut", "bolt"], batch_size=8, **settings)
     assert alone.difference_maps[0].any()
     assert np.abs(grey(alone.images[0]) - grey(both.images[1])).max() <= 1
     assert np.abs(grey(both.images[0]) - grey(both.images[1])).max() > 1

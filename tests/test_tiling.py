@@ -112,7 +112,7 @@ def pipe(normals):
 
 def test_map_is_made_of_the_maps_of_tiles_and_keeps_the_aspect(pipe):
     image = smooth_images(1, seed=6, size=(96, 64))[0]  # as large as it is scored: 64 pixels high, 96 wide
-    output = pipe(image, return_partial_maps=True, false_alarm_rate=0.25)
+    output = pipe(image, return_term_maps=True, false_alarm_rate=0.25)
     assert output.anomaly_maps[0].shape == output.masks[0].shape == (64, 96)
     x = to_model_range(torch.from_numpy(np.asarray(image)).permute(2, 0, 1)[None])
     corners = tile_corners((64, 96), TILE, 0.25)
@@ -122,7 +122,7 @@ def test_map_is_made_of_the_maps_of_tiles_and_keeps_the_aspect(pipe):
         distances = torch.nn.functional.interpolate(distances[:, None], size=TILE, mode="bilinear")[:, 0]
     add_tiles(expected, distances, blend_weights((64, 96), corners, TILE), corners)
     expected = pipe.calibration.standardize("mahalanobis", smooth_map(expected[None], 1.0))[0]
-    np.testing.assert_allclose(output.partial_maps[0]["mahalanobis"], expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(output.term_maps[0]["mahalanobis"], expected, rtol=1e-3, atol=1e-3)
     assert output.image_scores[0] == pytest.approx(output.anomaly_maps[0].max(), rel=1e-5)
 
 
@@ -148,8 +148,8 @@ def test_an_image_of_one_tile_scores_as_without_tiling(normals):
 
 def test_thresholds_are_of_whole_images_and_survive_saving(pipe, normals, tmp_path):
     scores = pipe(normals, false_alarm_rate=0.5).image_scores
-    assert len(pipe.calibration.normal_scores) == 3
-    for normal_score in pipe.calibration.normal_scores.numpy():
+    assert len(pipe.calibration.calibration_scores) == 3
+    for normal_score in pipe.calibration.calibration_scores.numpy():
         assert np.isclose(scores, normal_score, rtol=1e-4, atol=1e-4).any()
     pipe.save_pretrained(tmp_path)
     loaded = DiffADPipeline.from_pretrained(tmp_path)
@@ -159,14 +159,14 @@ def test_thresholds_are_of_whole_images_and_survive_saving(pipe, normals, tmp_pa
 def test_tiles_that_the_model_does_not_fit_are_refused(normals, pipe):
     with pytest.raises(ValueError, match="at least the model's resolution 32, got 16"):
         pipe.calibrate(normals, short_side=16)
-    with pytest.raises(ValueError, match="position_free"):
+    with pytest.raises(ValueError, match="shared_gaussian"):
         tiny_pipeline().calibrate(normals, short_side=64)
     with pytest.raises(ValueError, match="tile_overlap"):
         Calibration(tile_overlap=1.0)
-    with pytest.raises(ValueError, match="position_free"):
+    with pytest.raises(ValueError, match="shared_gaussian"):
         TrainingConfig(short_side=512)
     with pytest.raises(ValueError, match="at least the resolution 256"):
-        TrainingConfig(short_side=128, position_free=True)
+        TrainingConfig(short_side=128, shared_gaussian=True)
 
 
 # Region of interest
@@ -191,19 +191,19 @@ def test_only_the_region_of_interest_counts(tmp_path):
     pipe.calibrate(images, roi=region((SIZE, SIZE)))
     inside, outside = pipe([with_spot(images[0], 20), with_spot(images[0], 2)], false_alarm_rate=0.5).image_scores
     assert inside > outside + 1
-    output = pipe(with_spot(images[0], 2), false_alarm_rate=0.5, return_partial_maps=True)
-    partial, anomaly_map = output.partial_maps[0]["mahalanobis"], output.anomaly_maps[0]
+    output = pipe(with_spot(images[0], 2), false_alarm_rate=0.5, return_term_maps=True)
+    partial, anomaly_map = output.term_maps[0]["mahalanobis"], output.anomaly_maps[0]
     assert output.image_scores[0] == partial[:, 16:].max() < partial[:, :16].max()
     np.testing.assert_array_equal(anomaly_map[:, 16:], partial[:, 16:])
     assert (anomaly_map[:, :16] == 0).all() and not output.masks[0][:, :16].any()
 
-    partials = pipe(images, false_alarm_rate=0.5, return_partial_maps=True).partial_maps
+    partials = pipe(images, false_alarm_rate=0.5, return_term_maps=True).term_maps
     maxima = [partial["mahalanobis"][:, 16:].max() for partial in partials]
-    assert all(np.isclose(maxima, threshold, rtol=1e-4, atol=1e-4).any() for threshold in pipe.calibration.normal_maxima)
+    assert all(np.isclose(maxima, threshold, rtol=1e-4, atol=1e-4).any() for threshold in pipe.calibration.calibration_maxima)
     of_statistics = [
         p["mahalanobis"][:, 16:]
         for p in partials
-        if not np.isclose(pipe.calibration.normal_maxima, p["mahalanobis"][:, 16:].max(), rtol=1e-4).any()
+        if not np.isclose(pipe.calibration.calibration_maxima, p["mahalanobis"][:, 16:].max(), rtol=1e-4).any()
     ]
     assert len(of_statistics) == 1 and of_statistics[0].mean() == pytest.approx(0, abs=1e-3)
     assert of_statistics[0].std() == pytest.approx(1, abs=1e-3)
@@ -216,9 +216,9 @@ def test_only_the_region_of_interest_counts(tmp_path):
 def test_nothing_outside_the_region_is_called_defective_where_thresholds_are_negative():
     pipe = tiny_pipeline(smoothing_sigma=0.5, weights={"mahalanobis": 1.0})
     calibration = pipe.calibrate(smooth_images(4, seed=8), roi=region((SIZE, SIZE)))
-    shift = calibration.normal_scores.max() + 3
-    calibration.normal_scores -= shift
-    calibration.normal_maxima -= shift
+    shift = calibration.calibration_scores.max() + 3
+    calibration.calibration_scores -= shift
+    calibration.calibration_maxima -= shift
     output = pipe(with_spot(smooth_images(1, seed=9)[0], 20), false_alarm_rate=0.5)
     threshold = output.pixel_thresholds[0]
     assert threshold < 0 and output.masks[0].any()
@@ -243,7 +243,7 @@ def test_offloaded_models_score_calibrate_and_repair_the_same():
     pipe = tiny_pipeline(smoothing_sigma=0.5)
 
     def everything():
-        thresholds = pipe.calibrate(images, roi=region((SIZE, SIZE))).normal_maxima
+        thresholds = pipe.calibrate(images, roi=region((SIZE, SIZE))).calibration_maxima
         score = pipe(spotted, false_alarm_rate=0.5).image_scores[0]
         repaired = pipe.reconstruct(spotted, false_alarm_rate=0.5, timesteps=(50,)).images[0]
         return thresholds.numpy(), score, np.asarray(repaired)
@@ -257,13 +257,13 @@ def test_offloaded_models_score_calibrate_and_repair_the_same():
 def test_region_is_kept_replaced_and_removed_by_recalibration(tmp_path):
     images = smooth_images(3, seed=8)
     pipe = tiny_pipeline(smoothing_sigma=0.5, weights={"mahalanobis": 1.0})
-    whole = pipe.calibrate(images).normal_scores
+    whole = pipe.calibrate(images).calibration_scores
     Image.fromarray(region((100, 100))).save(tmp_path / "roi.png")
-    from_file = pipe.calibrate(images, roi=tmp_path / "roi.png").normal_scores
+    from_file = pipe.calibrate(images, roi=tmp_path / "roi.png").calibration_scores
     assert not torch.equal(whole, from_file)
-    assert torch.equal(pipe.calibrate(images).normal_scores, from_file)
-    assert torch.equal(pipe.calibrate(images, roi=region((SIZE, SIZE))).normal_scores, from_file)
-    assert torch.equal(pipe.calibrate(images, roi=np.ones((5, 5), dtype=bool)).normal_scores, whole)
+    assert torch.equal(pipe.calibrate(images).calibration_scores, from_file)
+    assert torch.equal(pipe.calibrate(images, roi=region((SIZE, SIZE))).calibration_scores, from_file)
+    assert torch.equal(pipe.calibrate(images, roi=np.ones((5, 5), dtype=bool)).calibration_scores, whole)
 
 
 def test_region_of_tiled_images_is_at_their_size(pipe, normals):

@@ -65,7 +65,7 @@ def unet_weights(folder: Path) -> dict[str, torch.Tensor]:
 def test_run_saves_a_pipeline_that_scores(good_images, tmp_path, capsys):
     train.main(tiny_config(good_images, tmp_path, report_to="tensorboard", checkpointing_steps=1, checkpoints_total_limit=2))
     pipe = DiffADPipeline.from_pretrained(tmp_path)
-    assert pipe.calibration.config.num_normals == 2  # and one for the statistics
+    assert pipe.calibration.config.num_calibration_images == 2  # and one for the statistics
     assert np.isfinite(pipe(smooth_images(2, seed=9)).image_scores).all()
     assert not (tmp_path / "cache").exists()
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
@@ -108,7 +108,7 @@ def test_two_processes_agree_with_one(good_images, tmp_path):
         assert run.returncode == 0, run.stderr
         assert f"{processes} process(es)" in run.stdout
         losses[processes] = re.findall(r"step 2: (.*)", run.stdout)
-        assert DiffADPipeline.from_pretrained(folder).calibration.config.num_normals == 2
+        assert DiffADPipeline.from_pretrained(folder).calibration.config.num_calibration_images == 2
     assert losses[1] and losses[1] == losses[2]
 
 

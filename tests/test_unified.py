@@ -18,21 +18,21 @@ from diffad_training import train
 from diffad_training.config import parse_config
 from diffad_training.dataset import BalancedSampler, CachedDataset, balanced_statistics, build_cache
 from test_training import tiny_config, unet_weights
-from tiny_pipeline import class_images, smooth_images, tiny_extractor, tiny_pipeline
+from tiny_pipeline import category_images, smooth_images, tiny_extractor, tiny_pipeline
 
 NAMES = ("nut", "bolt", "washer")
 LABELS = [0, 1, 2] * 2
 
 
 def mixed_images(seed: int = 30) -> list:
-    return [class_images(1, seed + i, label)[0] for i, label in enumerate(LABELS)]
+    return [category_images(1, seed + i, label)[0] for i, label in enumerate(LABELS)]
 
 
 @pytest.fixture(scope="module")
 def pipe() -> DiffADPipeline:
     pipe = tiny_pipeline(NAMES, smoothing_sigma=1.0)
-    normals = [image for label in range(3) for image in class_images(19 + label, 4, label)]
-    pipe.calibrate(normals, class_labels=[name for i, name in enumerate(NAMES) for _ in range(19 + i)])
+    normals = [image for label in range(3) for image in category_images(19 + label, 4, label)]
+    pipe.calibrate(normals, categories=[name for i, name in enumerate(NAMES) for _ in range(19 + i)])
     return pipe
 
 
@@ -68,11 +68,11 @@ def test_gradient_reaches_the_features_of_every_class():
 def test_calibration_of_several_classes_is_that_of_each_alone():
     rng = np.random.default_rng(0)
     recipe = {"timesteps": (20,), "weights": {"kl": 0.3, "mahalanobis": 0.7}}
-    together = Calibration(num_normals=(0, 0, 0), **recipe)
+    together = Calibration(num_calibration_images=(0, 0, 0), **recipe)
     labels = rng.permutation(np.repeat([0, 1, 2], [7, 4, 12]))
-    partials = rng.normal(size=(23, len(together.partial_names), 3, 4)).astype(np.float32) * (1 + labels).reshape(-1, 1, 1, 1)
+    partials = rng.normal(size=(23, len(together.term_map_names), 3, 4)).astype(np.float32) * (1 + labels).reshape(-1, 1, 1, 1)
     together.fit(partials, labels)
-    assert together.normals_per_class == [6, 3, 11] and together.is_fitted
+    assert together.images_per_category == [6, 3, 11] and together.is_fitted
     scores = rng.normal(size=30)
     score_labels = rng.integers(0, 3, size=30)
     p_values = together.p_values(scores, score_labels)
@@ -121,8 +121,8 @@ def test_unknown_categories_are_recognised_and_named(pipe):
     images[4] = images[4].copy()
     images[4].paste((255, 0, 0), (4, 4, 12, 12))  # a defect does not change what the part is
     inferred = pipe(images, batch_size=4)
-    assert inferred.class_labels == [NAMES[label] for label in LABELS]
-    given = pipe(images, batch_size=4, class_labels=LABELS)
+    assert inferred.categories == [NAMES[label] for label in LABELS]
+    given = pipe(images, batch_size=4, categories=LABELS)
     np.testing.assert_array_equal(inferred.image_scores, given.image_scores)
     np.testing.assert_array_equal(inferred.anomaly_maps, given.anomaly_maps)
 
@@ -132,54 +132,54 @@ def test_unknown_categories_are_recognised_and_named(pipe):
 
 def test_batch_of_mixed_classes_equals_one_by_one(pipe):
     images = mixed_images()
-    together = pipe(images, class_labels=LABELS, false_alarm_rate=0.1, return_partial_maps=True)
+    together = pipe(images, categories=LABELS, false_alarm_rate=0.1, return_term_maps=True)
     for i, label in enumerate(LABELS):
-        alone = pipe(images[i], class_labels=[label], false_alarm_rate=0.1, return_partial_maps=True)
+        alone = pipe(images[i], categories=[label], false_alarm_rate=0.1, return_term_maps=True)
         assert together.image_scores[i] == pytest.approx(alone.image_scores[0], rel=1e-4)
-        assert together.p_values[i] == alone.p_values[0] and together.labels[i] == alone.labels[0]
+        assert together.p_values[i] == alone.p_values[0] and together.is_defective[i] == alone.is_defective[0]
         np.testing.assert_allclose(together.anomaly_maps[i], alone.anomaly_maps[0], rtol=1e-3, atol=1e-4)
-        for name, partial in together.partial_maps[i].items():
-            np.testing.assert_allclose(partial, alone.partial_maps[0][name], rtol=1e-3, atol=1e-3)
+        for name, partial in together.term_maps[i].items():
+            np.testing.assert_allclose(partial, alone.term_maps[0][name], rtol=1e-3, atol=1e-3)
 
 
 def test_verdicts_follow_the_thresholds_of_each_images_class(pipe):
     images = mixed_images()
-    pipe.calibration.normal_scores[:18] += 1000  # of the first class only
+    pipe.calibration.calibration_scores[:18] += 1000  # of the first class only
     try:
-        output = pipe(images, class_labels=LABELS, false_alarm_rate=0.1)
+        output = pipe(images, categories=LABELS, false_alarm_rate=0.1)
     finally:
-        pipe.calibration.normal_scores[:18] -= 1000
+        pipe.calibration.calibration_scores[:18] -= 1000
     for i, label in enumerate(LABELS):
         assert output.pixel_thresholds[i] == pipe.calibration.pixel_threshold(0.1, label)
         assert output.image_thresholds[i] == pipe.calibration.image_threshold(0.1, label) + 1000 * (label == 0)
-        assert output.labels[i] == (label > 0 and output.image_scores[i] > pipe.calibration.image_threshold(0.1, label))
+        assert output.is_defective[i] == (label > 0 and output.image_scores[i] > pipe.calibration.image_threshold(0.1, label))
         assert (output.masks[i] == (output.anomaly_maps[i] > pipe.calibration.pixel_threshold(0.1, label))).all()
         assert (output.p_values[i] == 1) == (label == 0)
 
 
 def test_images_are_repaired_by_the_thresholds_of_their_class(pipe):
     images = mixed_images()[:2]
-    thresholds = pipe.calibration.normal_scores.clone()
+    thresholds = pipe.calibration.calibration_scores.clone()
     for lowered in (0, 1):
-        pipe.calibration.normal_scores[slice(18) if lowered == 0 else slice(18, None)] = -1000
+        pipe.calibration.calibration_scores[slice(18) if lowered == 0 else slice(18, None)] = -1000
         try:
-            output = pipe.reconstruct(images, class_labels=[0, 1], timesteps=(50,))
+            output = pipe.reconstruct(images, categories=[0, 1], timesteps=(50,))
         finally:
-            pipe.calibration.normal_scores.copy_(thresholds)
+            pipe.calibration.calibration_scores.copy_(thresholds)
         assert [change.any() for change in output.difference_maps] == [lowered == 0, lowered == 1]
 
 
 def test_default_rate_is_the_one_that_each_images_category_supports_whatever_is_scored_together(tmp_path):
     pipe = tiny_pipeline(("nut", "bolt"), smoothing_sigma=1.0)
-    pipe.calibrate([*class_images(4, 4, 0), *class_images(25, 4, 1)], class_labels=["nut"] * 4 + ["bolt"] * 25)
-    assert pipe.calibration.normals_per_class == [3, 23]
-    nut, bolt = class_images(1, 9, 0)[0], class_images(1, 9, 1)[0]
+    pipe.calibrate([*category_images(4, 4, 0), *category_images(25, 4, 1)], categories=["nut"] * 4 + ["bolt"] * 25)
+    assert pipe.calibration.images_per_category == [3, 23]
+    nut, bolt = category_images(1, 9, 0)[0], category_images(1, 9, 1)[0]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        alone = pipe(bolt, class_labels="bolt")
+        alone = pipe(bolt, categories="bolt")
     assert alone.false_alarm_rates == [0.05]
     with pytest.warns(UserWarning, match="3 normal images of class 0 .* 0.25 at best"):
-        together = pipe([nut, bolt], class_labels=["nut", "bolt"])
+        together = pipe([nut, bolt], categories=["nut", "bolt"])
     assert together.false_alarm_rates.tolist() == [0.25, 0.05]
     assert together.image_thresholds[0] == pipe.calibration.image_threshold(0.25, 0)
     assert together.image_thresholds[1] == alone.image_thresholds[0] == pipe.calibration.image_threshold(0.05, 1)
@@ -192,40 +192,40 @@ def test_default_rate_is_the_one_that_each_images_category_supports_whatever_is_
     assert rates == {"nut": 0.25, "bolt": 0.05}
     for labels in ("nut", None):  # what is recognised may be either
         with pytest.raises(ValueError, match="needs 19 .*there are 3"):
-            pipe(bolt, class_labels=labels, false_alarm_rate=0.05)
+            pipe(bolt, categories=labels, false_alarm_rate=0.05)
 
 
 def test_normal_images_are_standardised_within_their_class(pipe):
     for label in range(3):
-        images = class_images(19 + label, 4, label)
+        images = category_images(19 + label, 4, label)
         of_statistics, of_thresholds = split_for_statistics(np.arange(19 + label), seed=0)
-        assert pipe.calibration.normals_per_class[label] == len(of_thresholds)
+        assert pipe.calibration.images_per_category[label] == len(of_thresholds)
         images = [images[i] for i in of_statistics]
-        partials = pipe(images, class_labels=label, false_alarm_rate=0.1, return_partial_maps=True).partial_maps
-        for name in pipe.calibration.partial_names:
+        partials = pipe(images, categories=label, false_alarm_rate=0.1, return_term_maps=True).term_maps
+        for name in pipe.calibration.term_map_names:
             values = np.stack([partial[name] for partial in partials])
             assert values.mean() == pytest.approx(0, abs=1e-3) and values.std() == pytest.approx(1, rel=1e-3)
 
 
 def test_labels_may_be_names_indices_or_one_for_all(pipe):
     images = mixed_images()[1::3]
-    expected = pipe(images, class_labels=[1, 1])
-    assert expected.class_labels == ["bolt", "bolt"] and pipe.class_names == list(NAMES)
+    expected = pipe(images, categories=[1, 1])
+    assert expected.categories == ["bolt", "bolt"] and pipe.category_names == list(NAMES)
     for labels in ("bolt", 1, ["bolt", 1], np.array([1, 1])):
-        np.testing.assert_array_equal(pipe(images, class_labels=labels).image_scores, expected.image_scores)
-    assert not np.allclose(pipe(images, class_labels="nut").image_scores, expected.image_scores)
+        np.testing.assert_array_equal(pipe(images, categories=labels).image_scores, expected.image_scores)
+    assert not np.allclose(pipe(images, categories="nut").image_scores, expected.image_scores)
     with pytest.raises(ValueError, match="'screw' is none of nut, bolt, washer"):
-        pipe(images, class_labels="screw")
+        pipe(images, categories="screw")
     with pytest.raises(ValueError, match="3 is none of nut"):
-        pipe(images, class_labels=[0, 3])
+        pipe(images, categories=[0, 3])
     with pytest.raises(ValueError, match="1 class labels for 2 images"):
-        pipe(images, class_labels=["nut"])
+        pipe(images, categories=["nut"])
 
 
 def test_recalibration_needs_every_category(pipe):
     before = pipe.calibration
     with pytest.raises(ValueError, match="images of bolt, washer, too"):
-        pipe.calibrate(smooth_images(3, seed=1), class_labels="nut")
+        pipe.calibrate(smooth_images(3, seed=1), categories="nut")
     assert pipe.calibration is before
 
 
@@ -240,17 +240,17 @@ def test_predictions_name_the_category_and_reports_take_one(pipe, tmp_path):
     with pytest.raises(ValueError, match="bolt, nut, washer; report on each category apart"):
         report_from_predictions(pipe, rows, folder, 0.1)
     report = report_from_predictions(pipe, rows[1:2], folder, 0.1)
-    assert report.image_threshold == pipe.calibration.image_threshold(0.1, 1) and len(report.normal_scores) == 18
+    assert report.image_threshold == pipe.calibration.image_threshold(0.1, 1) and len(report.calibration_scores) == 18
     assert report.rows[0].pictures().input.size == (32, 32)
     # A rate that this category supports, and another one does not.
     assert report_from_predictions(pipe, rows[2:], folder, 0.05).false_alarm_rate == 0.05
 
-    predict_folder(pipe, folder, tmp_path / "bolt.jsonl", PredictionSettings(0.1, class_label="bolt"))
+    predict_folder(pipe, folder, tmp_path / "bolt.jsonl", PredictionSettings(0.1, category="bolt"))
     rows = [json.loads(line) for line in (tmp_path / "bolt.jsonl").read_text().splitlines()]
-    expected = pipe(mixed_images()[:3], class_labels="bolt", false_alarm_rate=0.1).image_scores
+    expected = pipe(mixed_images()[:3], categories="bolt", false_alarm_rate=0.1).image_scores
     np.testing.assert_allclose([row["score"] for row in rows], expected, rtol=1e-4)
     with pytest.raises(ValueError, match="'screw' is none of"):
-        predict_folder(pipe, folder, tmp_path / "screw.jsonl", PredictionSettings(0.1, class_label="screw"))
+        predict_folder(pipe, folder, tmp_path / "screw.jsonl", PredictionSettings(0.1, category="screw"))
 
 
 def test_summary_and_repository_name_the_categories(pipe, tmp_path):
@@ -267,7 +267,7 @@ def test_summary_and_repository_name_the_categories(pipe, tmp_path):
 def test_large_image_is_recognised_by_its_tiles():
     pipe = tiny_pipeline(NAMES, smoothing_sigma=1.0)
     pipe.register_modules(calibration=pipe.calibration.unfitted(short_side=64))
-    images = [class_images(1, seed, label, size=(96, 64))[0] for seed, label in ((3, 2), (4, 0), (5, 1))]
+    images = [category_images(1, seed, label, size=(96, 64))[0] for seed, label in ((3, 2), (4, 0), (5, 1))]
     for batch_size in (1, 5):
         assert pipe._recognize(images, batch_size) == [2, 0, 1]
 
@@ -278,10 +278,10 @@ def test_saved_model_scores_and_names_the_same(pipe, tmp_path, no_network):
     loaded.set_progress_bar_config(disable=True)
     images = mixed_images()
     expected, actual = pipe(images, false_alarm_rate=0.1), loaded(images, false_alarm_rate=0.1)
-    assert actual.class_labels == expected.class_labels
+    assert actual.categories == expected.categories
     np.testing.assert_array_equal(actual.image_scores, expected.image_scores)
     np.testing.assert_array_equal(actual.p_values, expected.p_values)
-    np.testing.assert_array_equal(actual.labels, expected.labels)
+    np.testing.assert_array_equal(actual.is_defective, expected.is_defective)
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json", ".safetensors"}
 
 
@@ -293,12 +293,12 @@ def test_model_of_one_category_saved_before_there_were_several_still_loads(tmp_p
         config = json.loads((tmp_path / file).read_text())
         del config[entry]
         (tmp_path / file).write_text(json.dumps(config))
-    assert json.loads((tmp_path / "calibration" / "config.json").read_text())["num_normals"] == 18
-    assert pipe.gaussian.mean.shape[0] == 16 and pipe.calibration.partial_mean.shape == (11,)
+    assert json.loads((tmp_path / "calibration" / "config.json").read_text())["num_calibration_images"] == 18
+    assert pipe.gaussian.mean.shape[0] == 16 and pipe.calibration.term_mean.shape == (11,)
     loaded = DiffADPipeline.from_pretrained(tmp_path)
     images = smooth_images(3, seed=5)
     np.testing.assert_array_equal(loaded(images).image_scores, pipe(images).image_scores)
-    assert loaded(images).class_labels is None and loaded.class_names is None
+    assert loaded(images).categories is None and loaded.category_names is None
 
 
 # Training
@@ -333,7 +333,7 @@ def categories(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     for label, (name, count) in enumerate({"nut": 13, "bolt": 5, "bolt/defects": 0}.items()):
         (root / name / "train" / "good").mkdir(parents=True)
-        for i, image in enumerate(class_images(count, 0, label)):
+        for i, image in enumerate(category_images(count, 0, label)):
             image.save(root / name / "train" / "good" / f"{i:03d}.png")
     return root
 
@@ -344,14 +344,14 @@ def test_every_category_is_split_as_it_would_be_alone(categories):
     for label, name in enumerate(("nut", "bolt")):
         alone = split_held_out(category_samples(categories, [name]), 0.25, seed=3)
         for part, expected in zip((training, held_out), alone):
-            assert [sample.name for sample in part if sample.class_label == label] == [sample.name for sample in expected]
+            assert [sample.name for sample in part if sample.category == label] == [sample.name for sample in expected]
     with pytest.raises(DataError, match="only 3 good images .nut"):
         split_held_out(category_samples(categories, ["bolt", "nut"])[:8], 0.25, seed=3)
 
 
 def test_validation_images_of_one_category_leave_the_others_their_draw():
     own = [Sample(f"a/{i}", lambda: None, held_out=i < 2) for i in range(6)]
-    others = [Sample(f"b/{i}", lambda: None, class_label=1) for i in range(8)]
+    others = [Sample(f"b/{i}", lambda: None, category=1) for i in range(8)]
     held_out = [sample.name for sample in split_held_out(own + others, 0.5, seed=0)[1]]
     assert held_out[:2] == ["a/0", "a/1"] and [name[0] for name in held_out[2:]] == ["b"] * 4
 
@@ -360,7 +360,7 @@ def test_cache_holds_the_label_of_every_tile(categories, tmp_path):
     samples = category_samples(categories, ["nut", "bolt"])
     build_cache(samples, tiny_extractor(), 16, tmp_path, short_side=24)
     cached = CachedDataset(tmp_path)
-    assert cached.class_labels.tolist() == [samples[i].class_label for i in cached.owners] and len(cached) > len(samples)
+    assert cached.categories.tolist() == [samples[i].category for i in cached.owners] and len(cached) > len(samples)
 
 
 def test_cache_holds_the_label_and_notices_another_order(categories, tmp_path):
@@ -368,18 +368,18 @@ def test_cache_holds_the_label_and_notices_another_order(categories, tmp_path):
         samples = category_samples(categories, order)
         build_cache(samples, tiny_extractor(), 32, tmp_path)
         cached = CachedDataset(tmp_path)
-        assert [cached[i]["class_labels"].item() for i in range(18)] == [sample.class_label for sample in samples]
+        assert [cached[i]["class_labels"].item() for i in range(18)] == [sample.category for sample in samples]
 
 
 def test_run_trains_one_model_of_two_categories_and_resumes(categories, tmp_path):
     settings = {"categories": ["nut", "bolt"], "unet": {**tiny_config("", "").unet}, "max_train_steps": 10}
     train.main(tiny_config(categories, tmp_path / "whole", checkpointing_steps=8, **settings))
     pipe = DiffADPipeline.from_pretrained(tmp_path / "whole")
-    assert pipe.class_names == ["nut", "bolt"] and pipe.unet.config.num_class_embeds == 2
-    assert pipe.calibration.normals_per_class == [2, 1]
-    images = [*class_images(2, 9, 0), *class_images(2, 9, 1)]
+    assert pipe.category_names == ["nut", "bolt"] and pipe.unet.config.num_class_embeds == 2
+    assert pipe.calibration.images_per_category == [2, 1]
+    images = [*category_images(2, 9, 0), *category_images(2, 9, 1)]
     output = pipe(images, false_alarm_rate=0.5)
-    assert output.class_labels == ["nut", "nut", "bolt", "bolt"] and np.isfinite(output.image_scores).all()
+    assert output.categories == ["nut", "nut", "bolt", "bolt"] and np.isfinite(output.image_scores).all()
 
     checkpoint = str(tmp_path / "whole" / "checkpoint-8")  # in the second epoch
     train.main(tiny_config(categories, tmp_path / "resumed", resume_from_checkpoint=checkpoint, **settings))

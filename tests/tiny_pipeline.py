@@ -51,17 +51,17 @@ def tiny_unet(feature_channels: int, num_class_embeds: int | None = None) -> Joi
     return unet.eval()
 
 
-def class_images(count: int, seed: int, label: int, size: tuple[int, int] = (SIZE, SIZE)) -> list[Image.Image]:
+def category_images(count: int, seed: int, label: int, size: tuple[int, int] = (SIZE, SIZE)) -> list[Image.Image]:
     """Images of one of several categories: brightness tells them apart; those of category 0 are `smooth_images`."""
     return [image.point(lambda value: value // (1 + label)) for image in smooth_images(count, seed, size)]
 
 
 def tiny_pipeline(class_names: tuple[str, ...] | None = None, **recipe) -> DiffADPipeline:
-    """Gaussians fitted, not calibrated; with `class_names` a model of the categories of `class_images`."""
+    """Gaussians fitted, not calibrated; with `class_names` a model of the categories of `category_images`."""
     classes = range(len(class_names or ("one",)))
     extractor = tiny_extractor()
     channels, grid = extractor.config.channels, (SIZE // STRIDE, SIZE // STRIDE)
-    pixels = np.stack([np.asarray(image).transpose(2, 0, 1) for label in classes for image in class_images(12, 3, label)])
+    pixels = np.stack([np.asarray(image).transpose(2, 0, 1) for label in classes for image in category_images(12, 3, label)])
     images = torch.from_numpy(pixels).float() / 127.5 - 1
     with torch.no_grad():
         raw = extractor.raw_features(images)
@@ -73,7 +73,7 @@ def tiny_pipeline(class_names: tuple[str, ...] | None = None, **recipe) -> DiffA
         feature_extractor=extractor,
         gaussian=PadimGaussian(channels, grid, num_classes=len(classes)),
         residual_gaussian=PadimGaussian(channels, grid, num_classes=len(classes)),
-        calibration=Calibration(num_normals=0 if class_names is None else (0,) * len(classes), **recipe),
+        calibration=Calibration(num_calibration_images=0 if class_names is None else (0,) * len(classes), **recipe),
         discriminant=None if class_names is None else LinearDiscriminant(channels, class_names),
     )
     labels = torch.arange(len(classes)).repeat_interleave(12)
@@ -99,7 +99,7 @@ def tiled_pipeline(class_names: tuple[str, ...] | None = None, **recipe) -> Diff
         name: PadimGaussian(channels, grid=None, num_classes=len(classes)) for name in ("gaussian", "residual_gaussian")
     }
     for label in classes:
-        pixels = np.stack([np.asarray(image).transpose(2, 0, 1) for image in class_images(8, 3, label)])
+        pixels = np.stack([np.asarray(image).transpose(2, 0, 1) for image in category_images(8, 3, label)])
         images = torch.from_numpy(pixels).float() / 127.5 - 1
         labels = None if class_names is None else torch.full((8,), label)
         with torch.no_grad():

@@ -48,7 +48,7 @@ def build_gaussian(config: TrainingConfig, feature_channels: int) -> PadimGaussi
     side = config.resolution // config.feature_stride
     return PadimGaussian(
         feature_channels,
-        grid=None if config.position_free else (side, side),
+        grid=None if config.shared_gaussian else (side, side),
         num_dims=config.gaussian_dims,
         regularization=config.regularization,
         seed=config.seed,
@@ -61,7 +61,7 @@ def build_calibration(config: TrainingConfig) -> Calibration:
         seed=config.seed,
         short_side=config.short_side,
         tile_overlap=config.tile_overlap,
-        num_normals=(0,) * len(config.categories) if config.categories else 0,
+        num_calibration_images=(0,) * len(config.categories) if config.categories else 0,
         **config.recipe,
     )
 

@@ -43,7 +43,7 @@ class TrainingConfig:
 
     # Gaussian of normal features
     gaussian_dims: int | None = None  # channels used; None is all
-    position_free: bool = False  # one Gaussian for all positions: textures, parts that lie anyhow
+    shared_gaussian: bool = False  # one Gaussian for all positions: textures, parts that lie anyhow
     regularization: float = 0.01
 
     # optimization
@@ -85,8 +85,8 @@ class TrainingConfig:
         if self.short_side is not None:
             if self.short_side < self.resolution:
                 raise ValueError(f"short_side must be at least the resolution {self.resolution}, got {self.short_side}")
-            if not self.position_free:
-                raise ValueError("short_side needs position_free: tiles from all over an image share one Gaussian")
+            if not self.shared_gaussian:
+                raise ValueError("short_side needs shared_gaussian: tiles from all over an image share one Gaussian")
         if not 0 <= self.tile_overlap < 1:
             raise ValueError(f"tile_overlap must lie in [0, 1), got {self.tile_overlap}")
         if self.report_to == "none":

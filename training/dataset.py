@@ -28,7 +28,7 @@ class CachedDataset(Dataset):
         self.images = np.load(folder / "images.npy", mmap_mode="r")
         self.features = np.load(folder / "features.npy", mmap_mode="r")
         self.owners = np.load(folder / "owners.npy")  # the sample that each entry was cut from
-        self.class_labels = np.load(folder / "class_labels.npy")
+        self.categories = np.load(folder / "categories.npy")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -37,7 +37,7 @@ class CachedDataset(Dataset):
         return {
             "images": torch.from_numpy(self.images[index].copy()),
             "features": torch.from_numpy(self.features[index].copy()),
-            "class_labels": torch.tensor(self.class_labels[index]),
+            "categories": torch.tensor(self.categories[index]),
         }
 
     def entries_of(self, samples: Sequence[int]) -> list[int]:
@@ -73,7 +73,7 @@ def build_cache(
     corners = [tile_corners(size, tile, tile_overlap) for size in sizes]
     owners = np.repeat(np.arange(len(samples)), [len(of_sample) for of_sample in corners])
     np.save(folder / "owners.npy", owners)
-    np.save(folder / "class_labels.npy", np.array([sample.class_label for sample in samples])[owners])
+    np.save(folder / "categories.npy", np.array([sample.category for sample in samples])[owners])
 
     images = _new_array(folder / "images.npy", (len(owners), 3, *tile), np.uint8)
     for i, sample in enumerate(tqdm(samples, desc="reading images")):
@@ -170,7 +170,7 @@ def _fingerprint(
     for sample in samples:
         path = getattr(sample.read, "args", [None])[0]
         stat = f"{path.stat().st_size}:{path.stat().st_mtime_ns}" if isinstance(path, Path) else ""
-        digest.update(f"{sample.class_label}:{sample.name}:{stat}\n".encode())
+        digest.update(f"{sample.category}:{sample.name}:{stat}\n".encode())
     weights = hashlib.sha256()
     for tensor in extractor.network.state_dict().values():
         weights.update(tensor.cpu().contiguous().numpy().tobytes())

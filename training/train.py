@@ -96,7 +96,7 @@ def main(config: TrainingConfig) -> None:
     cached = CachedDataset(cache_dir)
     train_indices = cached.entries_of([position[sample.name] for sample in train_samples])
     held_out_indices = cached.entries_of([position[sample.name] for sample in held_out_samples])
-    train_groups = [[i for i in train_indices if cached.class_labels[i] == label] for label in _classes(config)]
+    train_groups = [[i for i in train_indices if cached.categories[i] == label] for label in _classes(config)]
     extractor.set_statistics(*balanced_statistics(cached.features, train_groups))
 
     steps = training_steps(config, len(train_indices), accelerator.num_processes)
@@ -164,7 +164,7 @@ def main(config: TrainingConfig) -> None:
                 timesteps = torch.randint(0, config.max_timestep, (len(images),), generator=generator, device=images.device)
                 noise = torch.randn(images.shape, generator=generator, device=images.device)
                 loss = _loss(
-                    model, scheduler, images, features, timesteps, noise, _class_labels(batch, config), config.feature_weight
+                    model, scheduler, images, features, timesteps, noise, _categories(batch, config), config.feature_weight
                 )
                 accelerator.backward(loss.total)
                 if accelerator.sync_gradients:
@@ -234,7 +234,7 @@ def validate(accelerator, model, unet, ema, scheduler, extractor, loader, config
         for t in VALIDATION_TIMESTEPS:
             step = chain_step(scheduler, torch.tensor([t])).to(images)
             noisy = add_noise(images, noise, step)
-            output, predicted = model(noisy, t, _class_labels(batch, config), return_dict=False)
+            output, predicted = model(noisy, t, _categories(batch, config), return_dict=False)
             for i in range(len(images)):
                 one = slice(i, i + 1)
                 loss = joint_loss(
@@ -285,16 +285,16 @@ def fit_pipeline(
             pipe.gaussian.accumulate(moments, features)
             with torch.no_grad():
                 images = to_model_range(torch.from_numpy(cached.images[batch]).to(device))
-                class_labels = torch.full((len(batch),), label, device=device) if config.categories else None
-                pipe.residual_gaussian.accumulate(residual_moments, pipe.feature_residuals(images, class_labels))
+                categories = torch.full((len(batch),), label, device=device) if config.categories else None
+                pipe.residual_gaussian.accumulate(residual_moments, pipe.feature_residuals(images, categories))
         pipe.gaussian.fit(moments, label)
         pipe.residual_gaussian.fit(residual_moments, label)
     if config.categories:
         indices = [i for group in train_groups for i in group]
-        pipe.discriminant.fit(torch.cat(pooled).numpy(), cached.class_labels[indices]).to(device)
+        pipe.discriminant.fit(torch.cat(pooled).numpy(), cached.categories[indices]).to(device)
     print(f"calibrating on {len(held_out_samples)} held-out good images", flush=True)
-    class_labels = [sample.class_label for sample in held_out_samples] if config.categories else None
-    pipe.calibrate([sample.read for sample in held_out_samples], class_labels=class_labels)
+    categories = [sample.category for sample in held_out_samples] if config.categories else None
+    pipe.calibrate([sample.read for sample in held_out_samples], categories=categories)
     return pipe
 
 
@@ -302,8 +302,8 @@ def _classes(config: TrainingConfig) -> range:
     return range(max(1, len(config.categories)))
 
 
-def _class_labels(batch: dict, config: TrainingConfig) -> torch.Tensor | None:
-    return batch["class_labels"] if config.categories else None
+def _categories(batch: dict, config: TrainingConfig) -> torch.Tensor | None:
+    return batch["categories"] if config.categories else None
 
 
 def _targets(
@@ -317,10 +317,10 @@ def _targets(
         return images, extractor(images)
 
 
-def _loss(model, scheduler, images, features, timesteps, noise, class_labels, feature_weight: float) -> JointLoss:
+def _loss(model, scheduler, images, features, timesteps, noise, categories, feature_weight: float) -> JointLoss:
     step = chain_step(scheduler, timesteps).to(images)
     noisy = add_noise(images, noise, step)
-    output, predicted_features = model(noisy, timesteps, class_labels, return_dict=False)
+    output, predicted_features = model(noisy, timesteps, categories, return_dict=False)
     return joint_loss(
         images,
         noisy,

@@ -38,7 +38,7 @@ LOADABLE_CLASSES.setdefault(
     PACKAGE, {name: ["save_pretrained", "from_pretrained"] for name in ("ModelMixin", "SchedulerMixin")}
 )
 # The category of every image by name or index, or one for all.
-ClassLabels = str | int | Sequence[str | int]
+Categories = str | int | Sequence[str | int]
 
 
 class DiffADPipeline(DiffusionPipeline):
@@ -94,7 +94,7 @@ class DiffADPipeline(DiffusionPipeline):
         return push(self, repo_id, **options)
 
     @property
-    def class_names(self) -> list[str] | None:
+    def category_names(self) -> list[str] | None:
         """Categories of a model trained on several, in the order of their indices."""
         return None if self.discriminant is None else list(self.discriminant.config.class_names)
 
@@ -109,10 +109,10 @@ class DiffADPipeline(DiffusionPipeline):
         self,
         images: ImageInput | Sequence[ImageInput],
         batch_size: int = 8,
-        class_labels: ClassLabels | None = None,
+        categories: Categories | None = None,
         false_alarm_rate: float | None = None,
         map_size: tuple[int, int] | None = None,
-        return_partial_maps: bool = False,
+        return_term_maps: bool = False,
         return_dict: bool = True,
     ) -> DiffADOutput | tuple:
         """Scores images.
@@ -120,12 +120,12 @@ class DiffADPipeline(DiffusionPipeline):
         Args:
             images: one or many of: path, PIL image, numpy `(H, W[, C])`, tensor `(C, H, W)`; uint8 or float in [0, 1].
             batch_size: images or tiles per forward pass; memory grows with it, scores do not depend on it.
-            class_labels: for a model trained on several categories, the name or index of each image's category, or one for
+            categories: for a model trained on several categories, the name or index of each image's category, or one for
                 all images. Without it categories are recognised, at the cost of one more pass of the feature extractor.
             false_alarm_rate: share of normal parts that may be called defective; sets the thresholds. None is 5 %, or, where
                 that is larger, the smallest rate that the calibration supports for the image's category, 1 / (n + 1).
             map_size: `(height, width)` of all returned maps; None returns each at its image's own size.
-            return_partial_maps: also return the map of every score term at every timestep.
+            return_term_maps: also return the map of every score term at every timestep.
             return_dict: whether to return a [`DiffADOutput`] instead of a tuple of its fields.
 
         Raises:
@@ -135,21 +135,21 @@ class DiffADPipeline(DiffusionPipeline):
         """
         images = as_image_list(images)
         self.check_inputs(images, batch_size)
-        class_labels, rates = self._classes_and_rates(images, class_labels, false_alarm_rate, batch_size)
-        image_thresholds, pixel_thresholds = self._thresholds(rates, class_labels)
-        terms = TERMS if return_partial_maps else tuple(self.calibration.config.weights)
+        categories, rates = self._classes_and_rates(images, categories, false_alarm_rate, batch_size)
+        image_thresholds, pixel_thresholds = self._thresholds(rates, categories)
+        terms = TERMS if return_term_maps else tuple(self.calibration.config.weights)
 
-        scores, maps, partial_maps = [], [], []
+        scores, maps, term_maps = [], [], []
         with self.progress_bar(total=len(images)) as progress:
-            for batch, labels, originals in self._batches(images, class_labels, batch_size):
+            for batch, labels, originals in self._batches(images, categories, batch_size):
                 partials = self._standardized_maps(batch, labels, terms, batch_size)
                 anomaly_map = self.calibration.combine(partials)  # (B, H, W)
                 scores.append(self.calibration.image_scores(anomaly_map).cpu().numpy())
                 for i, original in enumerate(originals):
                     size = map_size or (original.height, original.width)
                     maps.append(_numpy_map(anomaly_map[i], size))
-                    if return_partial_maps:
-                        partial_maps.append({name: _numpy_map(partials[name][i], size) for name in partials})
+                    if return_term_maps:
+                        term_maps.append({name: _numpy_map(partials[name][i], size) for name in partials})
                 progress.update(len(batch))
         self.maybe_free_model_hooks()
 
@@ -159,8 +159,8 @@ class DiffADPipeline(DiffusionPipeline):
             raise ValueError(f"the score of image {broken} is not finite; use float32 or bfloat16 weights")
         output = DiffADOutput(
             image_scores=image_scores,
-            p_values=self.calibration.p_values(image_scores, class_labels),
-            labels=image_scores > image_thresholds,
+            p_values=self.calibration.p_values(image_scores, categories),
+            is_defective=image_scores > image_thresholds,
             anomaly_maps=maps,
             masks=[
                 (m > threshold) & self.calibration.inside(m.shape).cpu().numpy()
@@ -169,8 +169,8 @@ class DiffADPipeline(DiffusionPipeline):
             false_alarm_rates=rates,
             image_thresholds=image_thresholds,
             pixel_thresholds=pixel_thresholds,
-            partial_maps=partial_maps if return_partial_maps else None,
-            class_labels=None if class_labels is None else [self.class_names[i] for i in class_labels],
+            term_maps=term_maps if return_term_maps else None,
+            categories=None if categories is None else [self.category_names[i] for i in categories],
         )
         return output if return_dict else output.to_tuple()
 
@@ -180,7 +180,7 @@ class DiffADPipeline(DiffusionPipeline):
         images: ImageInput | Sequence[ImageInput],
         preset: str | Recipe = "default",
         batch_size: int = 8,
-        class_labels: ClassLabels | None = None,
+        categories: Categories | None = None,
         false_alarm_rate: float | None = None,
         seed: int = 0,
         intermediate_steps: Sequence[int] | Literal["all"] = (),
@@ -198,7 +198,7 @@ class DiffADPipeline(DiffusionPipeline):
             preset: `default` (ours: repairs the marked region only), `paper` (Algorithm 1), `gradient_descent` (Eq. 13),
                 `partial_diffusion`, or a recipe of [`diffad.repair.presets`]. The paper's change whole images at the model's
                 resolution, which a model that scores images in tiles does not have: it takes `default` only.
-            batch_size, class_labels, false_alarm_rate: as for scoring; the rate decides what the default preset repairs.
+            batch_size, categories, false_alarm_rate: as for scoring; the rate decides what the default preset repairs.
             seed: of all noise; one image's noise does not depend on the others.
             intermediate_steps: steps (from 1) after which the images are kept, or "all".
             callback_on_step_end: called as `callback(pipe, step, batch_start, {"images": (B, 3, H, W)})` after every step;
@@ -220,12 +220,12 @@ class DiffADPipeline(DiffusionPipeline):
                 f"{type(recipe).__name__} changes whole images at the model's resolution, but this model scores them in tiles: "
                 "repair with the default preset, which changes marked regions only"
             )
-        class_labels, rates = self._classes_and_rates(images, class_labels, false_alarm_rate, batch_size)
-        thresholds = torch.from_numpy(self._thresholds(rates, class_labels)).float()
+        categories, rates = self._classes_and_rates(images, categories, false_alarm_rate, batch_size)
+        thresholds = torch.from_numpy(self._thresholds(rates, categories)).float()
         thresholds = thresholds.to(self._execution_device)
         output = ReconstructionOutput(images=[], difference_maps=[], intermediates=[], traces=[] if return_traces else None)
         with self.progress_bar(total=len(images)) as progress:
-            for batch, labels, originals in self._batches(images, class_labels, batch_size):
+            for batch, labels, originals in self._batches(images, categories, batch_size):
                 done = len(output.images)
                 models = self._reconstruction_models(labels, *thresholds[:, done : done + len(batch)], seed, batch_size)
                 recorder = _StepRecorder(
@@ -254,7 +254,7 @@ class DiffADPipeline(DiffusionPipeline):
         self,
         normal_images: Sequence[ImageInput],
         batch_size: int = 8,
-        class_labels: ClassLabels | None = None,
+        categories: Categories | None = None,
         roi: str | Path | Image.Image | np.ndarray | None = None,
         **recipe,
     ) -> Calibration:
@@ -263,7 +263,7 @@ class DiffADPipeline(DiffusionPipeline):
         Args:
             normal_images: images of good parts that neither the UNet nor the Gaussian was fitted on. One in ten of them gives
                 the statistics of standardisation, the others the thresholds.
-            batch_size, class_labels: as for scoring; every category of a model of several needs images.
+            batch_size, categories: as for scoring; every category of a model of several needs images.
             roi: region of interest, for parts that lie alike in all images: mask file or image (white is inside) or bool array
                 `(H, W)` in the images' framing. From then on statistics, scores, thresholds and masks are those of its pixels
                 alone, and maps normal outside. It is saved with the model, because thresholds hold for no other region. None
@@ -277,18 +277,18 @@ class DiffADPipeline(DiffusionPipeline):
         images = list(normal_images)
         calibration = self.calibration.unfitted(**recipe)
         self._check_tiles(calibration)
-        class_labels = self.class_indices(class_labels, len(images))
-        if class_labels is None and self.discriminant is not None:
-            class_labels = self._recognize(images, batch_size)
-        if class_labels is not None and (unseen := set(range(len(self.class_names))) - set(class_labels)):
-            names = ", ".join(self.class_names[i] for i in sorted(unseen))
+        categories = self.category_indices(categories, len(images))
+        if categories is None and self.discriminant is not None:
+            categories = self._recognize(images, batch_size)
+        if categories is not None and (unseen := set(range(len(self.category_names))) - set(categories)):
+            names = ", ".join(self.category_names[i] for i in sorted(unseen))
             raise ValueError(f"calibration needs normal images of {names}, too")
         previous, self.calibration = self.calibration, calibration
         try:
             calibration.set_roi(previous.roi if roi is None else self._region(roi))
             # On disk, because the maps of many images do not fit in memory.
             with tempfile.TemporaryFile() as file:
-                calibration.fit(self._measure(images, class_labels, batch_size, file), class_labels)
+                calibration.fit(self._measure(images, categories, batch_size, file), categories)
         except BaseException:
             self.calibration = previous
             raise
@@ -296,10 +296,10 @@ class DiffADPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return calibration
 
-    def partial_maps(
+    def term_maps(
         self,
         images: torch.Tensor,
-        class_labels: torch.Tensor | None,
+        categories: torch.Tensor | None,
         terms: Sequence[str] = TERMS,
         tiles_per_pass: int = 8,
     ) -> Iterator[tuple[str, torch.Tensor]]:
@@ -308,17 +308,17 @@ class DiffADPipeline(DiffusionPipeline):
         Images larger than the model's resolution are measured in tiles, `tiles_per_pass` at a time, which are blended.
 
         Yields:
-            `(name, map)` in the order of `calibration.partial_names`, each map `(batch, height, width)`.
+            `(name, map)` in the order of `calibration.term_map_names`, each map `(batch, height, width)`.
         """
         if tuple(images.shape[-2:]) == self.image_size:
-            maps = self._raw_maps(images, class_labels, terms)
+            maps = self._raw_maps(images, categories, terms)
         else:
-            maps = self._blended_maps(images, class_labels, terms, tiles_per_pass)
+            maps = self._blended_maps(images, categories, terms, tiles_per_pass)
         for name, partial in maps:
             yield name, smooth_map(partial, self.calibration.config.smoothing_sigma)
 
     def _blended_maps(
-        self, images: torch.Tensor, class_labels: torch.Tensor | None, terms: Sequence[str], tiles_per_pass: int
+        self, images: torch.Tensor, categories: torch.Tensor | None, terms: Sequence[str], tiles_per_pass: int
     ) -> Iterator[tuple[str, torch.Tensor]]:
         size, tile = tuple(images.shape[-2:]), self.image_size
         corners = tile_corners(size, tile, self.calibration.config.tile_overlap)
@@ -328,20 +328,20 @@ class DiffADPipeline(DiffusionPipeline):
             for start in range(0, len(corners), tiles_per_pass):
                 part = slice(start, start + tiles_per_pass)
                 tiles = cut(image[None], corners[part], tile)
-                labels = None if class_labels is None else class_labels[i].expand(len(tiles))
+                labels = None if categories is None else categories[i].expand(len(tiles))
                 for name, maps in self._raw_maps(tiles, labels, terms):
                     canvas = blended.setdefault(name, images.new_zeros((len(images), *size)))[i]
                     add_tiles(canvas, maps, weights[part], corners[part])
         yield from blended.items()
 
     def _raw_maps(
-        self, images: torch.Tensor, class_labels: torch.Tensor | None, terms: Sequence[str]
+        self, images: torch.Tensor, categories: torch.Tensor | None, terms: Sequence[str]
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Partial maps of images at the model's resolution, not smoothed."""
+        """Term maps of images at the model's resolution, not smoothed."""
         size = tuple(images.shape[-2:])
         features = self.feature_extractor(images) if set(terms) & {"feature", "residual", "mahalanobis"} else None
         predictions = []
-        for t, noisy, step, output in self._unet_passes(images, class_labels) if set(terms) - {"mahalanobis"} else ():
+        for t, noisy, step, output in self._unet_passes(images, categories) if set(terms) - {"mahalanobis"} else ():
             x0_predicted, v = self._clean_image_and_variance(noisy, output.sample, step)
             predictions.append(output.features.float())  # (B, D, h, w)
             if "kl" in terms:
@@ -353,17 +353,17 @@ class DiffADPipeline(DiffusionPipeline):
         # Distances, not their squares, whose heavy tail would drown the other terms.
         if "residual" in terms:
             residual = score_terms.feature_residual(features, predictions)
-            yield "residual", resize_map(self.residual_gaussian(residual, class_labels).sqrt(), size)
+            yield "residual", resize_map(self.residual_gaussian(residual, categories).sqrt(), size)
         if "mahalanobis" in terms:
-            yield "mahalanobis", resize_map(self.gaussian(features, class_labels).sqrt(), size)
+            yield "mahalanobis", resize_map(self.gaussian(features, categories).sqrt(), size)
 
-    def feature_residuals(self, images: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
+    def feature_residuals(self, images: torch.Tensor, categories: torch.Tensor | None = None) -> torch.Tensor:
         """What `residual_gaussian` is fitted on: `(batch, D, h, w)` for images `(batch, 3, height, width)` in [-1, 1]."""
-        predictions = [output.features.float() for _, _, _, output in self._unet_passes(images, class_labels)]
+        predictions = [output.features.float() for _, _, _, output in self._unet_passes(images, categories)]
         return score_terms.feature_residual(self.feature_extractor(images), predictions)
 
     def _unet_passes(
-        self, images: torch.Tensor, class_labels: torch.Tensor | None
+        self, images: torch.Tensor, categories: torch.Tensor | None
     ) -> Iterator[tuple[int, torch.Tensor, ChainStep, JointUNet2DOutput]]:
         """Timestep, noisy image, reverse step and the UNet's output, once for every timestep of the recipe."""
         recipe = self.calibration.config
@@ -372,7 +372,7 @@ class DiffADPipeline(DiffusionPipeline):
             noise = timestep_noise(images.shape[1:], t, recipe.seed).to(images)
             step = chain_step(self.scheduler, torch.tensor([t])).to(images)
             noisy = add_noise(images, noise, step)
-            yield t, noisy, step, self.unet(noisy.to(self.unet.dtype), t, class_labels)
+            yield t, noisy, step, self.unet(noisy.to(self.unet.dtype), t, categories)
 
     def _clean_image_and_variance(
         self, noisy: torch.Tensor, sample: torch.Tensor, step: ChainStep
@@ -391,10 +391,10 @@ class DiffADPipeline(DiffusionPipeline):
             raise ValueError("the pipeline is not calibrated: call pipe.calibrate(normal_images) first")
 
     def _classes_and_rates(
-        self, images: list, class_labels: ClassLabels | None, false_alarm_rate: float | None, batch_size: int
+        self, images: list, categories: Categories | None, false_alarm_rate: float | None, batch_size: int
     ) -> tuple[list[int] | None, np.ndarray]:
         """Category indices and `(N,)` false-alarm rates; what can't be used is refused before anything is measured."""
-        indices = self.class_indices(class_labels, len(images))
+        indices = self.category_indices(categories, len(images))
         if indices is None and self.discriminant is not None:
             if false_alarm_rate is not None:
                 self.calibration.supported_rates(false_alarm_rate)
@@ -403,24 +403,24 @@ class DiffADPipeline(DiffusionPipeline):
         rates = self.calibration.supported_rates(false_alarm_rate, labels)
         return indices, np.array([rates[label] for label in labels])
 
-    def class_indices(self, class_labels: ClassLabels | None, count: int) -> list[int] | None:
+    def category_indices(self, categories: Categories | None, count: int) -> list[int] | None:
         """The category index of each of `count` images from what the caller gave; None if that is None.
 
         Raises:
             ValueError: if a category does not exist, or their number is wrong.
         """
-        if class_labels is None:
+        if categories is None:
             return None
         if self.discriminant is None:
-            raise ValueError("class_labels given, but this model was trained without classes")
-        given = [class_labels] * count if isinstance(class_labels, str | int) else list(class_labels)
+            raise ValueError("categories given, but this model was trained without classes")
+        given = [categories] * count if isinstance(categories, str | int) else list(categories)
         if len(given) != count:
             raise ValueError(f"{len(given)} class labels for {count} images: give one per image, or one name for all")
-        known = {name_or_index: i for i, name in enumerate(self.class_names) for name_or_index in (name, i)}
+        known = {name_or_index: i for i, name in enumerate(self.category_names) for name_or_index in (name, i)}
         unknown = [label for label in given if label not in known]
         if unknown:
             raise ValueError(
-                f"class label {unknown[0]!r} is none of {', '.join(self.class_names)} (or 0..{len(self.class_names) - 1})"
+                f"class label {unknown[0]!r} is none of {', '.join(self.category_names)} (or 0..{len(self.category_names) - 1})"
             )
         return [known[label] for label in given]
 
@@ -436,16 +436,16 @@ class DiffADPipeline(DiffusionPipeline):
             indices += scores.view(count, -1, scores.shape[1]).mean(dim=1).argmax(dim=1).tolist()
         return indices
 
-    def _thresholds(self, rates: np.ndarray, class_labels: list[int] | None) -> np.ndarray:
+    def _thresholds(self, rates: np.ndarray, categories: list[int] | None) -> np.ndarray:
         """`(2, N)`: the image and the pixel threshold for each image, those of its category at its rate."""
-        labelled = list(zip(rates.tolist(), _class_or_0(class_labels, len(rates)), strict=True))
+        labelled = list(zip(rates.tolist(), _class_or_0(categories, len(rates)), strict=True))
         of_class = {
             key: (self.calibration.image_threshold(*key), self.calibration.pixel_threshold(*key)) for key in set(labelled)
         }
         return np.array([of_class[key] for key in labelled]).T
 
     def _batches(
-        self, images: list[ImageInput], class_labels: list[int] | None, batch_size: int
+        self, images: list[ImageInput], categories: list[int] | None, batch_size: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, list[Image.Image]]]:
         """Preprocessed batches on the device, their labels and the images as they came, in RGB.
 
@@ -457,14 +457,14 @@ class DiffADPipeline(DiffusionPipeline):
             stop = min(start + batch_size, len(images))
             loaded = [load_rgb(images[i], f"image {i}") for i in range(start, stop)]
             pixels = np.stack([resize_rgb(image, self._scored_size(image.height, image.width)) for image in loaded])
-            labels = None if class_labels is None else torch.tensor(class_labels[start:stop], device=device)
+            labels = None if categories is None else torch.tensor(categories[start:stop], device=device)
             yield to_model_range(torch.from_numpy(pixels).to(device)), labels, loaded
 
     def _standardized_maps(
-        self, images: torch.Tensor, class_labels: torch.Tensor | None, terms: Sequence[str], tiles_per_pass: int = 8
+        self, images: torch.Tensor, categories: torch.Tensor | None, terms: Sequence[str], tiles_per_pass: int = 8
     ) -> dict[str, torch.Tensor]:
-        maps = self.partial_maps(images, class_labels, terms, tiles_per_pass)
-        return {name: self.calibration.standardize(name, raw, class_labels) for name, raw in maps}
+        maps = self.term_maps(images, categories, terms, tiles_per_pass)
+        return {name: self.calibration.standardize(name, raw, categories) for name, raw in maps}
 
     def _scored_size(self, height: int, width: int) -> tuple[int, int]:
         short_side = self.calibration.config.short_side
@@ -484,7 +484,7 @@ class DiffADPipeline(DiffusionPipeline):
         if short_side < max(self.image_size):
             raise ValueError(f"short_side must be at least the model's resolution {max(self.image_size)}, got {short_side}")
         if self.gaussian.config.grid is not None:
-            raise ValueError("short_side needs one Gaussian for all positions, which tiles share: train with position_free")
+            raise ValueError("short_side needs one Gaussian for all positions, which tiles share: train with shared_gaussian")
 
     def _mahalanobis_loss(self, models: Models, images: torch.Tensor) -> torch.Tensor:
         """Eq. 12 of images `(B, 3, H, W)`, `(B,)`: of those that are scored in tiles, the mean over their tiles."""
@@ -495,7 +495,7 @@ class DiffADPipeline(DiffusionPipeline):
 
     def _reconstruction_models(
         self,
-        class_labels: torch.Tensor | None,
+        categories: torch.Tensor | None,
         image_threshold: torch.Tensor,
         pixel_threshold: torch.Tensor,
         seed: int,
@@ -517,7 +517,7 @@ class DiffADPipeline(DiffusionPipeline):
 
         def in_parts(network: Callable, images: torch.Tensor) -> torch.Tensor:
             parts = [slice(start, start + batch_size) for start in range(0, len(images), batch_size)]
-            labels = [None if class_labels is None else class_labels[part] for part in parts]
+            labels = [None if categories is None else categories[part] for part in parts]
             return torch.cat([network(images[part], of_part) for part, of_part in zip(parts, labels, strict=True)])
 
         def denoised(xt: torch.Tensor, t: int, step: ChainStep) -> tuple[torch.Tensor, torch.Tensor]:
@@ -541,11 +541,11 @@ class DiffADPipeline(DiffusionPipeline):
             return self.scheduler.timesteps.tolist()
 
         def select(index: torch.Tensor) -> Models:
-            labels = None if class_labels is None else class_labels[index]
+            labels = None if categories is None else categories[index]
             return self._reconstruction_models(labels, image_threshold[index], pixel_threshold[index], seed, batch_size)
 
         def anomaly_map(images: torch.Tensor) -> torch.Tensor:
-            return self.calibration.combine(self._standardized_maps(images, class_labels, terms, batch_size))
+            return self.calibration.combine(self._standardized_maps(images, categories, terms, batch_size))
 
         return Models(
             size=self.image_size,
@@ -563,12 +563,12 @@ class DiffADPipeline(DiffusionPipeline):
             pixel_threshold=pixel_threshold,
         )
 
-    def _measure(self, images: list, class_labels, batch_size: int, file: BinaryIO) -> list[np.ndarray]:
-        """Raw partial maps `(partials, H, W)` of every image, memory-mapped from an empty file."""
+    def _measure(self, images: list, categories, batch_size: int, file: BinaryIO) -> list[np.ndarray]:
+        """Raw term maps `(partials, H, W)` of every image, memory-mapped from an empty file."""
         shapes = []
         with self.progress_bar(total=len(images)) as progress:
-            for batch, labels, _ in self._batches(images, class_labels, batch_size):
-                maps = [partial for _, partial in self.partial_maps(batch, labels, tiles_per_pass=batch_size)]
+            for batch, labels, _ in self._batches(images, categories, batch_size):
+                maps = [partial for _, partial in self.term_maps(batch, labels, tiles_per_pass=batch_size)]
                 for image_maps in torch.stack(maps, dim=1).cpu().numpy():  # (B, partials, H, W)
                     file.write(image_maps.tobytes())
                     shapes.append(image_maps.shape)
@@ -625,8 +625,8 @@ def _resolve_recipe(preset: str | Recipe, settings: dict) -> Recipe:
     return dataclasses.replace(preset, **settings)
 
 
-def _class_or_0(class_labels: list[int] | None, count: int) -> list[int]:
-    return [0] * count if class_labels is None else class_labels
+def _class_or_0(categories: list[int] | None, count: int) -> list[int]:
+    return [0] * count if categories is None else categories
 
 
 def _numpy_map(score_map: torch.Tensor, size: tuple[int, int]) -> np.ndarray:

@@ -14,28 +14,28 @@ class DiffADOutput(BaseOutput):
     Args:
         image_scores: `(N,)` float32, higher is more anomalous, unbounded.
         p_values: `(N,)`, share of normal parts expected to score at least as high, from the held-out normals.
-        labels: `(N,)` bool, True where the image is called defective.
+        is_defective: `(N,)` bool, True where the image is called defective.
         anomaly_maps: N arrays `(height, width)` float32 at each image's own size, unbounded.
         masks: N bool arrays of the same sizes, True on pixels called defective.
         false_alarm_rates: `(N,)`, share of normal parts of each image's category that `labels`, and with the same guarantee
             `masks`, may call defective: the requested rate, or the one that was chosen.
         image_thresholds, pixel_thresholds: `(N,)` float, above them image score and pixels of each image are called defective:
             those of its category.
-        partial_maps: per image the standardised map of each score term at each timestep (`kl@20`, ..., `mahalanobis`), if
+        term_maps: per image the standardised map of each score term at each timestep (`kl@20`, ..., `mahalanobis`), if
             asked for.
-        class_labels: name of each image's category, given or recognised, for a model trained on several.
+        categories: name of each image's category, given or recognised, for a model trained on several.
     """
 
     image_scores: np.ndarray
     p_values: np.ndarray
-    labels: np.ndarray
+    is_defective: np.ndarray
     anomaly_maps: list[np.ndarray]
     masks: list[np.ndarray]
     false_alarm_rates: np.ndarray
     image_thresholds: np.ndarray
     pixel_thresholds: np.ndarray
-    partial_maps: list[dict[str, np.ndarray]] | None = None
-    class_labels: list[str] | None = None
+    term_maps: list[dict[str, np.ndarray]] | None = None
+    categories: list[str] | None = None
 
 
 @dataclass

@@ -81,7 +81,7 @@ def term_maps(model: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
     images = normals + [defect.defective for defect in defects]
     maps = {term: [] for term in TERMS}
     for image in tqdm(images, desc=model.name, mininterval=2):
-        raw_maps = pipe.partial_maps(single_batch(image), None, TERMS)
+        raw_maps = pipe.term_maps(single_batch(image), None, TERMS)
         partials = {name: pipe.calibration.standardize(name, raw) for name, raw in raw_maps}
         for term in TERMS:
             mean = torch.stack([partials[name] for name in partials if name.partition("@")[0] == term]).mean(dim=0)

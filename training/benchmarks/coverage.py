@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--splits", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0, help="of the splits")
     parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--maps", type=Path, help="file that keeps the partial maps; read where it exists")
+    parser.add_argument("--maps", type=Path, help="file that keeps the term maps; read where it exists")
     parser.add_argument("--output", type=Path, default=Path("runs/coverage.json"))
     options = parser.parse_args(arguments)
 
@@ -65,11 +65,11 @@ def normal_samples(model: Path, data: str) -> tuple[list[Sample], list[Sample]]:
 
 
 def measured(pipe: DiffADPipeline, samples: Sequence[Sample], path: Path, batch_size: int) -> np.ndarray:
-    """Partial maps `(N, len(partial_names), height, width)` of all samples, memory-mapped from `path`.
+    """Term maps `(N, len(term_map_names), height, width)` of all samples, memory-mapped from `path`.
 
     Under the pipeline's present standardisation, which changes nothing: fitting standardises them anew.
     """
-    names = pipe.calibration.partial_names
+    names = pipe.calibration.term_map_names
     shape = (len(samples), len(names), *pipe.image_size)
     if path.is_file():
         partials = np.load(path, mmap_mode="r")
@@ -81,8 +81,8 @@ def measured(pipe: DiffADPipeline, samples: Sequence[Sample], path: Path, batch_
     pipe.set_progress_bar_config(disable=True)
     for start in tqdm(range(0, len(samples), batch_size), desc="scoring", mininterval=2):
         batch = [sample.read for sample in samples[start : start + batch_size]]
-        output = pipe(batch, batch_size=batch_size, map_size=pipe.image_size, return_partial_maps=True)
-        for i, maps in enumerate(output.partial_maps, start=start):
+        output = pipe(batch, batch_size=batch_size, map_size=pipe.image_size, return_term_maps=True)
+        for i, maps in enumerate(output.term_maps, start=start):
             partials[i] = [maps[name] for name in names]
     unfinished.rename(path)
     return partials
@@ -95,7 +95,7 @@ def coverage(
 
     Args:
         calibration: its recipe is used; it is fitted anew.
-        partials: `(N, len(partial_names), height, width)` maps of normal images, the `held_out` first ones of which are those
+        partials: `(N, len(term_map_names), height, width)` maps of normal images, the `held_out` first ones of which are those
             that a user would calibrate on. Every random split calibrates on as many.
 
     Returns:
@@ -112,7 +112,7 @@ def coverage(
     for _ in tqdm(range(splits), desc="splits", mininterval=2):
         order = rng.permutation(everything)
         realised.append(false_alarm_rates(calibration, partials, order[:held_out], order[held_out:], rates))
-    n = calibration.config.num_normals
+    n = calibration.config.num_calibration_images
     rows = []
     for rate, of_natural, of_splits in zip(rates, natural, np.array(realised).T):
         rows.append(
@@ -139,7 +139,7 @@ def false_alarm_rates(
 
 
 def score(calibration: Calibration, image_partials: np.ndarray) -> float:
-    """Image score of partial maps `(len(partial_names), height, width)`, as the pipeline forms it."""
+    """Image score of term maps `(len(term_map_names), height, width)`, as the pipeline forms it."""
     return calibration.image_scores(calibration.combine_stored(image_partials)).item()
 
 

@@ -119,7 +119,7 @@ def evaluate(
     evaluation = options.runs / "-".join(filter(None, [model.name, label and category, label, "evaluation"]))
     settings = ["--model", model, "--data", options.data_root / category, "--output_dir", evaluation, "--no-report"]
     settings += ["--map_size", "256x256"]  # the peers' protocol, for models of tiles, too
-    settings += ["--class_label", category] if label == "given" else []
+    settings += ["--category", category] if label == "given" else []
     _run([sys.executable, TRAINING / "evaluate.py", *settings])
     result = json.loads((evaluation / "metrics.json").read_text())
     result.pop("model")

@@ -154,7 +154,7 @@ def compare(pipe: DiffADPipeline, defect: SyntheticDefect, repaired: np.ndarray)
         "feature_distance_inside": float(distance[inside].mean()),
         "feature_distance_outside": float(distance[covered == 0].mean()),
         "mahalanobis": float(pipe.gaussian(features["repaired"]).mean()),
-        "scored_normal": not output.labels[0],
+        "scored_normal": not output.is_defective[0],
     }
 
 
@@ -167,7 +167,7 @@ def psnr(image: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> float:
 def fill(pipe: DiffADPipeline, image: np.ndarray) -> np.ndarray:
     """The plainest repair: what our region marks, continued smoothly from its surroundings."""
     output = pipe(image)
-    if not output.labels[0]:
+    if not output.is_defective[0]:
         return image
     recipe = PRESETS["default"]
     anomaly_map = torch.from_numpy(output.anomaly_maps[0])[None]
@@ -179,9 +179,9 @@ def fill(pipe: DiffADPipeline, image: np.ndarray) -> np.ndarray:
 
 def real_defects(pipe: DiffADPipeline, images: list[Image.Image]) -> dict:
     """Of real defective images: how many are found, and how many score as normal before and after."""
-    before = pipe(images).labels
+    before = pipe(images).is_defective
     repaired = pipe.reconstruct(images).images
-    after = pipe(repaired).labels
+    after = pipe(repaired).is_defective
     return {
         "images": len(images),
         "normal_before": float((~before).mean()),

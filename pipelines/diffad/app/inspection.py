@@ -19,7 +19,7 @@ from PIL import Image
 from ..data import Sample
 from ..imaging.drawing import filmstrip, heat_map, marked
 from ..imaging.reading import IMAGE_SUFFIXES, ImageError, read_image
-from ..imaging.trajectory import film_row
+from ..imaging.trajectory import trajectory_row
 from ..pipeline_diffad import DiffADPipeline
 from ..scoring.calibration import Calibration
 
@@ -39,14 +39,14 @@ class Inspection:
         image: `(H, W, 3)` uint8, no side longer than `DISPLAY_SIDE`.
         anomaly_map: `(H, W)` float32.
         score, p_value: of the image at its own size.
-        class_label: index of its category, for a model trained on several.
+        category: index of its category, for a model trained on several.
     """
 
     image: np.ndarray
     anomaly_map: np.ndarray
     score: float
     p_value: float
-    class_label: int = 0
+    category: int = 0
 
 
 def read_upload(path: str | Path) -> Image.Image:
@@ -58,11 +58,11 @@ def read_upload(path: str | Path) -> Image.Image:
         raise ImageError(str(error).replace(str(path), path.name)) from error
 
 
-def inspect_image(pipe: DiffADPipeline, image: Image.Image, rate: float, class_label: str | None = None) -> Inspection:
+def inspect_image(pipe: DiffADPipeline, image: Image.Image, rate: float, category: str | None = None) -> Inspection:
     """Scores one image. The false-alarm rate changes nothing in the result, but has to be one that the pipeline supports."""
     shown = shrunk(image, DISPLAY_SIDE)
-    output = pipe(image, class_labels=class_label, false_alarm_rate=rate, map_size=(shown.height, shown.width))
-    category = 0 if output.class_labels is None else pipe.class_names.index(output.class_labels[0])
+    output = pipe(image, categories=category, false_alarm_rate=rate, map_size=(shown.height, shown.width))
+    category = 0 if output.categories is None else pipe.category_names.index(output.categories[0])
     score, p_value = float(output.image_scores[0]), float(output.p_values[0])
     return Inspection(np.asarray(shown), output.anomaly_maps[0], score, p_value, category)
 
@@ -74,30 +74,30 @@ def overlaid(image: np.ndarray, anomaly_map: np.ndarray, threshold: float) -> np
 
 def pictures(inspection: Inspection, calibration: Calibration, rate: float) -> tuple[np.ndarray, np.ndarray]:
     """Overlay and heat map at the pixel threshold of a false-alarm rate, `(H, W, 3)` uint8 each."""
-    threshold = calibration.pixel_threshold(rate, inspection.class_label)
+    threshold = calibration.pixel_threshold(rate, inspection.category)
     picture = overlaid(inspection.image, inspection.anomaly_map, threshold)
     return picture, heat_map(inspection.anomaly_map, threshold)
 
 
 def verdict(inspection: Inspection, calibration: Calibration, rate: float) -> str:
     """HTML with the verdict at a false-alarm rate, and what score and p-value mean."""
-    threshold = calibration.image_threshold(rate, inspection.class_label)
+    threshold = calibration.image_threshold(rate, inspection.category)
     defective = inspection.score > threshold
     return banner(
         "✗ Defective" if defective else "✓ No defect found",
         f"Score {inspection.score:.2f}, threshold {threshold:.2f}: at most {100 * rate:.3g} % of good parts score above it.",
-        p_value_in_words(inspection.p_value, calibration.normals_per_class[inspection.class_label]),
+        p_value_in_words(inspection.p_value, calibration.images_per_category[inspection.category]),
         colour=DEFECTIVE if defective else GOOD,
     )
 
 
-def p_value_in_words(p_value: float, num_normals: int) -> str:
+def p_value_in_words(p_value: float, num_calibration_images: int) -> str:
     """What a conformal p-value (1 + k) / (n + 1) says about the n good parts behind it."""
-    at_least_as_high = round(p_value * (num_normals + 1)) - 1
+    at_least_as_high = round(p_value * (num_calibration_images + 1)) - 1
     if at_least_as_high == 0:
-        counted = f"None of the {num_normals} good parts measured for calibration scored"
+        counted = f"None of the {num_calibration_images} good parts measured for calibration scored"
     else:
-        counted = f"{at_least_as_high} of the {num_normals} good parts measured for calibration scored"
+        counted = f"{at_least_as_high} of the {num_calibration_images} good parts measured for calibration scored"
     return f"{counted} this high or higher (p-value {p_value:.3g})."
 
 
@@ -112,17 +112,17 @@ def banner(headline: str, *lines: str, colour: str = NEUTRAL) -> str:
 
 
 def repair(
-    pipe: DiffADPipeline, image: Image.Image, rate: float, class_label: str | None = None
+    pipe: DiffADPipeline, image: Image.Image, rate: float, category: str | None = None
 ) -> tuple[tuple[Image.Image, Image.Image], Image.Image] | None:
     """The image before and after repair, at display size, and the filmstrip of the way from one to the other.
 
     None if there was nothing to repair at this false-alarm rate.
     """
-    output = pipe.reconstruct(image, class_labels=class_label, false_alarm_rate=rate, intermediate_steps="all")
+    output = pipe.reconstruct(image, categories=category, false_alarm_rate=rate, intermediate_steps="all")
     if not output.difference_maps[0].any():
         return None
     before, after = (shrunk(picture, DISPLAY_SIDE) for picture in (image, output.images[0]))
-    return (before, after), filmstrip(*film_row(before, output.intermediates[0], after))
+    return (before, after), filmstrip(*trajectory_row(before, output.intermediates[0], after))
 
 
 def shrunk(image: Image.Image, side: int) -> Image.Image:
@@ -170,7 +170,7 @@ def inspect_files(
     samples: Sequence[Sample],
     rate: float,
     overlays: Path,
-    class_label: str | None = None,
+    category: str | None = None,
     turn: AbstractContextManager = nullcontext(),  # noqa: B008
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[Row], list[tuple[np.ndarray, str]]]:
@@ -178,7 +178,7 @@ def inspect_files(
 
     Args:
         overlays: zip archive to write, with `<name>.overlay.png` of every image at its own size.
-        class_label: of all images, for a model trained on several categories.
+        category: of all images, for a model trained on several categories.
         turn: held while the pipeline works, and let go between batches.
         on_progress: called as `on_progress(done, total)`.
 
@@ -197,10 +197,10 @@ def inspect_files(
                     rows.append(Row(sample.name, error=str(error)))
             if images:
                 with turn:
-                    output = pipe(images, class_labels=class_label, false_alarm_rate=rate)
+                    output = pipe(images, categories=category, false_alarm_rate=rate)
                 for i, name in enumerate(names):
                     score = float(output.image_scores[i])
-                    row = Row(name, score, float(output.p_values[i]), "defective" if output.labels[i] else "good")
+                    row = Row(name, score, float(output.p_values[i]), "defective" if output.is_defective[i] else "good")
                     picture = Image.fromarray(
                         overlaid(np.asarray(images[i]), output.anomaly_maps[i], output.pixel_thresholds[i])
                     )

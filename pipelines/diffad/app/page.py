@@ -54,7 +54,7 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
         rate = percent / 100
         return inspection.verdict(found, pipe.calibration, rate), *inspection.pictures(found, pipe.calibration, rate)
 
-    def inspect(path: str | None, percent: float, class_label: str | None = None) -> Iterator[tuple]:
+    def inspect(path: str | None, percent: float, category: str | None = None) -> Iterator[tuple]:
         """The input, inspection, banner, overlay, heat map; later note, before and after, filmstrip."""
         if path is None:
             yield gr.skip(), None, IDLE, None, None, *no_repair("")
@@ -69,12 +69,12 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
             yield image, *[gr.skip()] * 7  # as PNG, with the same pixels; this change calls `inspect` again
             return
         with turn:
-            found = inspection.inspect_image(pipe, image, percent / 100, class_label)
+            found = inspection.inspect_image(pipe, image, percent / 100, category)
         looking = no_repair("Finding out what the part should have looked like …")
         yield gr.skip(), found, *view(found, percent), *looking
-        yield *[gr.skip()] * 5, *repair(path, percent, class_label)
+        yield *[gr.skip()] * 5, *repair(path, percent, category)
 
-    def repair(path: str | None, percent: float, class_label: str | None = None) -> tuple:
+    def repair(path: str | None, percent: float, category: str | None = None) -> tuple:
         """Note, before and after, filmstrip."""
         try:
             image = inspection.read_upload(path) if path else None
@@ -84,7 +84,7 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
             return no_repair("")
         try:
             with turn:
-                repaired = inspection.repair(pipe, image, percent / 100, class_label)
+                repaired = inspection.repair(pipe, image, percent / 100, category)
         except ValueError as error:  # what this model or image does not allow
             return no_repair(str(error))
         if repaired is None:
@@ -99,7 +99,7 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
     def inspect_batch(
         paths: list[str] | None,
         percent: float,
-        class_label: str | None = None,
+        category: str | None = None,
         progress=gr.Progress(),  # noqa: B008
     ) -> Iterator[tuple]:
         """Summary, table, gallery, CSV file, zip of overlays."""
@@ -119,7 +119,7 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
                 samples,
                 percent / 100,
                 overlays,
-                class_label,
+                category,
                 turn,
                 on_progress=lambda done, total: progress((done, total), unit="images"),
             )
@@ -143,7 +143,7 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
                         elem_id="source",
                     )
                     percent = _rate_slider(pipe, "rate")
-                    class_label = _class_choice(pipe)
+                    category = _class_choice(pipe)
                     again = gr.Button("Repair at this rate")
                     if example_files:
                         gr.Examples(example_files, source, examples_per_page=12)
@@ -160,7 +160,7 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
                 label="From defective to normal", visible=False, buttons=["fullscreen", "download"], elem_id="filmstrip"
             )
 
-            choice = [class_label] if class_label else []
+            choice = [category] if category else []
             shown = [banner, picture, heat]
             repaired = [note, before_after, strip]
             for changed in (source, *choice):
@@ -231,8 +231,8 @@ def launch(app: gr.Blocks, host: str = "127.0.0.1", port: int | None = None, sha
 
 def _rate_slider(pipe: DiffADPipeline, elem_id: str) -> gr.Slider:
     """False-alarm rates in percent, from the smallest one that the calibration of every category can guarantee."""
-    num_normals = min(pipe.calibration.normals_per_class)
-    smallest = math.ceil(1000 / (num_normals + 1)) / 10
+    num_calibration_images = min(pipe.calibration.images_per_category)
+    smallest = math.ceil(1000 / (num_calibration_images + 1)) / 10
     return gr.Slider(
         smallest,
         50,
@@ -241,12 +241,12 @@ def _rate_slider(pipe: DiffADPipeline, elem_id: str) -> gr.Slider:
         label="False-alarm rate, %",
         elem_id=elem_id,
         info="Share of good parts that may be called defective. "
-        f"The {num_normals} good parts measured for calibration support {smallest:.3g} % or more.",
+        f"The {num_calibration_images} good parts measured for calibration support {smallest:.3g} % or more.",
     )
 
 
 def _class_choice(pipe: DiffADPipeline) -> gr.Dropdown | None:
     """Which category the part belongs to, for a model trained on several; it recognises parts itself if left alone."""
-    if pipe.class_names is None:
+    if pipe.category_names is None:
         return None
-    return gr.Dropdown([("recognised", None), *((name, name) for name in pipe.class_names)], value=None, label="Category")
+    return gr.Dropdown([("recognised", None), *((name, name) for name in pipe.category_names)], value=None, label="Category")

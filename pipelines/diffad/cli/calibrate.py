@@ -30,7 +30,7 @@ def calibrate(
     ```
     """
     from ..jobs.recalibrate import held_out_images, save_calibration
-    from ..scoring.calibration import check_supported, normals_behind_thresholds
+    from ..scoring.calibration import check_supported, images_behind_thresholds
     from .loading import check_model, is_model, load_model
 
     check_model(model)
@@ -38,7 +38,7 @@ def calibrate(
         raise ValueError(f"{model}: is on the Hub; give a folder for the calibrated model with --output")
     images = held_out_images(good_folder)
     if false_alarm_rate is not None:  # known before the images are measured
-        check_supported(normals_behind_thresholds(len(images)), false_alarm_rate)
+        check_supported(images_behind_thresholds(len(images)), false_alarm_rate)
     pipe = load_model(model)
     calibration = pipe.calibrate(images, batch_size)
     rates = calibration.supported_rates(false_alarm_rate)
@@ -49,5 +49,5 @@ def calibrate(
     typer.echo(f"{output or model}: calibrated on {len(images)} good images")
     for label, rate in rates.items():
         image, pixel = calibration.image_threshold(rate, label), calibration.pixel_threshold(rate, label)
-        of_category = f"{pipe.class_names[label]}: " if pipe.class_names else ""
+        of_category = f"{pipe.category_names[label]}: " if pipe.category_names else ""
         typer.echo(f"{of_category}thresholds at a false-alarm rate of {rate:.1%}: {image:.4g} (image), {pixel:.4g} (pixel)")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import BatchSize, ClassLabel, FalseAlarmRate, Model
+from .options import BatchSize, Category, FalseAlarmRate, Model
 
 
 def evaluate(
@@ -13,7 +13,7 @@ def evaluate(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("runs/evaluation"),
     false_alarm_rate: FalseAlarmRate = None,
-    class_label: ClassLabel = None,
+    category: Category = None,
     map_size: Annotated[
         str | None,
         typer.Option(
@@ -44,8 +44,8 @@ def evaluate(
     arguments = {"model": model, "data": folder, "output_dir": output, "batch_size": batch_size}
     if false_alarm_rate is not None:
         arguments["false_alarm_rate"] = false_alarm_rate
-    if class_label is not None:
-        arguments["class_label"] = class_label
+    if category is not None:
+        arguments["category"] = category
     if map_size is not None:
         arguments["map_size"] = map_size
     main([f"--{name}={value}" for name, value in arguments.items()])

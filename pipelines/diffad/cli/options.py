@@ -18,7 +18,7 @@ FalseAlarmRate = Annotated[
         show_default=False,
     ),
 ]
-ClassLabel = Annotated[
+Category = Annotated[
     str | None,
     typer.Option(
         help="Category of all images, for a model of several categories. Without it each image's is recognised.",

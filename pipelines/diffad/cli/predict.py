@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import BatchSize, ClassLabel, FalseAlarmRate, Model
+from .options import BatchSize, Category, FalseAlarmRate, Model
 
 
 def predict(
@@ -13,7 +13,7 @@ def predict(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="Table to write: .csv, .jsonl or .parquet.")],
     false_alarm_rate: FalseAlarmRate = None,
-    class_label: ClassLabel = None,
+    category: Category = None,
     maps: Annotated[Path | None, typer.Option(help="Folder for anomaly maps (32-bit TIFF).")] = None,
     overlays: Annotated[Path | None, typer.Option(help="Folder for images with the heat map laid over (PNG).")] = None,
     masks: Annotated[Path | None, typer.Option(help="Folder for masks of the defective pixels (PNG).")] = None,
@@ -42,7 +42,7 @@ def predict(
     from ..jobs.table import read_rows
     from .loading import load_model
 
-    settings = PredictionSettings(false_alarm_rate, maps, overlays, masks, class_label)
+    settings = PredictionSettings(false_alarm_rate, maps, overlays, masks, category)
     if report is not None:  # whatever could keep it from being written is known before anything is scored
         from ..evaluation.report import check_report_path, report_from_predictions, write_report
 
@@ -50,9 +50,9 @@ def predict(
         if report.resolve() == output.resolve():
             raise ValueError(f"{report}: is the table, too; name another file for the report")
     pipe = load_model(model)
-    if report is not None and pipe.class_names is not None and class_label is None:
+    if report is not None and pipe.category_names is not None and category is None:
         raise ValueError(
-            f"{model}: a model of several categories, whose scores do not compare; name the one to report on with --class-label"
+            f"{model}: a model of several categories, whose scores do not compare; name the one to report on with --category"
         )
     summary = predict_folder(pipe, folder, output, settings, batch_size)
     done = "was complete already, nothing was scored" if summary.was_complete else "written"

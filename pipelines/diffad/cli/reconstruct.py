@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import BatchSize, ClassLabel, FalseAlarmRate, Model
+from .options import BatchSize, Category, FalseAlarmRate, Model
 
 
 def reconstruct(
@@ -16,7 +16,7 @@ def reconstruct(
         str, typer.Option(help="default (marked regions only), paper (Algorithm 1), gradient_descent or partial_diffusion.")
     ] = "default",
     false_alarm_rate: FalseAlarmRate = None,
-    class_label: ClassLabel = None,
+    category: Category = None,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
     film: Annotated[bool, typer.Option("--film", help="Also write the way there: frames in a row, and animated.")] = False,
     batch_size: BatchSize = 8,
@@ -36,7 +36,7 @@ def reconstruct(
     from .loading import load_model
 
     pipe = load_model(model)
-    summary = repair_folder(pipe, folder, output, preset, false_alarm_rate, seed, batch_size, class_label, film)
+    summary = repair_folder(pipe, folder, output, preset, false_alarm_rate, seed, batch_size, category, film)
     typer.echo(f"wrote {output}: {summary.images - len(summary.errors)} images, {summary.changed} of them changed")
     if summary.errors:
         typer.echo(f"unreadable images: {len(summary.errors)}", err=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..scoring.calibration import normals_behind_thresholds, normals_needed
+from ..scoring.calibration import images_behind_thresholds, images_needed
 from .image_check import Images, inspect_images
 from .registry import find_layout
 from .sample import DataError, Sample, split_held_out
@@ -47,7 +47,7 @@ class Description:
     @property
     def best_false_alarm_rate(self) -> float | None:
         """The lowest rate that the held-out images can guarantee: 1 / (n + 1) with the n behind the thresholds."""
-        return 1 / (normals_behind_thresholds(self.held_out) + 1) if self.held_out > 1 else None
+        return 1 / (images_behind_thresholds(self.held_out) + 1) if self.held_out > 1 else None
 
     def __str__(self) -> str:
         rows = [("source", self.source), ("layout", f"{self.layout}: {self.structure}")]
@@ -66,7 +66,7 @@ class Description:
         return f"{self.held_out}, {origin}; {self.training - self.held_out} remain to train on"
 
     def _false_alarm_text(self) -> str:
-        needed = {rate: normals_needed(rate) for rate in FALSE_ALARM_RATES}
+        needed = {rate: images_needed(rate) for rate in FALSE_ALARM_RATES}
         rates = ", ".join(f"{rate:.0%} {'yes' if n <= self.held_out else f'no (needs {n})'}" for rate, n in needed.items())
         return f"held-out images guarantee {self.best_false_alarm_rate:.1%} at best: {rates}"
 
@@ -133,7 +133,7 @@ def _attempt(read, source, problem: str, warnings: list[str]) -> list:
 
 
 def _few_images(description: Description, fraction: float) -> list[str]:
-    needed = normals_needed(0.05)
+    needed = images_needed(0.05)
     if not description.training or description.held_out >= needed:
         return []
     remedy = f"{needed} validation images" if description.own_split else f"about {math.ceil(needed / fraction)} good images"

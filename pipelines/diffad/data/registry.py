@@ -60,7 +60,7 @@ def category_samples(root: str | Path, categories: Sequence[str]) -> list[Sample
         DataError: if there is no such source or it holds no images.
     """
     return [
-        replace(sample, name=f"{category}/{sample.name}", class_label=label)
+        replace(sample, name=f"{category}/{sample.name}", category=label)
         for label, category in enumerate(categories)
         for sample in training_samples(Path(root) / category)
     ]

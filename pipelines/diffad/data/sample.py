@@ -38,7 +38,7 @@ class Sample:
         defect: name of the defect type, `good` for normal images.
         mask: ground truth of a defective image, if there is one.
         held_out: the dataset itself sets this training image aside for validation.
-        class_label: index of its category, where there are several.
+        category: index of its category, where there are several.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Sample:
     defect: str = GOOD
     mask: Mask | None = None
     held_out: bool = False
-    class_label: int = 0
+    category: int = 0
 
     @property
     def is_defective(self) -> bool:
@@ -63,10 +63,8 @@ def split_held_out(samples: Sequence[Sample], fraction: float, seed: int) -> tup
         DataError: with fewer than four images of a category, or fewer than two on one side of the dataset's own split.
     """
     chosen = set()
-    for label in sorted({sample.class_label for sample in samples}) or [0]:
-        chosen |= _choose_held_out(
-            samples, [i for i, sample in enumerate(samples) if sample.class_label == label], fraction, seed
-        )
+    for label in sorted({sample.category for sample in samples}) or [0]:
+        chosen |= _choose_held_out(samples, [i for i, sample in enumerate(samples) if sample.category == label], fraction, seed)
     training = [sample for i, sample in enumerate(samples) if i not in chosen]
     return training, [sample for i, sample in enumerate(samples) if i in chosen]
 

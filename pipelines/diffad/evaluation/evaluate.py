@@ -3,7 +3,7 @@
     python training/evaluate.py --model runs/model --data DATA --output_dir runs/evaluation
 
 DATA is a MVTec-layout folder: test/good, test/<defect> and, for pixel metrics, ground_truth/<defect>. A model of several
-categories is evaluated on one of them: --class_label NAME, or let it recognise the category of each image. Writes metrics.json,
+categories is evaluated on one of them: --category NAME, or let it recognise the category of each image. Writes metrics.json,
 metrics.md, scores.csv, sheet.png (input, truth, heat map, overlay) and report.html (all of it on one page, with confidence
 intervals, curves and repaired images) to the output folder.
 
@@ -53,21 +53,21 @@ class Evaluation:
 
     Args:
         samples: the images.
-        labels: `(N,)` bool, True for defective ones.
+        is_defective: `(N,)` bool, True for defective ones.
         masks: `(N, height, width)` bool truth, or None where the data has no masks.
-        partial_names: score terms at their timesteps, in the order of `partials`.
-        partials: `(N, len(partial_names), height, width)` standardised partial maps, memory-mapped.
+        term_map_names: score terms at their timesteps, in the order of `partials`.
+        partials: `(N, len(term_map_names), height, width)` standardised term maps, memory-mapped.
         maps: `(N, height, width)` anomaly maps of the stored recipe, memory-mapped.
         image_scores, p_values, verdicts: `(N,)` of the stored recipe.
         false_alarm_rates: `(N,)`, that the verdicts are for.
         pixel_thresholds: `(N,)`, above them pixels of each image are called defective.
-        class_labels: category of each image, given or recognised, of a model of several categories.
+        categories: category of each image, given or recognised, of a model of several categories.
     """
 
     samples: list[Sample]
-    labels: np.ndarray
+    is_defective: np.ndarray
     masks: np.ndarray | None
-    partial_names: list[str]
+    term_map_names: list[str]
     partials: np.ndarray
     maps: np.ndarray
     image_scores: np.ndarray
@@ -75,7 +75,7 @@ class Evaluation:
     verdicts: np.ndarray
     false_alarm_rates: np.ndarray
     pixel_thresholds: np.ndarray
-    class_labels: list[str] | None = None
+    categories: list[str] | None = None
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="at which maps and masks are compared; memory grows with its pixels times the images (default: 256x256; for a "
         "model of tiles the size at which it scores the first image, or less where all maps would exceed 40 million pixels)",
     )
-    parser.add_argument("--class_label", help="the data's category, for a model of several; without it images are recognised")
+    parser.add_argument("--category", help="the data's category, for a model of several; without it images are recognised")
     parser.add_argument(
         "--report",
         action=argparse.BooleanOptionalAction,
@@ -109,8 +109,8 @@ def main(arguments: list[str] | None = None) -> None:
     samples = evaluation_samples(options.data)
     pipe = DiffADPipeline.from_pretrained(options.model)
     try:
-        class_labels = pipe.class_indices(options.class_label, 1)
-        pipe.calibration.supported_rates(options.false_alarm_rate, class_labels)
+        categories = pipe.category_indices(options.category, 1)
+        pipe.calibration.supported_rates(options.false_alarm_rate, categories)
     except ValueError as error:
         sys.exit(f"error: {error}")
     map_size = options.map_size or default_map_size(samples, pipe.calibration.config.short_side)
@@ -119,9 +119,9 @@ def main(arguments: list[str] | None = None) -> None:
     options.output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.output_dir) as scratch:
         evaluation = score_samples(
-            pipe, samples, masks, map_size, Path(scratch), options.batch_size, options.false_alarm_rate, options.class_label
+            pipe, samples, masks, map_size, Path(scratch), options.batch_size, options.false_alarm_rate, options.category
         )
-        results = summarize(pipe, evaluation, options.false_alarm_rate, options.class_label)
+        results = summarize(pipe, evaluation, options.false_alarm_rate, options.category)
         results.update(model=options.model, data=Path(options.data).name)
         (options.output_dir / "metrics.json").write_text(json.dumps(results, indent=2) + "\n")
         table = metrics_table(results)
@@ -181,38 +181,38 @@ def score_samples(
     scratch: Path,
     batch_size: int = 8,
     false_alarm_rate: float | None = None,
-    class_label: str | None = None,
+    category: str | None = None,
 ) -> Evaluation:
     """Scores all samples; maps go to files in `scratch`, so that memory grows with the batch only."""
-    names = pipe.calibration.partial_names
+    names = pipe.calibration.term_map_names
     partials = _new_array(scratch / "partials.npy", (len(samples), len(names), *map_size))
     maps = _new_array(scratch / "maps.npy", (len(samples), *map_size))
-    scores, p_values, verdicts, rates, pixel_thresholds, class_labels = [], [], [], [], [], []
+    scores, p_values, verdicts, rates, pixel_thresholds, categories = [], [], [], [], [], []
     pipe.set_progress_bar_config(disable=True)
     for start in tqdm(range(0, len(samples), batch_size), desc="scoring", mininterval=2):
         batch = samples[start : start + batch_size]
         output = pipe(
             [sample.read for sample in batch],
             batch_size=batch_size,
-            class_labels=class_label,
+            categories=category,
             false_alarm_rate=false_alarm_rate,
             map_size=map_size,
-            return_partial_maps=True,
+            return_term_maps=True,
         )
         for i in range(len(batch)):
             maps[start + i] = output.anomaly_maps[i]
-            partials[start + i] = [output.partial_maps[i][name] for name in names]
+            partials[start + i] = [output.term_maps[i][name] for name in names]
         scores.append(output.image_scores)
         p_values.append(output.p_values)
-        verdicts.append(output.labels)
+        verdicts.append(output.is_defective)
         rates.append(output.false_alarm_rates)
         pixel_thresholds.append(output.pixel_thresholds)
-        class_labels += output.class_labels or []
+        categories += output.categories or []
     return Evaluation(
         samples=samples,
-        labels=np.array([sample.is_defective for sample in samples]),
+        is_defective=np.array([sample.is_defective for sample in samples]),
         masks=masks,
-        partial_names=names,
+        term_map_names=names,
         partials=partials,
         maps=maps,
         image_scores=np.concatenate(scores),
@@ -220,23 +220,21 @@ def score_samples(
         verdicts=np.concatenate(verdicts),
         false_alarm_rates=np.concatenate(rates),
         pixel_thresholds=np.concatenate(pixel_thresholds),
-        class_labels=class_labels or None,
+        categories=categories or None,
     )
 
 
-def images_per_second(
-    pipe: DiffADPipeline, samples: Sequence[Sample], count: int = 20, class_label: str | None = None
-) -> float:
+def images_per_second(pipe: DiffADPipeline, samples: Sequence[Sample], count: int = 20, category: str | None = None) -> float:
     """Speed of scoring one image at a time with the stored recipe, from file to map at the image's size."""
-    pipe(samples[0].read, class_labels=class_label)
+    pipe(samples[0].read, categories=category)
     started = time.perf_counter()
     for i in range(count):
-        pipe(samples[i % len(samples)].read, class_labels=class_label)
+        pipe(samples[i % len(samples)].read, categories=category)
     return count / (time.perf_counter() - started)
 
 
 def summarize(
-    pipe: DiffADPipeline, evaluation: Evaluation, false_alarm_rate: float | None = None, class_label: str | None = None
+    pipe: DiffADPipeline, evaluation: Evaluation, false_alarm_rate: float | None = None, category: str | None = None
 ) -> dict:
     """All metrics of the stored recipe, of the paper's score and of every term, with cost and operating point.
 
@@ -244,9 +242,9 @@ def summarize(
     """
     scored_as = main_class(pipe, evaluation)
     recipe = pipe.calibration.config
-    good, defective = evaluation.verdicts[~evaluation.labels], evaluation.verdicts[evaluation.labels]
+    good, defective = evaluation.verdicts[~evaluation.is_defective], evaluation.verdicts[evaluation.is_defective]
     scores = {"ensemble": measure(evaluation.maps, evaluation.image_scores, evaluation)}
-    for name, weights in score_rows(evaluation.partial_names).items():
+    for name, weights in score_rows(evaluation.term_map_names).items():
         scores[name] = measure(*combine(pipe.calibration, evaluation, weights), evaluation)
     return {
         "scores": scores,
@@ -254,14 +252,14 @@ def summarize(
         "images": {"good": len(good), "defective": len(defective)},
         "operating_point": {
             "requested_false_alarm_rate": pipe.calibration.supported_rate(false_alarm_rate, scored_as),
-            "held_out_normals": pipe.calibration.normals_per_class[scored_as],
+            "held_out_normals": pipe.calibration.images_per_category[scored_as],
             "realised_false_alarm_rate": float(good.mean()),
             "detection_rate": float(defective.mean()),
         },
-        "class_labels": {"given": class_label is not None, "images": dict(Counter(evaluation.class_labels or ()))},
+        "class_labels": {"given": category is not None, "images": dict(Counter(evaluation.categories or ()))},
         "recipe": {key: value for key, value in recipe.items() if not key.startswith("_")},
         "cost": {
-            "images_per_second": images_per_second(pipe, evaluation.samples, class_label=class_label),
+            "images_per_second": images_per_second(pipe, evaluation.samples, category=category),
             "peak_memory_mib": peak_memory_mib(),
             "unet_parameters": sum(p.numel() for p in pipe.unet.parameters()),
             "threads": torch.get_num_threads(),
@@ -272,16 +270,16 @@ def summarize(
 
 def main_class(pipe: DiffADPipeline, evaluation: Evaluation) -> int:
     """Index of the category that most images were scored as; 0 where there is one."""
-    if evaluation.class_labels is None:
+    if evaluation.categories is None:
         return 0
-    return pipe.class_names.index(Counter(evaluation.class_labels).most_common(1)[0][0])
+    return pipe.category_names.index(Counter(evaluation.categories).most_common(1)[0][0])
 
 
-def score_rows(partial_names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Weights of the partial maps for each further row of the table."""
+def score_rows(term_map_names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Weights of the term maps for each further row of the table."""
 
     def term(name: str) -> list[str]:
-        return [partial for partial in partial_names if partial.partition("@")[0] == name]
+        return [partial for partial in term_map_names if partial.partition("@")[0] == name]
 
     rows = {
         "paper (Eq. 11)": {
@@ -291,17 +289,17 @@ def score_rows(partial_names: Sequence[str]) -> dict[str, dict[str, float]]:
     }
     for name in TERMS:
         rows[name] = {partial: 1 / len(term(name)) for partial in term(name)}
-    for name in partial_names:
+    for name in term_map_names:
         if "@" in name:
             rows[name] = {name: 1.0}
     return rows
 
 
 def combine(calibration: Calibration, evaluation: Evaluation, weights: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted sum of partial maps, `(N, height, width)`, and its image scores `(N,)`, in the model's region of interest."""
+    """Weighted sum of term maps, `(N, height, width)`, and its image scores `(N,)`, in the model's region of interest."""
     total = np.zeros_like(evaluation.maps)
     for name, weight in weights.items():
-        total += weight * evaluation.partials[:, evaluation.partial_names.index(name)]
+        total += weight * evaluation.partials[:, evaluation.term_map_names.index(name)]
     maps = calibration.mask_outside(torch.from_numpy(total).to(calibration.device))
     return maps.cpu().numpy(), calibration.image_scores(maps).cpu().numpy()
 
@@ -357,15 +355,15 @@ def build_report(pipe: DiffADPipeline, evaluation: Evaluation, results: dict) ->
     Its thresholds are those of the category that most images were scored as; pictures show each image's own.
     """
     false_alarm_rate = results["operating_point"]["requested_false_alarm_rate"]
-    class_labels, class_label = evaluation.class_labels, main_class(pipe, evaluation)
+    categories, category = evaluation.categories, main_class(pipe, evaluation)
 
     def pictures(index: int) -> Pictures:
         image = evaluation.samples[index].read()
         repaired = None
         if evaluation.verdicts[index]:
-            label = None if class_labels is None else class_labels[index]
+            label = None if categories is None else categories[index]
             rate = float(evaluation.false_alarm_rates[index])
-            repaired = pipe.reconstruct(image, class_labels=label, false_alarm_rate=rate).images[0]
+            repaired = pipe.reconstruct(image, categories=label, false_alarm_rate=rate).images[0]
         truth = None if evaluation.masks is None else evaluation.masks[index]
         return draw_pictures(image, evaluation.maps[index], evaluation.pixel_thresholds[index], truth, repaired)
 
@@ -394,26 +392,26 @@ def build_report(pipe: DiffADPipeline, evaluation: Evaluation, results: dict) ->
             for i, sample in enumerate(evaluation.samples)
         ],
         false_alarm_rate=false_alarm_rate,
-        image_threshold=pipe.calibration.image_threshold(false_alarm_rate, class_label),
-        pixel_threshold=pipe.calibration.pixel_threshold(false_alarm_rate, class_label),
-        normal_scores=pipe.calibration.normal_scores_of(class_label),
+        image_threshold=pipe.calibration.image_threshold(false_alarm_rate, category),
+        pixel_threshold=pipe.calibration.pixel_threshold(false_alarm_rate, category),
+        calibration_scores=pipe.calibration.calibration_scores_of(category),
         metrics=results["scores"]["ensemble"],
         pixel_counts=None if evaluation.masks is None else count_pixels(evaluation.maps, evaluation.masks),
     )
 
 
-def _category_fact(class_labels: dict) -> dict[str, str]:
+def _category_fact(categories: dict) -> dict[str, str]:
     """What the report says of the categories that images were scored as, of a model of several."""
-    if not class_labels["images"]:
+    if not categories["images"]:
         return {}
-    counts = sorted(class_labels["images"].items(), key=lambda item: -item[1])
-    how = "given" if class_labels["given"] else "recognised"
+    counts = sorted(categories["images"].items(), key=lambda item: -item[1])
+    how = "given" if categories["given"] else "recognised"
     return {"Category": f"{how}: " + ", ".join(f"{name} ({count} images)" for name, count in counts)}
 
 
 def measure(maps: np.ndarray, image_scores: np.ndarray, evaluation: Evaluation) -> dict[str, float]:
     """Metrics of one score's maps `(N, height, width)` and image scores `(N,)`; those of pixels where there is a truth."""
-    metrics = detection_metrics(image_scores, evaluation.labels)
+    metrics = detection_metrics(image_scores, evaluation.is_defective)
     if evaluation.masks is not None:
         metrics.update(localization_metrics(maps, evaluation.masks))
     return metrics

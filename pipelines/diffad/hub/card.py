@@ -157,7 +157,7 @@ def model_card(
         license=terms.license,
         trained_on=trained_on,
         image_size=f"{size}x{size}" if isinstance(size, int) else "x".join(map(str, size)),
-        protocol=_protocol(calibration["num_normals"], class_names),
+        protocol=_protocol(calibration["num_calibration_images"], class_names),
         map_sizes=" and ".join(dict.fromkeys(_map_size(evaluation) for evaluation in evaluations)),
         evaluations=[
             {"data": evaluation.data, "sheet": sheet, "command": _evaluation_command(evaluation, trained_on, name)}
@@ -168,7 +168,7 @@ def model_card(
         defect_table=_defect_table(evaluations),
         recipe=_recipe(calibration),
         term_table="\n\n".join(_term_table(evaluation, titled=len(evaluations) > 1) for evaluation in evaluations),
-        limits=_limits(configs, calibration["num_normals"], training),
+        limits=_limits(configs, calibration["num_calibration_images"], training),
         costs=_costs(evaluations, training_summary),
         train_command=_train_command(trained_on, class_names, name) if training else None,
         seed=training["seed"] if training else None,
@@ -268,13 +268,13 @@ def _false_alarm_rate(evaluations: Sequence[Evaluation]) -> float:
     return evaluations[0].metrics["operating_point"]["requested_false_alarm_rate"] if evaluations else 0.05
 
 
-def normals_per_class(num_normals: int | Sequence[int]) -> list[int]:
-    """A calibration's `num_normals` as one number per category."""
-    return [num_normals] if isinstance(num_normals, int) else list(num_normals)
+def images_per_category(num_calibration_images: int | Sequence[int]) -> list[int]:
+    """A calibration's `num_calibration_images` as one number per category."""
+    return [num_calibration_images] if isinstance(num_calibration_images, int) else list(num_calibration_images)
 
 
-def _protocol(num_normals: int | Sequence[int], class_names: Sequence[str]) -> str:
-    counts = normals_per_class(num_normals)
+def _protocol(num_calibration_images: int | Sequence[int], class_names: Sequence[str]) -> str:
+    counts = images_per_category(num_calibration_images)
     of_classes = f" ({', '.join(f'{name} {count}' for name, count in zip(class_names, counts))})" if class_names else ""
     return (
         "Training and calibration read good images only, no defective one and no mask. Statistics and thresholds come from "
@@ -282,12 +282,12 @@ def _protocol(num_normals: int | Sequence[int], class_names: Sequence[str]) -> s
     )
 
 
-def _limits(configs: dict[str, dict], num_normals: int | Sequence[int], training: dict | None) -> list[str]:
-    counts = normals_per_class(num_normals)
-    num_normals, of_category = min(counts), " of the category with the fewest" if len(counts) > 1 else ""
+def _limits(configs: dict[str, dict], num_calibration_images: int | Sequence[int], training: dict | None) -> list[str]:
+    counts = images_per_category(num_calibration_images)
+    num_calibration_images, of_category = min(counts), " of the category with the fewest" if len(counts) > 1 else ""
     limits = [
         "Valid for images taken as in training: same part, camera, light, framing. After a change, recalibrate on good images.",
-        f"{num_normals} good images{of_category} set the thresholds: a false-alarm rate of {1 / (num_normals + 1):.1%} or more "
+        f"{num_calibration_images} good images{of_category} set the thresholds: a false-alarm rate of {1 / (num_calibration_images + 1):.1%} or more "
         "can be guaranteed, on average over such sets of images. The rate met on one test set scatters around it.",
         "A high score says that something is unusual, not what it is; a defect smaller than a few pixels after resizing can be "
         "missed.",
@@ -329,8 +329,8 @@ def _map_size(evaluation: Evaluation) -> str:
 def _evaluation_command(evaluation: Evaluation, trained_on: str | None, name: str) -> str:
     output = f"{name}-evaluation" if evaluation.data == trained_on else f"{name}-evaluation-{evaluation.data}"
     rate = evaluation.metrics["operating_point"]["requested_false_alarm_rate"]
-    class_labels = evaluation.metrics.get("class_labels", {"given": False})  # older evaluations have none
-    options = [f"--class_label {label}" for label in class_labels["images"]] if class_labels["given"] else []
+    categories = evaluation.metrics.get("class_labels", {"given": False})  # older evaluations have none
+    options = [f"--category {label}" for label in categories["images"]] if categories["given"] else []
     if _map_size(evaluation) != "256x256":
         options.append(f"--map_size {_map_size(evaluation)}")
     return (

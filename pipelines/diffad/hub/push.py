@@ -12,7 +12,7 @@ from huggingface_hub.errors import HTTPError  # the HTTP library's, whichever th
 from huggingface_hub.utils import validate_repo_id
 
 from ..model_index import with_installed_classes, with_repository_code
-from .card import DataTerms, Evaluation, model_card, normals_per_class, read_evaluation
+from .card import DataTerms, Evaluation, images_per_category, model_card, read_evaluation
 from .single_file import FILE_PREFIX, code_module_name, component_code, component_module_name, single_file_code
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _write_repo(model, folder: Path, evaluations: Sequence[Evaluation], terms: D
         model.save_pretrained(folder)
         config = _saved_pipeline(folder)
     configs = {name: _remove_paths(folder, name) for name in _components(config)}
-    if 0 in normals_per_class(configs["calibration"]["num_normals"]):
+    if 0 in images_per_category(configs["calibration"]["num_calibration_images"]):
         raise ValueError("the pipeline is not calibrated: call pipe.calibrate(normal_images) first")
 
     code_module = _write_code(folder, config, __version__)

@@ -11,7 +11,9 @@ MAX_FRAMES = 6  # of a row
 FRAME_MILLISECONDS, LAST_FRAME_MILLISECONDS = 150, 1500
 
 
-def film_row(before: Image.Image, steps: Sequence[Image.Image], after: Image.Image) -> tuple[list[Image.Image], list[str]]:
+def trajectory_row(
+    before: Image.Image, steps: Sequence[Image.Image], after: Image.Image
+) -> tuple[list[Image.Image], list[str]]:
     """Frames and captions for [`filmstrip`]: input, a few of the intermediate images, repaired image.
 
     Args:

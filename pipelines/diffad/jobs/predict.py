@@ -36,14 +36,14 @@ class PredictionSettings:
         maps: folder for anomaly maps as 32-bit floating-point TIFF, at the images' sizes.
         overlays: folder for the images with the heat map laid over, as PNG.
         masks: folder for the defective pixels, 255 on black, as PNG.
-        class_label: category of all images, for a model of several; None recognises each image's.
+        category: category of all images, for a model of several; None recognises each image's.
     """
 
     false_alarm_rate: float | None = None
     maps: Path | None = None
     overlays: Path | None = None
     masks: Path | None = None
-    class_label: str | None = None
+    category: str | None = None
 
     @property
     def picture_folders(self) -> list[Path]:
@@ -100,8 +100,8 @@ def predict_folder(
             false-alarm rate or does not know the category.
     """
     check_table_path(output)
-    class_labels = pipe.class_indices(settings.class_label, 1)
-    pipe.calibration.supported_rates(settings.false_alarm_rate, class_labels)
+    categories = pipe.category_indices(settings.category, 1)
+    pipe.calibration.supported_rates(settings.false_alarm_rate, categories)
     pipe.set_progress_bar_config(disable=True)
     names = image_names(folder, settings.picture_folders)
     run = {
@@ -113,7 +113,7 @@ def predict_folder(
     }
 
     def score(batch: Sequence[str], images: Sequence[Image.Image]) -> list[dict]:
-        result = pipe(images, batch_size, settings.class_label, settings.false_alarm_rate)
+        result = pipe(images, batch_size, settings.category, settings.false_alarm_rate)
         for i, name in enumerate(batch):
             threshold = result.pixel_thresholds[i]
             write_pictures(settings, name, images[i], result.anomaly_maps[i], result.masks[i], threshold)
@@ -159,8 +159,10 @@ def run_prediction(
 def rows_of(names: Sequence[str], output: DiffADOutput) -> list[dict]:
     """One row per image, with the columns of [`diffad.jobs.table.SCHEMA`] that have a value."""
     rows = []
-    categories = output.class_labels or [None] * len(names)
-    verdicts = zip(output.image_scores, output.p_values, output.labels, output.masks, output.false_alarm_rates, strict=True)
+    categories = output.categories or [None] * len(names)
+    verdicts = zip(
+        output.image_scores, output.p_values, output.is_defective, output.masks, output.false_alarm_rates, strict=True
+    )
     for name, category, (score, p_value, label, mask, rate) in zip(names, categories, verdicts, strict=True):
         boxes = bounding_boxes(mask)
         rows.append(

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from ..imaging.drawing import filmstrip
 from ..imaging.reading import ImageError, read_image
 from ..imaging.streams import read_batches
-from ..imaging.trajectory import film_row, save_animation
+from ..imaging.trajectory import save_animation, trajectory_row
 from ..pipeline_diffad import DiffADPipeline
 from .folders import image_names, picture_path
 
@@ -32,13 +32,13 @@ def repair_folder(
     false_alarm_rate: float | None = None,
     seed: int = 0,
     batch_size: int = 8,
-    class_label: str | None = None,
+    category: str | None = None,
     film: bool = False,
 ) -> RepairSummary:
     """Writes `output/repaired` and `output/difference`, PNG files under the names of the images below `folder`.
 
     A difference of 255 is a change by the whole range of grey levels; see [`DiffADPipeline.reconstruct`] for the arguments.
-    `class_label` is the category of all images, for a model of several; None recognises each image's. With `film` the way from
+    `category` is the category of all images, for a model of several; None recognises each image's. With `film` the way from
     each changed image to its repair is written to `output/film`, as a row of frames (PNG) and animated (GIF).
 
     Raises:
@@ -56,7 +56,7 @@ def repair_folder(
             if readable:
                 images = [image for _, image in readable]
                 steps = "all" if film else ()
-                repair = pipe.reconstruct(images, preset, batch_size, class_label, false_alarm_rate, seed, steps)
+                repair = pipe.reconstruct(images, preset, batch_size, category, false_alarm_rate, seed, steps)
                 for i, ((name, before), image) in enumerate(zip(readable, repair.images, strict=True)):
                     difference = repair.difference_maps[i]
                     image.save(picture_path(output / "repaired", name, ".png"))
@@ -64,7 +64,7 @@ def repair_folder(
                     Image.fromarray(levels).save(picture_path(output / "difference", name, ".png"))
                     summary.changed += bool(difference.any())
                     if film and difference.any():
-                        frames = film_row(before, repair.intermediates[i], image)
+                        frames = trajectory_row(before, repair.intermediates[i], image)
                         filmstrip(*frames).save(picture_path(output / "film", name, ".png"))
                         save_animation(picture_path(output / "film", name, ".gif"), before, repair.intermediates[i], image)
             progress.update(len(batch))

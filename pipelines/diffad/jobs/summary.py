@@ -17,20 +17,20 @@ def summarize_model(pipe: DiffADPipeline) -> dict[str, str]:
         "score": " + ".join(f"{weight:.3g} {term}" for term, weight in recipe.weights.items())
         + f"; mean of the highest {recipe.top_k} pixel(s), smoothing {recipe.smoothing_sigma:g} pixels",
         "timesteps": ", ".join(map(str, recipe.timesteps)),
-        "held-out normals": ", ".join(map(str, pipe.calibration.normals_per_class)),
+        "held-out normals": ", ".join(map(str, pipe.calibration.images_per_category)),
     }
-    if pipe.class_names:
-        summary["categories"] = ", ".join(pipe.class_names)
-    for label, name in enumerate(pipe.class_names or [""]):
+    if pipe.category_names:
+        summary["categories"] = ", ".join(pipe.category_names)
+    for label, name in enumerate(pipe.category_names or [""]):
         for rate in FALSE_ALARM_RATES:
             summary[f"threshold at {rate:.0%}" + f", {name}" * bool(name)] = _threshold(pipe, rate, label)
     return summary
 
 
-def _threshold(pipe: DiffADPipeline, rate: float, class_label: int) -> str:
+def _threshold(pipe: DiffADPipeline, rate: float, category: int) -> str:
     calibration = pipe.calibration
     try:
-        image, pixel = calibration.image_threshold(rate, class_label), calibration.pixel_threshold(rate, class_label)
+        image, pixel = calibration.image_threshold(rate, category), calibration.pixel_threshold(rate, category)
         return f"{image:.4g} (image), {pixel:.4g} (pixel)"
     except ValueError as reason:
         return f"none: {reason}"

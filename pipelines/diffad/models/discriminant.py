@@ -26,16 +26,16 @@ class LinearDiscriminant(Float32ModelMixin, ConfigMixin):
         self.register_buffer("weight", torch.zeros(len(class_names), feature_channels))
         self.register_buffer("bias", torch.zeros(len(class_names)))
 
-    def fit(self, pooled: np.ndarray, class_labels: np.ndarray) -> "LinearDiscriminant":
+    def fit(self, pooled: np.ndarray, categories: np.ndarray) -> "LinearDiscriminant":
         """Fits to the features of good images, every class equally likely, whatever its number of images.
 
         Args:
             pooled: `(N, D)` spatial means of features.
-            class_labels: `(N,)` indices; every class needs two images.
+            categories: `(N,)` indices; every class needs two images.
         """
         from .lda import linear_discriminant
 
-        weight, bias = linear_discriminant(pooled, class_labels, len(self.bias))
+        weight, bias = linear_discriminant(pooled, categories, len(self.bias))
         self.weight.copy_(torch.from_numpy(weight))
         self.bias.copy_(torch.from_numpy(bias))
         return self

@@ -54,13 +54,13 @@ class PadimGaussian(Float32ModelMixin, ConfigMixin):
         """Adds features `(batch, feature_channels, h, w)` of normal images to `moments`."""
         moments.update(self._by_position(features).transpose(0, 1))
 
-    def fit(self, moments: StreamingMoments, class_label: int = 0) -> "PadimGaussian":
+    def fit(self, moments: StreamingMoments, category: int = 0) -> "PadimGaussian":
         """Sets mean and whitening of one class from its accumulated moments; decomposes in float64.
 
         Raises:
             ValueError: if `moments` saw fewer than two samples, or belongs to a Gaussian of another shape.
         """
-        mean, whitening = self._of_class(class_label)
+        mean, whitening = self._of_class(category)
         if moments.mean.shape != mean.shape:
             raise ValueError(
                 f"moments of {tuple(moments.mean.shape)} (positions, dims) do not fit a Gaussian of {tuple(mean.shape)}: "
@@ -76,12 +76,12 @@ class PadimGaussian(Float32ModelMixin, ConfigMixin):
         whitening.copy_(fitted)
         return self
 
-    def forward(self, features: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, features: torch.Tensor, categories: torch.Tensor | None = None) -> torch.Tensor:
         """Squared Mahalanobis distance at every position, differentiable with respect to the features.
 
         Args:
             features: `(batch, feature_channels, h, w)`.
-            class_labels: `(batch,)` integers, needed where there are several classes.
+            categories: `(batch,)` integers, needed where there are several classes.
 
         Returns:
             `(batch, h, w)`, at least 0; its expectation on the fitted data is close to `num_dims`.
@@ -89,18 +89,18 @@ class PadimGaussian(Float32ModelMixin, ConfigMixin):
         Raises:
             ValueError: if the features' grid is not the one the Gaussians were fitted on, or class labels are missing.
         """
-        if class_labels is None:
+        if categories is None:
             if self.config.num_classes > 1:
                 raise ValueError(f"Gaussians of {self.config.num_classes} classes need class labels")
             return self._distance(features, 0)
         distance = self.mean.new_empty(len(features), *features.shape[-2:])
-        for label in class_labels.unique().tolist():
-            of_class = class_labels == label
+        for label in categories.unique().tolist():
+            of_class = categories == label
             distance[of_class] = self._distance(features[of_class], label)
         return distance
 
-    def _distance(self, features: torch.Tensor, class_label: int) -> torch.Tensor:
-        mean, whitening = self._of_class(class_label)
+    def _distance(self, features: torch.Tensor, category: int) -> torch.Tensor:
+        mean, whitening = self._of_class(category)
         vectors = self._by_position(features)  # (P, n, D)
         centered = vectors.float() - mean[:, None]
         distance = (centered @ whitening.transpose(1, 2)).square().sum(dim=2)  # (P, n)
@@ -108,9 +108,9 @@ class PadimGaussian(Float32ModelMixin, ConfigMixin):
             return distance.view(len(features), *features.shape[-2:])
         return distance.T.reshape(len(features), *self.config.grid)  # (B, h, w)
 
-    def _of_class(self, class_label: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _of_class(self, category: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Views of one class's mean `(positions, dims)` and whitening."""
-        rows = slice(class_label * self.positions, (class_label + 1) * self.positions)
+        rows = slice(category * self.positions, (category + 1) * self.positions)
         return self.mean[rows], self.whitening[rows]
 
     def _by_position(self, features: torch.Tensor) -> torch.Tensor:

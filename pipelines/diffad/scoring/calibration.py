@@ -19,6 +19,14 @@ DEFAULT_TIMESTEPS = (20, 201, 401)
 DEFAULT_WEIGHTS = {"rgb": 1 / 6, "residual": 2 / 3, "mahalanobis": 1 / 6}
 DEFAULT_FALSE_ALARM_RATE = 0.05
 IMAGES_PER_STATISTICS_IMAGE = 10
+# Settings and tensors as models were saved with diffad 0.1.
+FORMER_NAMES = {
+    "num_normals": "num_calibration_images",
+    "partial_mean": "term_mean",
+    "partial_std": "term_std",
+    "normal_scores": "calibration_scores",
+    "normal_maxima": "calibration_maxima",
+}
 
 
 class Calibration(Float32ModelMixin, ConfigMixin):
@@ -39,19 +47,19 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         standardized_terms: terms brought to mean 0 and standard deviation 1 by the statistics; the paper does so for
             `kl` only.
         per_image: standardise with each map's own statistics instead, like the paper's released code.
-        smoothing_sigma: Gaussian smoothing of every partial map, in pixels of the model's resolution.
+        smoothing_sigma: Gaussian smoothing of every term map, in pixels of the model's resolution.
         top_k: the image score is the mean of this many highest pixels.
         short_side: pixels of the shorter side of images that keep their aspect and are scored in tiles of the model's
             resolution; None resizes every image to the model's resolution, whatever its aspect.
         tile_overlap: share of a tile that neighbours have in common, at least.
         seed: of the noise.
         roi_size: `(height, width)` of the region of interest; None is the whole image.
-        num_normals: n, the held-out normal images behind the thresholds; 0 before fitting. For a model of several categories
+        num_calibration_images: n, the held-out normal images behind the thresholds; 0 before fitting. For a model of several categories
             one number for each, and every category has its own statistics and thresholds under the one recipe.
     """
 
     config_name = "config.json"
-    _keep_in_fp32_modules = ["partial_mean", "partial_std", "normal_scores", "normal_maxima"]
+    _keep_in_fp32_modules = ["term_mean", "term_std", "calibration_scores", "calibration_maxima"]
 
     @register_to_config
     def __init__(
@@ -67,7 +75,7 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         tile_overlap: float = 0.25,
         seed: int = 0,
         roi_size: tuple[int, int] | None = None,
-        num_normals: int | tuple[int, ...] = 0,
+        num_calibration_images: int | tuple[int, ...] = 0,
     ):
         super().__init__()
         unknown = (set(weights) | set(standardized_terms)) - set(TERMS)
@@ -83,14 +91,24 @@ class Calibration(Float32ModelMixin, ConfigMixin):
             raise ValueError(f"tile_overlap must lie in [0, 1), got {tile_overlap}")
         self.register_buffer("roi", torch.zeros(roi_size, dtype=torch.bool) if roi_size else None)
         # One class after the other, so that one class has the shapes of no classes; scores ascend within each.
-        counts = self.normals_per_class
-        self.register_buffer("partial_mean", torch.zeros(len(counts) * len(self.partial_names)))
-        self.register_buffer("partial_std", torch.ones(len(counts) * len(self.partial_names)))
-        self.register_buffer("normal_scores", torch.zeros(sum(counts)))
-        self.register_buffer("normal_maxima", torch.zeros(sum(counts)))
+        counts = self.images_per_category
+        self.register_buffer("term_mean", torch.zeros(len(counts) * len(self.term_map_names)))
+        self.register_buffer("term_std", torch.ones(len(counts) * len(self.term_map_names)))
+        self.register_buffer("calibration_scores", torch.zeros(sum(counts)))
+        self.register_buffer("calibration_maxima", torch.zeros(sum(counts)))
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict, **kwargs):
+        return super().extract_init_dict(_renamed(config_dict), **kwargs)
+
+    def _fix_state_dict_keys_on_load(self, state_dict: dict) -> None:
+        for name, tensor in _renamed(state_dict).items():
+            state_dict[name] = tensor
+        for name in FORMER_NAMES.keys() & state_dict.keys():
+            del state_dict[name]
 
     @property
-    def partial_names(self) -> list[str]:
+    def term_map_names(self) -> list[str]:
         """`kl@20`, `rgb@20`, ..., `residual` and `mahalanobis`, in the order of the statistics."""
         return [f"{term}@{t}" for t in self.config.timesteps for term in TIMESTEP_TERMS] + [
             "residual",
@@ -98,40 +116,40 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         ]
 
     @property
-    def normals_per_class(self) -> list[int]:
+    def images_per_category(self) -> list[int]:
         """Held-out normal images of each category; one number where there is one category."""
-        counts = self.config.num_normals
+        counts = self.config.num_calibration_images
         return [counts] if isinstance(counts, int) else list(counts)
 
     @property
     def is_fitted(self) -> bool:
-        return min(self.normals_per_class) > 0
+        return min(self.images_per_category) > 0
 
     def unfitted(self, **recipe) -> "Calibration":
         """The same recipe with the given changes, for as many classes, without statistics and region of interest."""
         settings = {name: value for name, value in self.config.items() if not name.startswith("_")}
-        counts = 0 if isinstance(self.config.num_normals, int) else [0] * len(self.config.num_normals)
-        return Calibration(**{**settings, **recipe, "roi_size": None, "num_normals": counts})
+        counts = 0 if isinstance(self.config.num_calibration_images, int) else [0] * len(self.config.num_calibration_images)
+        return Calibration(**{**settings, **recipe, "roi_size": None, "num_calibration_images": counts})
 
-    def standardize(self, name: str, partial: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
-        """A raw partial map `(batch, height, width)` as it enters the ensemble (the hat of Eq. 11).
+    def standardize(self, name: str, partial: torch.Tensor, categories: torch.Tensor | None = None) -> torch.Tensor:
+        """A raw term map `(batch, height, width)` as it enters the ensemble (the hat of Eq. 11).
 
-        `class_labels` `(batch,)` say whose statistics count, where there are several categories.
+        `categories` `(batch,)` say whose statistics count, where there are several categories.
         """
         if self.config.per_image and name.partition("@")[0] in self.config.standardized_terms:
             return terms.standardize_per_image(partial)
-        index = self.partial_names.index(name)
-        if class_labels is not None:
-            index = class_labels * len(self.partial_names) + index  # (B,)
-        mean, std = (statistic[index].view(-1, 1, 1) for statistic in (self.partial_mean, self.partial_std))
+        index = self.term_map_names.index(name)
+        if categories is not None:
+            index = categories * len(self.term_map_names) + index  # (B,)
+        mean, std = (statistic[index].view(-1, 1, 1) for statistic in (self.term_mean, self.term_std))
         return terms.standardize(partial, mean, std)
 
     def combine(self, partials: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Eq. 11: weighted sum over terms of the mean over timesteps of standardised partial maps, `(batch, height, width)`.
+        """Eq. 11: weighted sum over terms of the mean over timesteps of standardised term maps, `(batch, height, width)`.
 
         Normal outside the region of interest, as by [`~Calibration.mask_outside`].
         """
-        shares = {name: self.config.weights.get(name.partition("@")[0], 0.0) for name in self.partial_names}
+        shares = {name: self.config.weights.get(name.partition("@")[0], 0.0) for name in self.term_map_names}
         shares = {
             name: weight / len(self.config.timesteps) if "@" in name else weight for name, weight in shares.items() if weight
         }
@@ -144,7 +162,7 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         """
         if self.roi is None:
             return anomaly_maps
-        level = normal_level(self.normal_scores.min().item()) if self.is_fitted else 0.0
+        level = normal_level(self.calibration_scores.min().item()) if self.is_fitted else 0.0
         return anomaly_maps.where(self.inside(anomaly_maps.shape[-2:]), level)
 
     def image_scores(self, anomaly_maps: torch.Tensor, top_k: int | None = None) -> torch.Tensor:
@@ -156,7 +174,7 @@ class Calibration(Float32ModelMixin, ConfigMixin):
     def set_roi(self, roi: torch.Tensor | None) -> None:
         """Sets the region of interest, bool `(height, width)`, before fitting: thresholds hold for no other."""
         self.register_to_config(roi_size=None if roi is None else tuple(roi.shape))
-        self.roi = None if roi is None else roi.to(self.partial_mean.device)
+        self.roi = None if roi is None else roi.to(self.term_mean.device)
 
     def inside(self, size: tuple[int, int]) -> torch.Tensor:
         """The region of interest `(height, width)` at a map's size.
@@ -171,21 +189,21 @@ class Calibration(Float32ModelMixin, ConfigMixin):
             raise ValueError(f"the region of interest has no pixel in a map of {size[0]}x{size[1]}")
         return inside
 
-    def fit(self, partials: Sequence[np.ndarray], class_labels: Sequence[int] | None = None) -> None:
+    def fit(self, partials: Sequence[np.ndarray], categories: Sequence[int] | None = None) -> None:
         """Statistics of every term from some normal images, then the scores that the others get under them; each class apart.
 
         Args:
-            partials: raw partial maps `(len(partial_names), height, width)` of each held-out normal image; may be
+            partials: raw term maps `(len(term_map_names), height, width)` of each held-out normal image; may be
                 memory-mapped, one image is read at a time.
-            class_labels: category of each image, where there are several.
+            categories: category of each image, where there are several.
 
         Raises:
             ValueError: if there are fewer than two images (one where nothing is standardised by statistics) of a class, or a
                 map is not finite.
         """
-        labels = np.zeros(len(partials), dtype=int) if class_labels is None else np.asarray(class_labels)
+        labels = np.zeros(len(partials), dtype=int) if categories is None else np.asarray(categories)
         needs_statistics = bool(self.config.standardized_terms) and not self.config.per_image
-        classes = len(self.normals_per_class)
+        classes = len(self.images_per_category)
         scores, maxima = [], []
         for label in range(classes):
             chosen = np.flatnonzero(labels == label)
@@ -200,12 +218,14 @@ class Calibration(Float32ModelMixin, ConfigMixin):
             class_scores, class_maxima = self._score_normals(partials, chosen, label)
             scores.append(np.sort(class_scores))
             maxima.append(np.sort(class_maxima))
-        if not (np.isfinite(np.concatenate(scores)).all() and self.partial_std.isfinite().all()):
-            raise ValueError("partial maps of the normal images are not finite; use float32 or bfloat16 weights")
+        if not (np.isfinite(np.concatenate(scores)).all() and self.term_std.isfinite().all()):
+            raise ValueError("term maps of the normal images are not finite; use float32 or bfloat16 weights")
         counts = [len(of_class) for of_class in scores]
-        self.register_to_config(num_normals=counts[0] if isinstance(self.config.num_normals, int) else counts)
-        self.normal_scores = torch.as_tensor(np.concatenate(scores), dtype=torch.float32, device=self.partial_mean.device)
-        self.normal_maxima = torch.as_tensor(np.concatenate(maxima), dtype=torch.float32, device=self.partial_mean.device)
+        self.register_to_config(
+            num_calibration_images=counts[0] if isinstance(self.config.num_calibration_images, int) else counts
+        )
+        self.calibration_scores = torch.as_tensor(np.concatenate(scores), dtype=torch.float32, device=self.term_mean.device)
+        self.calibration_maxima = torch.as_tensor(np.concatenate(maxima), dtype=torch.float32, device=self.term_mean.device)
 
     def _fit_statistics(self, partials: Sequence[np.ndarray], chosen: np.ndarray, label: int) -> None:
         count, total, total_square = 0, 0.0, 0.0
@@ -216,11 +236,11 @@ class Calibration(Float32ModelMixin, ConfigMixin):
             total_square += np.square(pixels, dtype=np.float64).sum(axis=1)
         mean, mean_square = total / count, total_square / count
         std = np.sqrt(np.maximum(mean_square - mean**2, 0))
-        first = label * len(self.partial_names)
-        for index, name in enumerate(self.partial_names):
+        first = label * len(self.term_map_names)
+        for index, name in enumerate(self.term_map_names):
             if name.partition("@")[0] in self.config.standardized_terms:
-                self.partial_mean[first + index] = mean[index]
-                self.partial_std[first + index] = max(std[index], 1e-12)
+                self.term_mean[first + index] = mean[index]
+                self.term_std[first + index] = max(std[index], 1e-12)
 
     def _score_normals(self, partials: Sequence[np.ndarray], chosen: np.ndarray, label: int) -> tuple[np.ndarray, np.ndarray]:
         """Image scores and highest pixels of the chosen images under the statistics of their class, `(n,)` each."""
@@ -231,23 +251,23 @@ class Calibration(Float32ModelMixin, ConfigMixin):
             maxima.append(self.image_scores(anomaly_map, top_k=1).item())
         return np.array(scores), np.array(maxima)
 
-    def combine_stored(self, partials: np.ndarray, class_label: int = 0) -> torch.Tensor:
-        """The anomaly map `(1, height, width)` of one image's raw partial maps `(len(partial_names), height, width)`."""
-        labels = torch.tensor([class_label], device=self.partial_mean.device)
-        raw = zip(self.partial_names, torch.from_numpy(np.array(partials)), strict=True)
+    def combine_stored(self, partials: np.ndarray, category: int = 0) -> torch.Tensor:
+        """The anomaly map `(1, height, width)` of one image's raw term maps `(len(term_map_names), height, width)`."""
+        labels = torch.tensor([category], device=self.term_mean.device)
+        raw = zip(self.term_map_names, torch.from_numpy(np.array(partials)), strict=True)
         return self.combine({name: self.standardize(name, partial[None], labels) for name, partial in raw})
 
-    def p_values(self, scores: np.ndarray, class_labels: Sequence[int] | None = None) -> np.ndarray:
+    def p_values(self, scores: np.ndarray, categories: Sequence[int] | None = None) -> np.ndarray:
         """Conformal p-values (1 + #{normal >= score}) / (n + 1): P(p <= a) <= a for a normal part (of that class), any a."""
-        labels = np.zeros(len(scores), dtype=int) if class_labels is None else np.asarray(class_labels)
+        labels = np.zeros(len(scores), dtype=int) if categories is None else np.asarray(categories)
         p_values = np.empty(len(scores))
         for label in np.unique(labels):
-            normal = self.normal_scores_of(label)
+            normal = self.calibration_scores_of(label)
             at_least = len(normal) - np.searchsorted(normal, scores[labels == label], side="left")
             p_values[labels == label] = (1 + at_least) / (len(normal) + 1)
         return p_values
 
-    def supported_rate(self, false_alarm_rate: float | None = None, class_label: int = 0) -> float:
+    def supported_rate(self, false_alarm_rate: float | None = None, category: int = 0) -> float:
         """The false-alarm rate that a category's thresholds are set for: a requested one, or for None 5 %.
 
         With too few normal images for 5 %, None is the smallest rate that they support, 1 / (n + 1), and a warning says so. Of
@@ -256,43 +276,43 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         Raises:
             ValueError: if there are no normal images, or too few for the requested rate, or it does not lie in (0, 1).
         """
-        n = self.normals_per_class[class_label]
+        n = self.images_per_category[category]
         if false_alarm_rate is not None:
             check_supported(n, false_alarm_rate)
             return false_alarm_rate
         false_alarm_rate = max(DEFAULT_FALSE_ALARM_RATE, 1 / (n + 1))
         check_supported(n, false_alarm_rate)
         if false_alarm_rate > DEFAULT_FALSE_ALARM_RATE:
-            of_class = f" of class {class_label}" if len(self.normals_per_class) > 1 else ""
+            of_class = f" of class {category}" if len(self.images_per_category) > 1 else ""
             warnings.warn(
                 f"{n} normal images{of_class} behind the thresholds guarantee a false-alarm rate of {false_alarm_rate:.3g} "
                 f"at best: that is used in place of {DEFAULT_FALSE_ALARM_RATE}, which needs "
-                f"{normals_needed(DEFAULT_FALSE_ALARM_RATE)} (see pipe.calibrate)",
+                f"{images_needed(DEFAULT_FALSE_ALARM_RATE)} (see pipe.calibrate)",
                 stacklevel=2,
             )
         return false_alarm_rate
 
     def supported_rates(
-        self, false_alarm_rate: float | None = None, class_labels: Sequence[int] | None = None
+        self, false_alarm_rate: float | None = None, categories: Sequence[int] | None = None
     ) -> dict[int, float]:
         """[`~Calibration.supported_rate`] of each of the categories; None is all, because any may be recognised."""
-        labels = range(len(self.normals_per_class)) if class_labels is None else dict.fromkeys(class_labels)
+        labels = range(len(self.images_per_category)) if categories is None else dict.fromkeys(categories)
         return {label: self.supported_rate(false_alarm_rate, label) for label in labels}
 
-    def image_threshold(self, false_alarm_rate: float, class_label: int = 0) -> float:
+    def image_threshold(self, false_alarm_rate: float, category: int = 0) -> float:
         """Scores above it are called defective; a normal part exceeds it with at most the given probability."""
-        return conformal_threshold(self.normal_scores_of(class_label), false_alarm_rate)
+        return conformal_threshold(self.calibration_scores_of(category), false_alarm_rate)
 
-    def pixel_threshold(self, false_alarm_rate: float, class_label: int = 0) -> float:
+    def pixel_threshold(self, false_alarm_rate: float, category: int = 0) -> float:
         """Pixels above it are called defective; a normal part has any such pixel with at most the given probability."""
-        return conformal_threshold(self._of_class(self.normal_maxima, class_label), false_alarm_rate)
+        return conformal_threshold(self._of_class(self.calibration_maxima, category), false_alarm_rate)
 
-    def normal_scores_of(self, class_label: int = 0) -> np.ndarray:
+    def calibration_scores_of(self, category: int = 0) -> np.ndarray:
         """Ascending scores of the normal images behind a category's thresholds."""
-        return self._of_class(self.normal_scores, class_label)
+        return self._of_class(self.calibration_scores, category)
 
-    def _of_class(self, scores: torch.Tensor, class_label: int) -> np.ndarray:
-        return scores.split(self.normals_per_class)[class_label].cpu().numpy()
+    def _of_class(self, scores: torch.Tensor, category: int) -> np.ndarray:
+        return scores.split(self.images_per_category)[category].cpu().numpy()
 
 
 def split_for_statistics(images: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -302,20 +322,20 @@ def split_for_statistics(images: np.ndarray, seed: int) -> tuple[np.ndarray, np.
     a larger standard deviation and so weigh less. Few images do, because each has as many samples as pixels.
     """
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed), device="cpu").numpy()
-    count = len(images) - normals_behind_thresholds(len(images))
+    count = len(images) - images_behind_thresholds(len(images))
     return np.sort(images[order[:count]]), np.sort(images[order[count:]])
 
 
-def normals_behind_thresholds(held_out: int) -> int:
+def images_behind_thresholds(held_out: int) -> int:
     """How many of the held-out normal images are left for thresholds once the statistics have theirs."""
     return held_out - max(1, held_out // IMAGES_PER_STATISTICS_IMAGE)
 
 
-def normals_needed(false_alarm_rate: float) -> int:
+def images_needed(false_alarm_rate: float) -> int:
     """How many held-out normal images to calibrate on for a false-alarm rate, those for the statistics included."""
     for_thresholds = scores_needed(false_alarm_rate)
     total = for_thresholds + 1
-    while normals_behind_thresholds(total) < for_thresholds:
+    while images_behind_thresholds(total) < for_thresholds:
         total += 1
     return total
 
@@ -334,12 +354,12 @@ def check_supported(n: int, false_alarm_rate: float) -> None:
         smallest = math.ceil(1e4 / (n + 1)) / 1e4  # rounded up, so that it is supported as written
         raise ValueError(
             f"a false_alarm_rate of {false_alarm_rate:g} needs {scores_needed(false_alarm_rate)} normal images behind the "
-            f"thresholds, there are {n}: calibrate on {normals_needed(false_alarm_rate)} held-out normal images (some serve "
+            f"thresholds, there are {n}: calibrate on {images_needed(false_alarm_rate)} held-out normal images (some serve "
             f"the statistics), or ask for the smallest rate that is supported, {smallest:g}"
         )
 
 
-def conformal_threshold(normal_scores: np.ndarray, false_alarm_rate: float) -> float:
+def conformal_threshold(calibration_scores: np.ndarray, false_alarm_rate: float) -> float:
     """Smallest threshold that a new exchangeable normal score exceeds with probability at most `false_alarm_rate`.
 
     With n sorted scores it is the k-th of `threshold_rank`. The probability is over draws of all n + 1 scores.
@@ -347,9 +367,9 @@ def conformal_threshold(normal_scores: np.ndarray, false_alarm_rate: float) -> f
     Raises:
         ValueError: if there are no scores or too few for the rate, or it is not in (0, 1).
     """
-    n = len(normal_scores)
+    n = len(calibration_scores)
     check_supported(n, false_alarm_rate)
-    return float(np.sort(normal_scores)[threshold_rank(n, false_alarm_rate) - 1])
+    return float(np.sort(calibration_scores)[threshold_rank(n, false_alarm_rate) - 1])
 
 
 def threshold_rank(n: int, false_alarm_rate: float) -> int:
@@ -360,3 +380,8 @@ def threshold_rank(n: int, false_alarm_rate: float) -> int:
 def scores_needed(false_alarm_rate: float) -> int:
     """How many normal scores behind a threshold guarantee a false-alarm rate: 1 / (n + 1) must not exceed it."""
     return math.ceil(1 / false_alarm_rate - 1e-9) - 1
+
+
+def _renamed(saved: Mapping) -> dict:
+    """Saved settings or tensors under their present names."""
+    return {FORMER_NAMES.get(name, name): value for name, value in saved.items()}

@@ -1,6 +1,6 @@
 """Anomaly scores as pure functions of tensors (paper Sec. 3.2): one small function per formula.
 
-Partial maps are `(batch, height, width)`, higher is more anomalous, never clipped.
+Term maps are `(batch, height, width)`, higher is more anomalous, never clipped.
 """
 
 from collections.abc import Mapping, Sequence

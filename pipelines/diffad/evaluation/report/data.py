@@ -66,7 +66,7 @@ class Report:
         rows: at least one image, in any order.
         false_alarm_rate: the requested share of good parts that may be called defective.
         image_threshold, pixel_threshold: above them images and pixels are called defective at that rate.
-        normal_scores: scores of the held-out normal images that the thresholds come from.
+        calibration_scores: scores of the held-out normal images that the thresholds come from.
         metrics: of an evaluation, named as by `detection_metrics` and `localization_metrics`, each in [0, 1].
         pixel_counts: of an evaluation with masks, in the order of the rows: gives the localization metrics their confidence
             intervals and the PRO curve.
@@ -78,6 +78,6 @@ class Report:
     false_alarm_rate: float
     image_threshold: float
     pixel_threshold: float
-    normal_scores: np.ndarray
+    calibration_scores: np.ndarray
     metrics: Mapping[str, float] | None = None
     pixel_counts: ScoreCounts | None = None

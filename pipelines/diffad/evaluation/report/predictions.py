@@ -39,8 +39,8 @@ def report_from_predictions(
     categories = {row.get("category") or None for row in scored}
     if len(categories) > 1:
         raise ValueError(f"{folder}: images of {', '.join(sorted(map(str, categories)))}; report on each category apart")
-    class_label = categories.pop()
-    index = 0 if pipe.class_names is None else pipe.class_indices(class_label, 1)[0]
+    category = categories.pop()
+    index = 0 if pipe.category_names is None else pipe.category_indices(category, 1)[0]
     false_alarm_rate = pipe.calibration.supported_rate(false_alarm_rate, index)
     pipe.set_progress_bar_config(disable=True)
     report_rows = [
@@ -49,7 +49,7 @@ def report_from_predictions(
             score=float(row["score"]),
             p_value=float(row["p_value"]),
             label=row["label"] == "defective",
-            pictures=partial(_pictures, pipe, folder / row["path"], row["label"] == "defective", class_label, false_alarm_rate),
+            pictures=partial(_pictures, pipe, folder / row["path"], row["label"] == "defective", category, false_alarm_rate),
         )
         for row in scored
     ]
@@ -60,15 +60,15 @@ def report_from_predictions(
         false_alarm_rate=false_alarm_rate,
         image_threshold=pipe.calibration.image_threshold(false_alarm_rate, index),
         pixel_threshold=pipe.calibration.pixel_threshold(false_alarm_rate, index),
-        normal_scores=pipe.calibration.normal_scores_of(index),
+        calibration_scores=pipe.calibration.calibration_scores_of(index),
     )
 
 
 def _pictures(
-    pipe: DiffADPipeline, path: Path, called_defective: bool, class_label: str | None, false_alarm_rate: float
+    pipe: DiffADPipeline, path: Path, called_defective: bool, category: str | None, false_alarm_rate: float
 ) -> Pictures:
     image = read_image(path)
-    settings = {"class_labels": class_label, "false_alarm_rate": false_alarm_rate}
+    settings = {"categories": category, "false_alarm_rate": false_alarm_rate}
     output = pipe(image, **settings)
     repaired = pipe.reconstruct(image, **settings).images[0] if called_defective else None
     return draw_pictures(image, output.anomaly_maps[0], output.pixel_thresholds[0], repaired=repaired)

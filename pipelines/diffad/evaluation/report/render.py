@@ -90,7 +90,7 @@ def _check(report: Report) -> None:
         raise ValueError(f"{report.title}: some images have a truth and some have none; report on them apart")
     if report.metrics is not None and len({row.truth for row in report.rows}) < 2:
         raise ValueError(f"{report.title}: metrics need good and defective images")
-    check_supported(len(report.normal_scores), report.false_alarm_rate)
+    check_supported(len(report.calibration_scores), report.false_alarm_rate)
 
 
 def _rates(rows: Sequence[ReportRow]) -> dict[str, dict]:
@@ -148,7 +148,7 @@ def _curves(report: Report) -> list[dict]:
 def _histogram(report: Report, has_truth: bool) -> str:
     scores = np.array([row.score for row in report.rows])
     if not has_truth:
-        groups = {"held-out normals": (report.normal_scores, GOOD), "these images": (scores, TEXT)}
+        groups = {"held-out normals": (report.calibration_scores, GOOD), "these images": (scores, TEXT)}
     else:
         _, labels = _scores_and_labels(report)
         groups = {"good": (scores[~labels], GOOD), "defective": (scores[labels], DEFECTIVE)}
