@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where the public names come from. Modules are imported when a name is first asked for: torch and diffusers take seconds,
 # which `diffad --help` has no use for.
