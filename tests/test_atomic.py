@@ -160,10 +160,10 @@ def test_a_full_disk_is_one_line_and_changes_nothing(tmp_path):
     with pytest.raises(DiskFullError, match=r"model: takes .* GiB, and .* are free on its disk"):
         write(tmp_path / "model", NEW, size=1 << 60)
     for error in (OSError(28, "No space left on device"), RuntimeError("I/O error: No space left on device (os error 28)")):
-        with pytest.raises(DiskFullError, match=r"model: the disk is full; this takes 2 MiB"):
-            with writing(tmp_path / "model", size=1 << 21) as unfinished:
-                (unfinished / "index.json").write_text("new")
-                raise error
+        full = pytest.raises(DiskFullError, match=r"model: the disk is full; this takes 2 MiB")
+        with full, writing(tmp_path / "model", size=1 << 21) as unfinished:
+            (unfinished / "index.json").write_text("new")
+            raise error
     assert contents_of(tmp_path / "model") == OLD
 
 

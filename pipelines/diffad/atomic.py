@@ -117,6 +117,7 @@ def finish(folder: str | Path) -> None:
             _replace(waiting / DIGEST, folder / DIGEST)
             _sync_folders(folder, set())
         shutil.rmtree(waiting)
+        discard_unfinished(folder)
     except OSError as error:
         raise OSError(f"{folder}: saving it was interrupted and can't be ended here: {error}") from error
     for path in folder.rglob(f"{REPLACED}*"):
