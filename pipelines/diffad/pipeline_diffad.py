@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -16,13 +15,14 @@ from .deprecation import accepts_former_names
 from .diffusion.chain import check_scheduler
 from .imaging.maps import resize_map
 from .imaging.preprocessing import ImageInput, as_image_list
-from .model_index import PACKAGE, with_installed_classes
+from .model_index import PACKAGE
 from .models.discriminant import LinearDiscriminant
 from .models.feature_extractor import FeatureExtractor
 from .models.gaussian import PadimGaussian
 from .models.unet_joint import JointUNet2DModel
 from .pipeline_former_names import FormerNames
 from .pipeline_output import DiffADOutput, ReconstructionOutput
+from .pipeline_saving import SavedWhole
 from .repair.binding import ContextBuilder, mean_mahalanobis_loss
 from .repair.presets import RepairMethod, check_fits_tiles, resolve_method
 from .repair.run import repair_batch, step_callback
@@ -39,7 +39,7 @@ LOADABLE_CLASSES.setdefault(
 )
 
 
-class DiffADPipeline(FormerNames, DiffusionPipeline):
+class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
     """Anomaly detection and localization by a joint diffusion model of pixels and features.
 
     Args:
@@ -81,16 +81,6 @@ class DiffADPipeline(FormerNames, DiffusionPipeline):
         parts |= {"residual_gaussian": residual_gaussian, "calibration": calibration, "discriminant": discriminant}
         self.register_modules(**parts)
         self._built_scorer: tuple[list, Scorer] | None = None
-
-    @classmethod
-    def _dict_from_json_file(cls, *args, **kwargs) -> dict:
-        # A repository's own code is for readers without diffad. This class needs none of it, nor trust in it.
-        return with_installed_classes(super()._dict_from_json_file(*args, **kwargs))
-
-    def push_to_hub(self, repo_id: str, **options) -> str:
-        """Uploads a complete model repository; options and errors are those of [`diffad.push`]."""
-        # Through the public API, because the Hub's room stands above the pipeline.
-        return import_module(PACKAGE).push(self, repo_id, **options)
 
     @property
     def category_names(self) -> list[str] | None:
