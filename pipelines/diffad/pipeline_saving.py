@@ -3,7 +3,7 @@
 from importlib import import_module
 from pathlib import Path
 
-from .atomic import complete, writing
+from .atomic import complete, finish, writing
 from .model_index import PACKAGE, with_installed_classes
 
 
@@ -30,9 +30,13 @@ class SavedWhole:
         Raises:
             ValueError: naming the file or tensor that is missing or not as it was saved.
         """
-        if Path(pretrained_model_name_or_path).is_dir():
-            complete(pretrained_model_name_or_path)
-        return super().from_pretrained(pretrained_model_name_or_path, **options)
+        if not Path(pretrained_model_name_or_path).is_dir():
+            return super().from_pretrained(pretrained_model_name_or_path, **options)
+        finish(pretrained_model_name_or_path)
+        pipe = super().from_pretrained(pretrained_model_name_or_path, **options)
+        # After the components' own checks, which name the tensor and not only the file.
+        complete(pretrained_model_name_or_path)
+        return pipe
 
     @classmethod
     def _dict_from_json_file(cls, *args, **kwargs) -> dict:

@@ -72,6 +72,7 @@ def _check_folder(cls: type, folder: Path) -> None:
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{settings_path}: not the settings of a {cls.__name__} ({reason})") from None
+    expected = {name: tuple(tensor.shape) for name, tensor in planned.items()}
     present = {name: shape for path in _weight_files(folder) for name, shape in _shapes(path)}
     present = cls.present_names(present)
     for name in sorted(expected.keys() - present.keys()):
@@ -106,7 +107,7 @@ def _weight_files(folder: Path) -> list[Path]:
 def _shapes(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
     try:
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():
+            for name in file.keys():  # noqa: SIM118 (no dictionary)
                 yield name, tuple(file.get_slice(name).get_shape())
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: damaged ({error}); load a sound copy") from None
@@ -115,7 +116,7 @@ def _shapes(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
 def _saved_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     for path in _weight_files(folder):
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():
+            for name in file.keys():  # noqa: SIM118 (no dictionary)
                 yield name, file.get_tensor(name)
 
 
