@@ -66,9 +66,7 @@ def _check_folder(cls: type, folder: Path) -> None:
     try:
         # On the device of no memory: a setting may ask for more than there is.
         with torch.device("meta"):
-            expected = {
-                name: tuple(tensor.shape) for name, tensor in cls.from_config(cls.load_config(folder)).state_dict().items()
-            }
+            planned = cls.from_config(cls.load_config(folder)).state_dict()
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{settings_path}: not the settings of a {cls.__name__} ({reason})") from None
