@@ -138,7 +138,7 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
         self.check_inputs(images, batch_size, false_alarm_rate if categories is None else None, map_size, output_type)
         scorer, terms = self.scorer, TERMS if return_term_maps else None
         reader = InputReader(scorer, self.discriminant, self._execution_device)
-        category_of = reader.categories(images, categories, batch_size)  # N indices, or None for a model of one category
+        category_of, unknown = reader.categories(images, categories, batch_size)  # N indices or None for one category, (N,)
         rates = self.calibration.rates(false_alarm_rate, category_of, len(images))  # (N,)
 
         # 2. Scores and maps, one batch after the other
@@ -159,13 +159,13 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
         self.maybe_free_model_hooks()
 
         # 3. Verdicts, each at the thresholds of its category
-        verdicts = self.calibration.judge(image_scores, anomaly_maps, rates, category_of)
+        verdicts = self.calibration.judge(image_scores, anomaly_maps, rates, category_of, unknown)
         output = DiffADOutput(
             image_scores=image_scores,
             anomaly_maps=anomaly_maps,
             **verdicts._asdict(),  # p-values, labels, masks, rates and thresholds
             term_maps=term_maps if return_term_maps else None,
-            categories=None if category_of is None else [self.category_names[i] for i in category_of],
+            categories=None if category_of is None else reader.names_of(category_of, unknown),
         ).converted(output_type, self._execution_device)
         return output if return_dict else output.to_tuple()
 
@@ -207,7 +207,7 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
         scorer, device = self.scorer, self._execution_device
         check_fits_tiles(method, scorer.config.short_side)
         reader = InputReader(scorer, self.discriminant, device)
-        category_of = reader.categories(images, categories, batch_size)
+        category_of, _ = reader.categories(images, categories, batch_size)
         rates = self.calibration.rates(false_alarm_rate, category_of, len(images))  # (N,)
         thresholds = torch.from_numpy(self.calibration.thresholds(rates, category_of)).float().to(device)  # (2, N)
         builder = ContextBuilder(scorer, self.scheduler, self.unet.output_stride, seed, batch_size, device)
@@ -259,7 +259,8 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
         check_fits_model(calibration.score_config, self.image_size, self.gaussian.config.grid)
         scorer = self._make_scorer(calibration)
         reader = InputReader(scorer, self.discriminant, self._execution_device)
-        fit_calibration(scorer, reader, images, reader.categories(images, categories, batch_size), batch_size)
+        fit_calibration(scorer, reader, images, reader.categories(images, categories, batch_size).indices, batch_size)
+        reader.fit_unknown(images, batch_size)
         self.calibration = calibration
         self.maybe_free_model_hooks()
         return calibration

@@ -329,6 +329,7 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         anomaly_maps: Sequence[torch.Tensor],
         rates: np.ndarray,
         categories: Sequence[int] | None,
+        unknown: np.ndarray,
     ) -> Verdicts:
         """What the thresholds of each image's category say of N images at their false-alarm rates.
 
@@ -336,6 +337,7 @@ class Calibration(Float32ModelMixin, ConfigMixin):
             image_scores, rates: `(N,)`.
             anomaly_maps: N maps `(height, width)` of any size.
             categories: category index of each image, where there are several.
+            unknown: `(N,)` bool; a part of an unknown product is never good.
 
         Raises:
             ValueError: if a score is not finite.
@@ -345,7 +347,7 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         above = [m > threshold for m, threshold in zip(anomaly_maps, pixel_thresholds.tolist(), strict=True)]
         return Verdicts(
             p_values=self.p_values(image_scores, categories),
-            is_defective=image_scores > image_thresholds,
+            is_defective=(image_scores > image_thresholds) | unknown,
             masks=[mask & self.inside(mask.shape).to(mask.device) for mask in above],
             false_alarm_rates=rates,
             image_thresholds=image_thresholds,
