@@ -4,6 +4,7 @@ import dataclasses
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -18,7 +19,7 @@ from .diffusion.noise import timestep_noise
 from .imaging.blending import blend_change
 from .imaging.maps import resize_map, smooth_map
 from .imaging.preprocessing import ImageInput, as_image_list, load_region, load_rgb, resize_rgb, to_model_range, to_pil
-from .model_index import PACKAGE, with_installed_classes
+from .model_index import PACKAGE, read_json_object, with_installed_classes
 from .models.discriminant import LinearDiscriminant
 from .models.feature_extractor import FeatureExtractor
 from .models.gaussian import PadimGaussian
@@ -83,15 +84,14 @@ class DiffADPipeline(DiffusionPipeline):
         )
 
     @classmethod
-    def _dict_from_json_file(cls, *args, **kwargs) -> dict:
+    def _dict_from_json_file(cls, json_file: str | Path, **_) -> dict:
         # A repository's own code is for readers without diffad. This class needs none of it, nor trust in it.
-        return with_installed_classes(super()._dict_from_json_file(*args, **kwargs))
+        return with_installed_classes(read_json_object(json_file), json_file, cls.__name__)
 
     def push_to_hub(self, repo_id: str, **options) -> str:
-        """Uploads a complete model repository; options and errors are those of [`diffad.hub.push`]."""
-        from .hub.push import push
-
-        return push(self, repo_id, **options)
+        """Uploads a complete model repository; options and errors are those of [`diffad.push`]."""
+        # By the package's public name: what uploads pipelines stands above them, and they import nothing of it.
+        return import_module(PACKAGE).push(self, repo_id, **options)
 
     @property
     def category_names(self) -> list[str] | None:
