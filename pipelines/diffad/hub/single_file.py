@@ -54,11 +54,6 @@ def code_module_name(code: str) -> str:
     return FILE_PREFIX + hashlib.sha256(code.encode()).hexdigest()[:12]
 
 
-def component_module_name(code_module: str) -> str:
-    """Name of the module in every component's folder."""
-    return f"{code_module}_components"
-
-
 def component_code(code_module: str, class_names: Iterable[str]) -> str:
     """Text of the module in every component's folder: the classes of the pipeline's code, which diffusers has loaded before."""
     lines = [f'"""Classes of {code_module}.py, where diffusers looks for a component\'s class."""', ""]
