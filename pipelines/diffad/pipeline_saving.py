@@ -4,7 +4,7 @@ from importlib import import_module
 from pathlib import Path
 
 from .atomic import complete, finish, writing
-from .model_index import PACKAGE, with_installed_classes
+from .model_index import PACKAGE, read_json_object, with_installed_classes
 
 
 class SavedWhole:
@@ -39,9 +39,9 @@ class SavedWhole:
         return pipe
 
     @classmethod
-    def _dict_from_json_file(cls, *args, **kwargs) -> dict:
+    def _dict_from_json_file(cls, json_file: str | Path, **_) -> dict:
         # A repository's own code is for readers without diffad. This class needs none of it, nor trust in it.
-        return with_installed_classes(super()._dict_from_json_file(*args, **kwargs))
+        return with_installed_classes(read_json_object(json_file), json_file, cls.__name__)
 
     def push_to_hub(self, repo_id: str, **options) -> str:
         """Uploads a complete model repository; options and errors are those of [`diffad.push`]."""
