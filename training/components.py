@@ -92,7 +92,7 @@ def build_calibration(config: TrainingConfig) -> Calibration:
 
 def build_discriminant(config: TrainingConfig, feature_channels: int) -> LinearDiscriminant | None:
     """What recognises the categories, of a model of several."""
-    return LinearDiscriminant(feature_channels, tuple(config.categories)) if config.categories else None
+    return LinearDiscriminant(feature_channels, tuple(config.categories), knows_distances=True) if config.categories else None
 
 
 def check_score(config: TrainingConfig, scheduler: DDPMScheduler, feature_channels: int) -> None:

@@ -34,7 +34,7 @@ class FiniteLoss:
         if step:
             last = f"the last checkpoint is that of step {saved_at}" if saved_at else "there is no checkpoint yet"
             raise TrainingError(
-                f"step {step}: the loss is not finite; {last}. Train anew with a lower learning_rate, or with mixed_precision no"
+                f"step {step}: the loss is not finite; {last}. Train anew with a lower learning_rate, or mixed_precision no"
             )
 
 
