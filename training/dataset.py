@@ -108,7 +108,7 @@ def _fill(
     features = _new_array(folder / "features.npy", (len(owners), extractor.config.channels, grid, grid), np.float16)
     digest = hashlib.sha256()
     for i, sample in enumerate(tqdm(samples, desc="reading images", disable=None)):
-        image = torch.from_numpy(resize_rgb(sample.read(), sizes[i]))
+        image = torch.from_numpy(resize_rgb(sample.read(), sizes[i]).copy())
         images[owners == i] = cut(image[None], corners[i], tile).numpy()
         digest.update(f"{sample.category}:{sample.name}\n".encode(errors="surrogateescape"))
         digest.update(images[owners == i].tobytes())

@@ -16,7 +16,12 @@ def good_samples(config: TrainingConfig) -> list[Sample]:
     Raises:
         DataError: if there is no such source, its layout is not recognised, or it holds no images.
     """
-    return category_samples(config.data, config.categories) if config.categories else training_samples(config.data)
+    return good_samples_of(config.data, config.categories, config.all_good)
+
+
+def good_samples_of(source: str, categories: Sequence[str], all_good: bool) -> list[Sample]:
+    """The same of a source, its categories (none where it is one itself), and whether all subfolders are of good images."""
+    return category_samples(source, categories) if categories else training_samples(source)
 
 
 def split_samples(

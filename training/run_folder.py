@@ -132,13 +132,10 @@ class RunFolder:
             remove_folder(folder)
         shutil.rmtree(self.path / "logs" / "diffad", ignore_errors=True)
 
-    def begin(self, fingerprint: Fingerprint) -> None:
-        """Records whose folder this is from now on."""
-        self.write_record(self.path, fingerprint, is_finished=False)
-
-    @staticmethod
-    def write_record(folder: Path, fingerprint: Fingerprint, is_finished: bool) -> None:
-        write_text(folder / RECORD, json.dumps({"finished": is_finished, "run": fingerprint.to_dict()}, indent=1) + "\n")
+    def record(self, fingerprint: Fingerprint, is_finished: bool) -> None:
+        """Writes whose folder this is, and whether its model is complete."""
+        text = json.dumps({"finished": is_finished, "run": fingerprint.to_dict()}, indent=1)
+        write_text(self.path / RECORD, f"{text}\n")
 
     def checkpoints(self) -> list[Path]:
         """Folders named `checkpoint-N`, by their number; others are passed over."""

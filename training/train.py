@@ -113,7 +113,7 @@ def run(
     if main_process:
         if config.overwrite:
             folder.clear()
-        folder.begin(now)
+        folder.record(now, is_finished=False)
     place = {sample.name: i for i, sample in enumerate(samples)}
     train_indices = cached.entries_of([place[sample.name] for sample in train_samples])
     held_out_indices = cached.entries_of([place[sample.name] for sample in held_out_samples])
@@ -233,7 +233,7 @@ def run(
             save_config(dataclasses.replace(config, max_train_steps=steps), unfinished / "training_config.json")
             save_held_out(held_out_samples, unfinished)
             (unfinished / "training_summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-            folder.write_record(unfinished, now, is_finished=True)
+        folder.record(now, is_finished=True)
         print(f"saved the pipeline to {folder.path} after {summary['seconds']:.0f} s")
         del cached, train_loader, held_out_loader, loader  # Windows removes no file that is mapped
         clean_up(config, accelerator, folder)
