@@ -119,6 +119,5 @@ def load_checkpoint(accelerator: Accelerator, ema: EMAModel, names: Sequence[str
 
 def remove_checkpoints(folder: RunFolder, kept: int = 0) -> None:
     """Removes all checkpoints of a run but the newest ones."""
-    paths = folder.checkpoints()
-    for path in paths[: len(paths) - kept]:
+    for path in folder.checkpoints()[::-1][kept:]:
         remove_folder(path)
