@@ -128,15 +128,7 @@ def run(
     # accelerate steps the schedule once per process and update
     warmup = config.lr_warmup_steps * accelerator.num_processes
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, steps * accelerator.num_processes)
-    train_loader = DataLoader(
-        cached if config.categories else Subset(cached, train_indices),
-        batch_size=config.train_batch_size,
-        shuffle=None if config.categories else True,
-        sampler=BalancedSampler(train_groups, config.seed) if config.categories else None,
-        num_workers=config.num_workers,
-        worker_init_fn=ignore_interruption,
-        pin_memory=device.type == "cuda",
-    )
+    train_loader = training_loader(config, cached, train_groups, device)
     held_out_loader = DataLoader(Subset(cached, held_out_indices), batch_size=config.train_batch_size)
     unet, optimizer, lr_scheduler, train_loader, held_out_loader = accelerator.prepare(
         unet, optimizer, lr_scheduler, train_loader, held_out_loader
@@ -258,6 +250,21 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         torch.set_num_threads(max(1, cores // accelerator.num_processes))
     return accelerator
+
+
+def training_loader(
+    config: TrainingConfig, cached: CachedDataset, train_groups: Sequence[Sequence[int]], device: torch.device
+) -> DataLoader:
+    """Batches of the training images in random order; of several categories every one is seen equally often."""
+    return DataLoader(
+        cached if config.categories else Subset(cached, train_groups[0]),
+        batch_size=config.train_batch_size,
+        shuffle=None if config.categories else True,
+        sampler=BalancedSampler(train_groups, config.seed) if config.categories else None,
+        num_workers=config.num_workers,
+        worker_init_fn=ignore_interruption,
+        pin_memory=device.type == "cuda",
+    )
 
 
 @contextmanager

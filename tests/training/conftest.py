@@ -2,8 +2,8 @@
 
 import contextlib
 import io
-from typing import NamedTuple
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from accelerate.state import AcceleratorState

@@ -1,4 +1,4 @@
-"""checkpoints.py: a resumed run equals an uninterrupted one bit for bit, and only complete checkpoints of the same run count."""
+"""checkpoints.py: a resumed run equals an uninterrupted one bit for bit; only complete checkpoints of the same run count."""
 
 import dataclasses
 import json

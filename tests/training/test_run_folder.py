@@ -29,7 +29,10 @@ def state(folder) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({}, "holds this run; --resume_from_checkpoint latest goes on with it, or name another --output_dir, or --overwrite it"),
+        (
+            {},
+            "holds this run; --resume_from_checkpoint latest goes on with it, or name another --output_dir, or --over",
+        ),
         ({"seed": 5}, "holds another run .seed 0 there, 5 now.; name another --output_dir, or --overwrite it"),
         ({"seed": 5, "resume_from_checkpoint": "latest"}, "holds another run .seed 0 there, 5 now."),
     ],

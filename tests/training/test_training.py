@@ -71,7 +71,10 @@ def test_damaged_image_stops_the_run_before_training(good_images, tmp_path):
         ({"levels": [9]}, r"levels=\[9\]: "),
         ({"extractor": "lite7"}, "extractor=lite7"),
         ({"unet": {"patch_sizes": 2}}, "unet=.*patch_sizes"),
-        ({"resolution": 40, "unet": {"block_out_channels": [32, 32, 32], "patch_size": 4}}, "resolution: must be a multiple of 16"),
+        (
+            {"resolution": 40, "unet": {"block_out_channels": [32] * 3, "patch_size": 4}},
+            "resolution: must be a multiple of 16",
+        ),
         ({"score": {"top_k": 2000}}, "score: top_k must be at most 1024"),
         ({"score": {"timesteps": [3]}}, r"score: timesteps \[3\] are not in the chain of 250"),
         ({"score": {"num_inference_steps": 1}}, "score: num_inference_steps"),
