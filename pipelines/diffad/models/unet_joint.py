@@ -1,5 +1,6 @@
 """UNet2DModel with a feature head: one pass gives epsilon, the variance channels and the predicted features."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,8 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.utils import BaseOutput
 from torch import nn
+
+from .saved_state import ChecksSavedState
 
 
 @dataclass
@@ -50,7 +53,7 @@ class FeatureHead(nn.Module):
         return self.conv(hidden)  # (B, D, h, w)
 
 
-class JointUNet2DModel(UNet2DModel):
+class JointUNet2DModel(ChecksSavedState, UNet2DModel):
     """UNet2DModel that also rebuilds the features of the clean image from the noisy one (joint model of Sec. 3.2).
 
     Args beyond those of [`UNet2DModel`], which keep their meaning and defaults:
@@ -142,6 +145,17 @@ class JointUNet2DModel(UNet2DModel):
         self.feature_head = FeatureHead(decoder_channels[self.feature_block_index], feature_channels, norm_num_groups, norm_eps)
         self.stride = patch_size * 2 ** (len(block_out_channels) - 1)
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """`(height, width)` of the images that it was built for."""
+        size = self.config.sample_size
+        return (size, size) if isinstance(size, int) else tuple(size)
+
+    @property
+    def output_stride(self) -> int:
+        """Pixels by which the sides of its images are divisible: the feature head has a grid of its own."""
+        return math.lcm(self.stride, self.config.feature_stride)
+
     @classmethod
     def from_unet(cls, unet: UNet2DModel, **joint_config) -> "JointUNet2DModel":
         """Wraps a trained UNet2DModel or joint model: the same prediction under a new feature head.
@@ -183,7 +197,7 @@ class JointUNet2DModel(UNet2DModel):
         if joint_config.get("num_class_embeds") is not None:
             weights["class_embedding.weight"] = torch.zeros_like(joint.class_embedding.weight)
         weights |= joint.feature_head.state_dict(prefix="feature_head.")
-        misfits = _shapes(weights) ^ _shapes(joint.state_dict())
+        misfits = _named_shapes(weights) ^ _named_shapes(joint.state_dict())
         if misfits:
             names = sorted({name for name, _ in misfits})
             raise ValueError(f"the UNet's weights do not fit the joint model's settings: {', '.join(names[:4])}, ...")
@@ -249,5 +263,5 @@ class JointUNet2DModel(UNet2DModel):
         return embedding  # (B, E)
 
 
-def _shapes(weights: dict[str, torch.Tensor]) -> set[tuple[str, torch.Size]]:
+def _named_shapes(weights: dict[str, torch.Tensor]) -> set[tuple[str, torch.Size]]:
     return {(name, tensor.shape) for name, tensor in weights.items()}
