@@ -1,6 +1,5 @@
 """DiffADPipeline: images in; scores, maps and verdicts out (paper Sec. 3.2), and repaired images (Sec. 3.3)."""
 
-import dataclasses
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -24,10 +23,10 @@ from .models.feature_extractor import FeatureExtractor
 from .models.gaussian import PadimGaussian
 from .models.unet_joint import JointUNet2DModel, JointUNet2DOutput
 from .pipeline_output import DiffADOutput, ReconstructionOutput
-from .repair.context import Models
+from .repair.context import RepairContext
 from .repair.gradient_denoising import mahalanobis_loss
-from .repair.inpainting import Repair
-from .repair.presets import PRESETS, Recipe
+from .repair.inpainting import Inpainting
+from .repair.presets import RepairMethod, resolve_method
 from .scoring import terms as score_terms
 from .scoring.calibration import TERMS, Calibration
 from .scoring.tiling import add_tiles, blend_weights, cut, tile_corners, working_size
@@ -178,7 +177,7 @@ class DiffADPipeline(DiffusionPipeline):
     def reconstruct(
         self,
         images: ImageInput | Sequence[ImageInput],
-        preset: str | Recipe = "default",
+        preset: str | RepairMethod = "default",
         batch_size: int = 8,
         categories: Categories | None = None,
         false_alarm_rate: float | None = None,
@@ -196,7 +195,7 @@ class DiffADPipeline(DiffusionPipeline):
         Args:
             images: as for scoring.
             preset: `default` (ours: repairs the marked region only), `paper` (Algorithm 1), `gradient_descent` (Eq. 13),
-                `partial_diffusion`, or a recipe of [`diffad.repair.presets`]. The paper's change whole images at the model's
+                `partial_diffusion`, or a method of [`diffad.repair.presets`]. The paper's change whole images at the model's
                 resolution, which a model that scores images in tiles does not have: it takes `default` only.
             batch_size, categories, false_alarm_rate: as for scoring; the rate decides what the default preset repairs.
             seed: of all noise; one image's noise does not depend on the others.
@@ -204,7 +203,7 @@ class DiffADPipeline(DiffusionPipeline):
             callback_on_step_end: called as `callback(pipe, step, batch_start, {"images": (B, 3, H, W)})` after every step;
                 images it returns in a dict are taken in place of the current ones.
             return_traces: also measure the Mahalanobis loss (Eq. 12) of the input and after every step.
-            settings: of the recipe, in place of the preset's.
+            settings: of the method, in place of the preset's.
 
         Raises:
             ImageError: if an image can't be used.
@@ -214,10 +213,10 @@ class DiffADPipeline(DiffusionPipeline):
         """
         images = as_image_list(images)
         self.check_inputs(images, batch_size)
-        recipe = _resolve_recipe(preset, settings)
-        if self.calibration.config.short_side is not None and not isinstance(recipe, Repair):
+        method = resolve_method(preset, settings)
+        if self.calibration.config.short_side is not None and not isinstance(method, Inpainting):
             raise ValueError(
-                f"{type(recipe).__name__} changes whole images at the model's resolution, but this model scores them in tiles: "
+                f"{type(method).__name__} changes whole images at the model's resolution, but this model scores them in tiles: "
                 "repair with the default preset, which changes marked regions only"
             )
         categories, rates = self._classes_and_rates(images, categories, false_alarm_rate, batch_size)
@@ -227,16 +226,16 @@ class DiffADPipeline(DiffusionPipeline):
         with self.progress_bar(total=len(images)) as progress:
             for batch, labels, originals in self._batches(images, categories, batch_size):
                 done = len(output.images)
-                models = self._reconstruction_models(labels, *thresholds[:, done : done + len(batch)], seed, batch_size)
+                context = self._reconstruction_models(labels, *thresholds[:, done : done + len(batch)], seed, batch_size)
                 recorder = _StepRecorder(
                     self,
                     callback_on_step_end,
                     intermediate_steps,
                     done,
-                    (lambda x, models=models: self._mahalanobis_loss(models, x)) if return_traces else None,
+                    (lambda x, context=context: self._mahalanobis_loss(context, x)) if return_traces else None,
                 )
                 recorder.measure(batch)
-                result = recipe.run(batch, models, recorder)
+                result = method.run(batch, context, recorder)
                 for i, original in enumerate(originals):
                     image = blend_change(original, batch[i], result.images[i], result.replaced[i])
                     output.images.append(image)
@@ -486,11 +485,11 @@ class DiffADPipeline(DiffusionPipeline):
         if self.gaussian.config.grid is not None:
             raise ValueError("short_side needs one Gaussian for all positions, which tiles share: train with shared_gaussian")
 
-    def _mahalanobis_loss(self, models: Models, images: torch.Tensor) -> torch.Tensor:
+    def _mahalanobis_loss(self, context: RepairContext, images: torch.Tensor) -> torch.Tensor:
         """Eq. 12 of images `(B, 3, H, W)`, `(B,)`: of those that are scored in tiles, the mean over their tiles."""
-        corners = tile_corners(tuple(images.shape[-2:]), models.size, self.calibration.config.tile_overlap)
+        corners = tile_corners(tuple(images.shape[-2:]), context.size, self.calibration.config.tile_overlap)
         index = torch.arange(len(images), device=images.device).repeat_interleave(len(corners))
-        loss = mahalanobis_loss(models.select(index).distance(cut(images, corners, models.size)))
+        loss = mahalanobis_loss(context.select(index).distance(cut(images, corners, context.size)))
         return loss.view(len(images), -1).mean(dim=1)
 
     def _reconstruction_models(
@@ -500,8 +499,8 @@ class DiffADPipeline(DiffusionPipeline):
         pixel_threshold: torch.Tensor,
         seed: int,
         batch_size: int,
-    ) -> Models:
-        """The pipeline's parts as the functions that recipes of reconstruction work with.
+    ) -> RepairContext:
+        """The pipeline's parts as the functions that methods of repair work with.
 
         Networks get at most `batch_size` images, or windows of them, at a time.
         """
@@ -536,18 +535,18 @@ class DiffADPipeline(DiffusionPipeline):
             noise = timestep_noise(xt.shape[1:], full_chain + draw, seed).to(xt)
             return mean + torch.exp(0.5 * model_log_variance(v, step)) * noise
 
-        def chain(length: int) -> list[int]:
+        def chain_timesteps(length: int) -> list[int]:
             self.scheduler.set_timesteps(length)
             return self.scheduler.timesteps.tolist()
 
-        def select(index: torch.Tensor) -> Models:
+        def select(index: torch.Tensor) -> RepairContext:
             labels = None if categories is None else categories[index]
             return self._reconstruction_models(labels, image_threshold[index], pixel_threshold[index], seed, batch_size)
 
         def anomaly_map(images: torch.Tensor) -> torch.Tensor:
             return self.calibration.combine(self._standardized_maps(images, categories, terms, batch_size))
 
-        return Models(
+        return RepairContext(
             size=self.image_size,
             # The feature head has a grid of its own.
             stride=math.lcm(self.unet.stride, self.unet.config.feature_stride),
@@ -556,7 +555,7 @@ class DiffADPipeline(DiffusionPipeline):
             add_noise=noised,
             predict_x0=lambda xt, t: denoised(xt, t, step_of(t, full_chain, xt))[0],
             reverse_step=reverse_step,
-            chain=chain,
+            chain_timesteps=chain_timesteps,
             anomaly_map=anomaly_map,
             image_score=self.calibration.image_scores,
             image_threshold=image_threshold,
@@ -611,18 +610,6 @@ class _StepRecorder:
     def measure(self, images: torch.Tensor) -> None:
         if self.loss is not None:
             self.losses.append(self.loss(images).cpu().numpy())
-
-
-def _resolve_recipe(preset: str | Recipe, settings: dict) -> Recipe:
-    if isinstance(preset, str):
-        if preset not in PRESETS:
-            raise ValueError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
-        preset = PRESETS[preset]
-    unknown = set(settings) - {field.name for field in dataclasses.fields(preset)}
-    if unknown:
-        names = ", ".join(field.name for field in dataclasses.fields(preset))
-        raise ValueError(f"{type(preset).__name__} has no setting {', '.join(sorted(unknown))}; it has {names}")
-    return dataclasses.replace(preset, **settings)
 
 
 def _class_or_0(categories: list[int] | None, count: int) -> list[int]:
