@@ -1,4 +1,4 @@
-"""What a recipe may ask of a pipeline, answered without networks: dark is defective, and nothing is ever noised."""
+"""What a method of repair may ask of a model, answered without networks: dark is defective, and nothing is ever noised."""
 
 from collections.abc import Callable
 
@@ -10,13 +10,13 @@ def brightness(images: torch.Tensor) -> torch.Tensor:
     return images.mean(dim=1)
 
 
-def brightness_models(
+def brightness_context(
     predict_x0: Callable[[torch.Tensor, int], torch.Tensor], distance: Distance = brightness, batch: int = 1, stride: int = 1
 ) -> RepairContext:
     """Maps are 0 where an image is white and 1 where it is black, defective above 0.9."""
 
     def select(index: torch.Tensor) -> RepairContext:
-        return brightness_models(predict_x0, distance, len(index), stride)
+        return brightness_context(predict_x0, distance, len(index), stride)
 
     return RepairContext(
         size=(32, 32),

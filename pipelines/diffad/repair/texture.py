@@ -77,7 +77,7 @@ def _texture(
                 )  # (3, h, w)
                 texture[:, *box] = np.where(inside, lacking, texture[:, *box])
             elif max(inside.shape) > 4 * RING_WIDTH:
-                parts += _halves(part)
+                parts += halves(part)
     return texture
 
 
@@ -144,7 +144,7 @@ def _shifted(box: Box, shift: tuple[int, int]) -> Box:
     return rows, columns
 
 
-def _halves(part: np.ndarray) -> list[np.ndarray]:
+def halves(part: np.ndarray) -> list[np.ndarray]:
     """The part `(H, W)` divided across the longer side of its extent, in two."""
     rows, columns = np.nonzero(part)
     axis = int(np.ptp(columns) > np.ptp(rows))

@@ -57,7 +57,7 @@ def test_default_leaves_normal_images_as_they_are(pipe):
 
 def test_default_changes_the_marked_region_only(pipe, defective):
     assert pipe(defective).is_defective.all()
-    output = pipe.reconstruct(defective, margin=1, halo_share=0.6, attempts=1, **FAST["default"])
+    output = pipe.reconstruct(defective, margin=1, border_share=0.6, attempts=1, **FAST["default"])
     for index, change in enumerate(output.difference_maps):
         assert change.max() > 0.1 and (change == 0).mean() > 0.2
         assert change[10 : 18 + index, 12:22].mean() > 2 * change.mean()
@@ -141,7 +141,7 @@ def test_no_gradient_leaks(pipe, defective):
         assert all(parameter.grad is None for parameter in component.parameters())
 
 
-def test_class_conditional_model_repairs_each_image_with_its_own_label(defective):
+def test_class_conditional_model_repairs_each_image_by_its_own_category(defective):
     pipe = tiny_pipeline(class_names=("nut", "bolt"))
     torch.nn.init.normal_(pipe.unet.class_embedding.weight, std=3)
     pipe.calibrate(smooth_images(20, seed=7), categories=[0, 1] * 10)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffad.repair.mask import contradicted, defect_region, soft_edge
+from diffad.repair.mask import differs_from_prediction, defect_region, soft_edge
 
 
 def test_region_grows_from_pixels_above_the_threshold_only():
@@ -63,13 +63,13 @@ def test_soft_edge_is_one_inside_and_fades():
     assert 0 < opacity[0, 0, 15, 21] < 1 and opacity[0, 0, 15, 31] == 0
 
 
-def test_contradicted_is_what_differs_by_more_than_grain():
+def test_differs_from_prediction_by_more_than_texture():
     images = torch.zeros(2, 3, 32, 32)
     denoised = torch.zeros_like(images)
     images[0, :, 10:14, 8:12] = 0.8
     images[1] = 0.15 * torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(0))
     images[1, :, 20, 20] = 0.9  # a single pixel
-    marked = contradicted(images, denoised, 0.3)[:, 0].bool()
+    marked = differs_from_prediction(images, denoised, 0.3)[:, 0].bool()
     assert marked[0, 10:14, 8:12].all() and not marked[0, :6].any() and not marked[0, :, 16:].any()
     assert marked[0].sum() <= 10 * 10  # four pixels and at most three on each side
     assert not marked[1].any()
