@@ -1,5 +1,6 @@
 """UNet2DModel with a feature head: one pass gives epsilon, the variance channels and the predicted features."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -141,6 +142,11 @@ class JointUNet2DModel(UNet2DModel):
         self.feature_block_index = feature_block % len(up_block_types)
         self.feature_head = FeatureHead(decoder_channels[self.feature_block_index], feature_channels, norm_num_groups, norm_eps)
         self.stride = patch_size * 2 ** (len(block_out_channels) - 1)
+
+    @property
+    def output_stride(self) -> int:
+        """Pixels by which the sides of its images are divisible: the feature head has a grid of its own."""
+        return math.lcm(self.stride, self.config.feature_stride)
 
     @classmethod
     def from_unet(cls, unet: UNet2DModel, **joint_config) -> "JointUNet2DModel":

@@ -16,8 +16,6 @@ PRESETS: dict[str, RepairMethod] = {
     "partial_diffusion": PartialDiffusion(),
 }
 FORMER_SETTINGS = {"grain": "texture_strength", "halo_share": "border_share", "contrast": "border_difference"}
-# Of the warning: above this function stand `reconstruct`, its decorator, and the caller.
-CALLER_OF_RECONSTRUCT = 5
 
 
 def resolve_method(preset: str | RepairMethod, settings: Mapping[str, object]) -> RepairMethod:
@@ -34,8 +32,24 @@ def resolve_method(preset: str | RepairMethod, settings: Mapping[str, object]) -
         raise ValueError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
     method = PRESETS[preset] if isinstance(preset, str) else preset
     if isinstance(method, Inpainting):
-        settings = with_present_names(settings, FORMER_SETTINGS, stacklevel=CALLER_OF_RECONSTRUCT)
+        settings = with_present_names(settings, FORMER_SETTINGS)
     names = [field.name for field in fields(method)]
     if unknown := sorted(set(settings).difference(names)):
         raise ValueError(f"{type(method).__name__} has no setting {', '.join(unknown)}; it has {', '.join(names)}")
     return replace(method, **settings)
+
+
+def check_fits_tiles(method: RepairMethod, short_side: int | None) -> None:
+    """Refuses a method that changes whole images for a model that scores images in tiles.
+
+    Args:
+        short_side: of the scored image, in pixels; None for a model that scores whole images at its resolution.
+
+    Raises:
+        ValueError: naming the method.
+    """
+    if short_side is not None and not isinstance(method, Inpainting):
+        raise ValueError(
+            f"{type(method).__name__} changes whole images at the model's resolution, but this model scores them in tiles: "
+            "repair with the default preset, which changes marked regions only"
+        )
