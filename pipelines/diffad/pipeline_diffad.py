@@ -12,7 +12,7 @@ from diffusers import DDPMScheduler, DiffusionPipeline
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 from PIL import Image
 
-from .deprecation import accepts_former_names, former_name
+from .deprecation import accepts_former_names
 from .diffusion.chain import check_scheduler
 from .imaging.maps import resize_map
 from .imaging.preprocessing import ImageInput, as_image_list
@@ -21,15 +21,15 @@ from .models.discriminant import LinearDiscriminant
 from .models.feature_extractor import FeatureExtractor
 from .models.gaussian import PadimGaussian
 from .models.unet_joint import JointUNet2DModel
+from .pipeline_former_names import FormerNames
 from .pipeline_output import DiffADOutput, ReconstructionOutput
 from .repair.binding import ContextBuilder, mean_mahalanobis_loss
 from .repair.presets import RepairMethod, check_fits_tiles, resolve_method
-from .repair.recorder import step_callback
-from .repair.run import repair_batch
-from .scoring.calibration import Calibration, check_finite
+from .repair.run import repair_batch, step_callback
+from .scoring.calibration import Calibration
 from .scoring.config import TERMS, check_fits_model
 from .scoring.fitting import fit_calibration
-from .scoring.inputs import Categories, InputReader, load_region_at, scored_size
+from .scoring.inputs import Categories, InputReader, category_indices, load_region_at, scored_size
 from .scoring.scorer import Scorer
 
 # diffusers finds a component's class by looking its library up here and its base classes up in that library; without
@@ -39,12 +39,12 @@ LOADABLE_CLASSES.setdefault(
 )
 
 
-class DiffADPipeline(DiffusionPipeline):
+class DiffADPipeline(FormerNames, DiffusionPipeline):
     """Anomaly detection and localization by a joint diffusion model of pixels and features.
 
     Args:
         unet: rebuilds noise or image, variance and features from a noisy image.
-        scheduler: DDPMScheduler with `variance_type="learned_range"` and `prediction_type` `epsilon` or `sample`;
+        scheduler: with `variance_type="learned_range"` and `prediction_type` `epsilon` or `sample`;
             `timestep_spacing="linspace"` makes the paper's timesteps part of its respaced chain.
         feature_extractor: frozen backbone that the UNet learned to predict.
         gaussian: features of good parts at every position.
@@ -61,7 +61,6 @@ class DiffADPipeline(DiffusionPipeline):
     # They hold no parameters, by which hooks tell where a model is; the calibration has no forward pass to be hooked either.
     _exclude_from_cpu_offload = ["discriminant", "gaussian", "residual_gaussian", "calibration"]
     _optional_components = ["discriminant"]
-    class_names = former_name("class_names", "category_names")
 
     def __init__(
         self,
@@ -75,19 +74,12 @@ class DiffADPipeline(DiffusionPipeline):
     ):
         super().__init__()
         if not hasattr(unet, "feature_head"):
-            raise ValueError(
-                f"unet: a {type(unet).__name__} predicts no features; wrap it with JointUNet2DModel.from_unet and train it"
-            )
+            name = type(unet).__name__
+            raise ValueError(f"unet: a {name} predicts no features; wrap it with JointUNet2DModel.from_unet and train it")
         check_scheduler(scheduler)
-        self.register_modules(
-            unet=unet,
-            scheduler=scheduler,
-            feature_extractor=feature_extractor,
-            gaussian=gaussian,
-            residual_gaussian=residual_gaussian,
-            calibration=calibration,
-            discriminant=discriminant,
-        )
+        parts = {"unet": unet, "scheduler": scheduler, "feature_extractor": feature_extractor, "gaussian": gaussian}
+        parts |= {"residual_gaussian": residual_gaussian, "calibration": calibration, "discriminant": discriminant}
+        self.register_modules(**parts)
         self._built_scorer: tuple[list, Scorer] | None = None
 
     @classmethod
@@ -108,13 +100,12 @@ class DiffADPipeline(DiffusionPipeline):
     @property
     def image_size(self) -> tuple[int, int]:
         """`(height, width)` at which images, or tiles of them, are scored."""
-        size = self.unet.config.sample_size
-        return (size, size) if isinstance(size, int) else tuple(size)
+        return self.unet.image_size
 
     @property
     def scorer(self) -> Scorer:
         """Images in the model's range to term maps, anomaly map and image score; made anew when a part is replaced or moved."""
-        # Configurations are replaced as a whole when a setting changes.
+        # Configurations are replaced as a whole when a setting changes
         parts = [*self.components.values(), self.scheduler.config, self.calibration.config, self._execution_device]
         built = self._built_scorer
         if built is None or any(was is not now and was != now for was, now in zip(built[0], parts, strict=True)):
@@ -152,7 +143,7 @@ class DiffADPipeline(DiffusionPipeline):
             ImageError: if an image can't be used.
             ValueError: if the pipeline is not calibrated, on too few images for the rate, or an argument is wrong.
         """
-        # 1. What can't be used is refused; categories and false-alarm rates of all images
+        # 1. Categories and false-alarm rates of all images; what can't be used is refused
         images = as_image_list(images)
         self.check_inputs(images, batch_size, false_alarm_rate if categories is None else None, map_size, output_type)
         scorer, terms = self.scorer, TERMS if return_term_maps else None
@@ -161,6 +152,7 @@ class DiffADPipeline(DiffusionPipeline):
         rates = self.calibration.rates(false_alarm_rate, category_of, len(images))  # (N,)
 
         # 2. Scores and maps, one batch after the other
+        kept_on = "cpu" if output_type == "np" else self._execution_device
         image_scores = np.empty(len(images), dtype=np.float32)
         anomaly_maps: list = [None] * len(images)
         term_maps: list = [{} for _ in images]
@@ -170,25 +162,18 @@ class DiffADPipeline(DiffusionPipeline):
                 image_scores[indices] = score.image_scores.cpu().numpy()
                 for i, index in enumerate(indices):
                     size = map_size or (originals[i].height, originals[i].width)
-                    anomaly_maps[index] = resize_map(score.anomaly_maps[i][None], size)[0]  # (height, width)
-                    if return_term_maps:
-                        term_maps[index] = {n: resize_map(m[i][None], size)[0] for n, m in score.term_maps.items()}
+                    anomaly_maps[index] = resize_map(score.anomaly_maps[i][None], size)[0].to(kept_on)  # (height, width)
+                    for name, maps in score.term_maps.items() if return_term_maps else ():
+                        term_maps[index][name] = resize_map(maps[i][None], size)[0].to(kept_on)
                 progress.update(len(indices))
         self.maybe_free_model_hooks()
-        check_finite(image_scores)
 
         # 3. Verdicts, each at the thresholds of its category
-        image_thresholds, pixel_thresholds = self.calibration.thresholds(rates, category_of)
-        above = [m > threshold for m, threshold in zip(anomaly_maps, pixel_thresholds.tolist(), strict=True)]
+        verdicts = self.calibration.judge(image_scores, anomaly_maps, rates, category_of)
         output = DiffADOutput(
             image_scores=image_scores,
-            p_values=self.calibration.p_values(image_scores, category_of),
-            is_defective=image_scores > image_thresholds,
             anomaly_maps=anomaly_maps,
-            masks=[mask & self.calibration.inside(mask.shape).to(mask.device) for mask in above],
-            false_alarm_rates=rates,
-            image_thresholds=image_thresholds,
-            pixel_thresholds=pixel_thresholds,
+            **verdicts._asdict(),  # p-values, labels, masks, rates and thresholds
             term_maps=term_maps if return_term_maps else None,
             categories=None if category_of is None else [self.category_names[i] for i in category_of],
         ).converted(output_type, self._execution_device)
@@ -212,22 +197,18 @@ class DiffADPipeline(DiffusionPipeline):
     ) -> ReconstructionOutput | tuple:
         """Shows what defective parts should have looked like.
 
-        A model of tiles repairs marked regions at the size at which it scores images, in windows of a tile's size.
-
         Args:
-            images, batch_size, categories, false_alarm_rate, return_dict: as for scoring; the rate decides what the default
-                preset repairs.
+            images, batch_size, categories, false_alarm_rate, return_dict: as for scoring; the rate decides what is repaired.
             preset: `default` (ours: repairs the marked region only), `paper` (Algorithm 1), `gradient_descent` (Eq. 13),
                 `partial_diffusion`, or a method of [`diffad.repair`]; a model of tiles takes `default` only.
             seed: of all noise; one image's noise does not depend on the others.
             intermediate_steps: steps (from 1) after which the images are kept, or "all".
-            callback_on_step_end: called as `callback(pipe, step, batch_start, {"images": (B, 3, H, W)})` after every step;
-                images it returns in a dict are taken in place of the current ones.
+            callback_on_step_end: called as `callback(pipe, step, batch_start, {"images": (B, 3, H, W)})`; may return others.
             return_traces: also measure the Mahalanobis loss (Eq. 12) of the input and after every step.
             settings: of the method, in place of the preset's.
 
         Raises:
-            ImageError, ValueError: as for scoring, or because the preset or a setting does not exist or does not fit the model.
+            ImageError, ValueError: as for scoring, or the preset or a setting does not exist or does not fit the model.
         """
         # 1. What can't be used is refused; categories and thresholds of all images
         images = as_image_list(images)
@@ -237,7 +218,7 @@ class DiffADPipeline(DiffusionPipeline):
         check_fits_tiles(method, scorer.config.short_side)
         reader = InputReader(scorer, self.discriminant, device)
         category_of = reader.categories(images, categories, batch_size)
-        rates = self.calibration.rates(false_alarm_rate, category_of, len(images))
+        rates = self.calibration.rates(false_alarm_rate, category_of, len(images))  # (N,)
         thresholds = torch.from_numpy(self.calibration.thresholds(rates, category_of)).float().to(device)  # (2, N)
         builder = ContextBuilder(scorer, self.scheduler, self.unet.output_stride, seed, batch_size, device)
 
@@ -258,7 +239,7 @@ class DiffADPipeline(DiffusionPipeline):
         return output if return_dict else output.to_tuple()
 
     @torch.no_grad()
-    @accepts_former_names(class_labels="categories")
+    @accepts_former_names(class_labels="categories", normal_images="calibration_images")
     def calibrate(
         self,
         calibration_images: Sequence[ImageInput],
@@ -273,15 +254,13 @@ class DiffADPipeline(DiffusionPipeline):
             calibration_images: of good parts that neither the UNet nor the Gaussians were fitted on. One in ten gives the
                 statistics of standardisation, the others the thresholds.
             batch_size, categories: as for scoring; every category of a model of several needs images.
-            roi: region of interest, for parts that lie alike in all images: mask file or image (white is inside) or bool array
-                `(H, W)` in the images' framing. From then on statistics, scores, thresholds and masks are those of its pixels
-                alone, and maps normal outside; it is saved with the model. None keeps the present one, a mask of all pixels
-                removes it. Several categories have one region in common.
+            roi: region of interest in the images' framing, one for all categories: mask file or image (white is inside) or bool
+                array `(H, W)`. From then on scores, thresholds and masks are of its pixels alone, and maps normal outside.
+                It is saved with the model. None keeps the present one, a mask of all pixels removes it.
             score_settings: of [`ScoreConfig`], in place of the present ones.
 
         Raises:
-            ImageError: if an image or the region can't be used.
-            ValueError: if there are too few images, or the model does not fit the settings. The old calibration then stays.
+            ImageError, ValueError: if an image or setting can't be used, or there are too few. The old calibration stays.
         """
         images = list(calibration_images)
         calibration = self.calibration.unfitted(**score_settings)
@@ -296,14 +275,9 @@ class DiffADPipeline(DiffusionPipeline):
         return calibration
 
     def check_inputs(
-        self,
-        images: list,
-        batch_size: int,
-        false_alarm_rate: float | None = None,
-        map_size: tuple[int, int] | None = None,
-        output_type: str = "np",
+        self, images: list, batch_size: int, rate: float | None = None, map_size: Sequence[int] | None = None, output_type="np"
     ) -> None:
-        """Refuses wrong arguments with a ValueError before work starts; a rate given here must suit every category."""
+        """Refuses wrong arguments with a ValueError before work starts; the rate must suit every category."""
         if not images:
             raise ValueError("no images given")
         if batch_size < 1:
@@ -314,8 +288,12 @@ class DiffADPipeline(DiffusionPipeline):
             raise ValueError(f"output_type must be np or pt, got {output_type!r}")
         if not self.calibration.is_fitted:
             raise ValueError("the pipeline is not calibrated: call pipe.calibrate(calibration_images) first")
-        if false_alarm_rate is not None:
-            self.calibration.supported_rates(false_alarm_rate)
+        if rate is not None:
+            self.calibration.supported_rates(rate)
+
+    def category_indices(self, categories: Categories | None, count: int) -> list[int] | None:
+        """Category index of each of `count` images from names or indices; see [`diffad.scoring.inputs.category_indices`]."""
+        return category_indices(categories, self.category_names, count)
 
     def _make_scorer(self, calibration: Calibration) -> Scorer:
         parts = (self.unet, self.scheduler, self.feature_extractor, self.gaussian, self.residual_gaussian, calibration)

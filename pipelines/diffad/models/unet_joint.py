@@ -144,6 +144,12 @@ class JointUNet2DModel(UNet2DModel):
         self.stride = patch_size * 2 ** (len(block_out_channels) - 1)
 
     @property
+    def image_size(self) -> tuple[int, int]:
+        """`(height, width)` of the images that it was built for."""
+        size = self.config.sample_size
+        return (size, size) if isinstance(size, int) else tuple(size)
+
+    @property
     def output_stride(self) -> int:
         """Pixels by which the sides of its images are divisible: the feature head has a grid of its own."""
         return math.lcm(self.stride, self.config.feature_stride)

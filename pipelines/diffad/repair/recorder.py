@@ -43,14 +43,3 @@ class StepRecorder:
         """Keeps the losses of images that are not those after a step."""
         if self.loss is not None:
             self.losses.append(self.loss(images).cpu().numpy())
-
-
-def step_callback(
-    callback: Callable[..., dict | None], pipe: object, batch_start: int
-) -> Callable[[int, torch.Tensor], torch.Tensor]:
-    """A pipeline's `callback(pipe, step, batch_start, {"images": images})` as [`StepRecorder`] calls it."""
-
-    def call(step: int, images: torch.Tensor) -> torch.Tensor:
-        return (callback(pipe, step, batch_start, {"images": images}) or {}).get("images", images)
-
-    return call

@@ -47,3 +47,14 @@ def repair_batch(
         kept = [pictures[i] for pictures in recorder.pictures]
         repaired.append(RepairedImage(image, change.mean(axis=2) / 255, kept, trace))
     return repaired
+
+
+def step_callback(
+    callback: Callable[..., dict | None], pipe: object, batch_start: int
+) -> Callable[[int, torch.Tensor], torch.Tensor]:
+    """A pipeline's `callback(pipe, step, batch_start, {"images": images})` as [`StepRecorder`] calls it."""
+
+    def call(step: int, images: torch.Tensor) -> torch.Tensor:
+        return (callback(pipe, step, batch_start, {"images": images}) or {}).get("images", images)
+
+    return call

@@ -3,11 +3,13 @@
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
+from ..deprecation import former_name
 from ..imaging.maps import resize_map
 from ..models.float32 import Float32ModelMixin
 from . import conformal, terms
@@ -50,6 +52,17 @@ class TermStatistics:
         """`(M,)` each."""
         mean = self.total / self.count
         return mean, np.sqrt(np.maximum(self.total_square / self.count - mean**2, 0))
+
+
+class Verdicts(NamedTuple):
+    """Verdicts on N images; the fields are those of [`DiffADOutput`]."""
+
+    p_values: np.ndarray
+    is_defective: np.ndarray
+    masks: list[torch.Tensor]
+    false_alarm_rates: np.ndarray
+    image_thresholds: np.ndarray
+    pixel_thresholds: np.ndarray
 
 
 class Calibration(Float32ModelMixin, ConfigMixin):
@@ -97,6 +110,12 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         self.register_buffer("calibration_scores", torch.zeros(sum(counts)))
         self.register_buffer("calibration_maxima", torch.zeros(sum(counts)))
 
+    partial_names = former_name("partial_names", "term_map_names")
+    normals_per_class = former_name("normals_per_class", "images_per_category")
+    normal_scores = former_name("normal_scores", "calibration_scores")
+    normal_maxima = former_name("normal_maxima", "calibration_maxima")
+    normal_scores_of = former_name("normal_scores_of", "calibration_scores_of")
+
     @classmethod
     def extract_init_dict(cls, config_dict: dict, **kwargs):
         return super().extract_init_dict(_with_present_names(config_dict), **kwargs)
@@ -110,6 +129,11 @@ class Calibration(Float32ModelMixin, ConfigMixin):
     def score_config(self) -> ScoreConfig:
         """The settings of the score."""
         return ScoreConfig(**{field.name: self.config[field.name] for field in fields(ScoreConfig)})
+
+    @property
+    def term_map_names(self) -> list[str]:
+        """Names of all term maps, in the order of the statistics."""
+        return self.score_config.term_map_names
 
     @property
     def images_per_category(self) -> list[int]:
@@ -285,6 +309,35 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         keys = list(zip(rates.tolist(), [0] * len(rates) if categories is None else categories, strict=True))
         of_key = {key: (self.image_threshold(*key), self.pixel_threshold(*key)) for key in set(keys)}
         return np.array([of_key[key] for key in keys]).T
+
+    def judge(
+        self,
+        image_scores: np.ndarray,
+        anomaly_maps: Sequence[torch.Tensor],
+        rates: np.ndarray,
+        categories: Sequence[int] | None,
+    ) -> Verdicts:
+        """What the thresholds of each image's category say of N images at their false-alarm rates.
+
+        Args:
+            image_scores, rates: `(N,)`.
+            anomaly_maps: N maps `(height, width)` of any size.
+            categories: category index of each image, where there are several.
+
+        Raises:
+            ValueError: if a score is not finite.
+        """
+        check_finite(image_scores)
+        image_thresholds, pixel_thresholds = self.thresholds(rates, categories)
+        above = [m > threshold for m, threshold in zip(anomaly_maps, pixel_thresholds.tolist(), strict=True)]
+        return Verdicts(
+            p_values=self.p_values(image_scores, categories),
+            is_defective=image_scores > image_thresholds,
+            masks=[mask & self.inside(mask.shape).to(mask.device) for mask in above],
+            false_alarm_rates=rates,
+            image_thresholds=image_thresholds,
+            pixel_thresholds=pixel_thresholds,
+        )
 
     def image_threshold(self, false_alarm_rate: float, category: int = 0) -> float:
         """Scores above it are called defective; a good part exceeds it with at most the given probability."""
