@@ -94,3 +94,20 @@ def test_a_network_that_overflows_is_an_error_and_not_a_good_part():
     images[..., 14:18, 14:18] = -1
     with pytest.raises(ValueError, match="not finite; use float32 or bfloat16"):
         run(images, lambda noisy, t: torch.full_like(noisy, torch.nan))
+
+
+@pytest.mark.parametrize(("first", "second", "kept"), [(-0.85, -0.95, -0.85), (-0.95, -0.85, -0.85)])
+def test_of_all_attempts_the_one_with_the_lowest_score_counts(first, second, kept):
+    images = torch.ones(2, 3, 32, 32)
+    images[0, :, 14:18, 14:18] = -1
+    levels = iter((first, first, second, second))  # two noise levels in each attempt; both stay defective
+    result = run(images, lambda noisy, t: torch.full_like(noisy, next(levels)), denoiser_error=0.0, attempts=2)
+    torch.testing.assert_close(result.images[0, :, 14:18, 14:18], torch.full((3, 4, 4), kept))
+    assert (result.replaced[0, :, 14:18, 14:18] == 1).all()
+    assert torch.equal(result.images[1], images[1]) and not result.replaced[1].any()
+
+
+def test_no_attempt_leaves_the_images_as_they_are():
+    images = -torch.ones(1, 3, 32, 32)
+    result = run(images, attempts=0)
+    assert torch.equal(result.images, images) and not result.replaced.any()

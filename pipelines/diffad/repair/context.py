@@ -3,7 +3,7 @@
 A method is a frozen set of settings whose `run(images, context, on_step)` repairs a batch `(B, 3, H, W)` in [-1, 1].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,7 +50,7 @@ class RepairContext:
         predict_x0: `(x_t, t)` to the clean images; one UNet pass.
         reverse_step: `(x_t, t, num_inference_steps, draw)` to x_{t-1} of the respaced chain; one UNet pass. The mean of
             p_theta where `draw` is None, else a sample with the noise of that number.
-        chain_timesteps: `num_inference_steps` to the descending timesteps of the respaced chain.
+        chain_timesteps: `num_inference_steps` to the descending timesteps of the respaced chain; None to those of the full one.
         anomaly_map: images to standardised anomaly maps `(B, H, W)`; as many UNet passes as the score has timesteps.
         image_score: anomaly maps `(B, H, W)` to image scores `(B,)`.
         image_threshold: `(B,)`, scores above it make an image defective.
@@ -64,8 +64,19 @@ class RepairContext:
     add_noise: Callable[[torch.Tensor, int], torch.Tensor]
     predict_x0: Callable[[torch.Tensor, int], torch.Tensor]
     reverse_step: Callable[[torch.Tensor, int, int, int | None], torch.Tensor]
-    chain_timesteps: Callable[[int], list[int]]
+    chain_timesteps: Callable[[int | None], list[int]]
     anomaly_map: Callable[[torch.Tensor], torch.Tensor]
     image_score: Callable[[torch.Tensor], torch.Tensor]
     image_threshold: torch.Tensor
     pixel_threshold: torch.Tensor
+
+    def check_timesteps(self, timesteps: Sequence[int], num_inference_steps: int | None = None) -> None:
+        """Refuses timesteps, in original units, that are not part of a respaced chain, or of the full one.
+
+        Raises:
+            ValueError: naming them.
+        """
+        chain = self.chain_timesteps(num_inference_steps)
+        if off := sorted(set(timesteps).difference(chain)):
+            nearest = sorted({min(chain, key=lambda t: abs(t - wrong)) for wrong in off})
+            raise ValueError(f"timesteps {off} are not in the chain of {len(chain)} steps; the nearest are {nearest}")

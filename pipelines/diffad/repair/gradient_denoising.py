@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..autocast import without_autocast
 from .context import Distance, OnStep, RepairContext, RepairResult
 
 
@@ -69,7 +70,12 @@ class GradientDenoising(GradientDescent):
             raise ValueError(f"denoise_every must be at least 1, got {self.denoise_every}")
 
     def run(self, images: torch.Tensor, context: RepairContext, on_step: OnStep) -> RepairResult:
-        """Repairs images `(B, 3, H, W)` in `num_steps` gradient steps and the denoising steps between them."""
+        """Repairs images `(B, 3, H, W)` in `num_steps` gradient steps and the denoising steps between them.
+
+        Raises:
+            ValueError: if the timestep is not in the chain.
+        """
+        context.check_timesteps((self.timestep,), self.num_inference_steps)
         for i in range(1, self.num_steps + 1):
             images = on_step(self.descend(images, context))
             if i % self.denoise_every == 0:
@@ -95,9 +101,10 @@ def mahalanobis_loss(distances: torch.Tensor) -> torch.Tensor:
 def loss_and_gradient(images: torch.Tensor, distance: Distance) -> tuple[torch.Tensor, torch.Tensor]:
     """Eq. 12 and its gradient with respect to every image: `(B,)` and `(B, 3, H, W)` in float32.
 
-    Works under `torch.no_grad`, leaves no graph behind and no gradient in any parameter.
+    Works under `torch.no_grad` and autocast, leaves no graph behind and no gradient in any parameter.
     """
-    with torch.enable_grad():
+    # The way back, too: autocast would lower the precision of its matrix products.
+    with torch.enable_grad(), without_autocast(images.device.type):
         variable = images.detach().float().requires_grad_()
         loss = mahalanobis_loss(distance(variable))  # (B,)
         # Images don't meet in the sum, so each gets its own gradient.

@@ -69,8 +69,9 @@ class Inpainting:
         """Repairs those of the images `(B, 3, H, W)` that score as defective.
 
         Raises:
-            ValueError: if a score is not finite.
+            ValueError: if a noise level is not in the chain, or a score is not finite.
         """
+        context.check_timesteps(self.timesteps)
         region, border = torch.zeros_like(images[:, :1]), torch.zeros_like(images[:, :1])  # (B, 1, H, W), of all attempts
         best = _BestAttempt(images)
         repaired = images  # (B, 3, H, W)
