@@ -34,7 +34,7 @@ class RepairResult:
 
 @dataclass(frozen=True)
 class RepairContext:
-    """What methods may ask of a model about a batch of B images.
+    """Model, noise and thresholds for a batch of B images, as methods of repair see them.
 
     Every function takes B images, in the order of the batch, and treats them independently. They are float32 images
     `(B, 3, height, width)` in [-1, 1] of the model's resolution; those of `anomaly_map` are larger where a model scores images

@@ -12,7 +12,7 @@ from ..imaging.regions import connected_regions
 def defect_region(
     anomaly_map: torch.Tensor, threshold: torch.Tensor, level: float, peak_share: float, margin: int
 ) -> torch.Tensor:
-    """What of the map is defect: connected regions that reach above the threshold, each down to a share of its own peak.
+    """Defects of a map: connected regions that reach above the threshold, each down to a share of its own peak.
 
     Maps are blurred, so that a strong defect lifts a wide surrounding above any fixed level; its edge lies near half its peak.
     Heights are above the normal level, which for a positive threshold is 0.

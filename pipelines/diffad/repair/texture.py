@@ -21,7 +21,7 @@ def transfer_texture(
     target: torch.Tensor,
     excluded: torch.Tensor,
 ) -> torch.Tensor:
-    """What a repair lacks of the image's detail, copied from where the surroundings look most alike.
+    """Texture that a repair lacks of the image, copied from where the surroundings look most alike.
 
     The repair is `weight * denoised + (1 - weight) * fill`. The same mixture is made in the source patch, with a region of the
     same shape filled there, and what it lacks of the image there is the texture. Where all is fill, that is seamless cloning of
