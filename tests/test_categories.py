@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 import torch
 from diffad import Calibration, DiffADPipeline, LinearDiscriminant, PadimGaussian
-from diffad.data import DataError, Sample, category_samples, split_held_out
 from diffad.evaluation.report import report_from_predictions
 from diffad.hub.push import export_repo
 from diffad.jobs.predict import PredictionSettings, predict_folder
 from diffad.jobs.summary import summarize_model
 from diffad.jobs.table import read_rows
-from diffad.scoring.calibration import split_for_statistics
-from tiny_pipeline import category_images, smooth_images, tiny_extractor, tiny_pipeline
+from diffad.scoring.calibration import TermStatistics, split_for_statistics
+from tiny_pipeline import category_images, smooth_images, tiled_pipeline, tiny_pipeline
 
 NAMES = ("nut", "bolt", "washer")
 LABELS = [0, 1, 2] * 2
@@ -49,7 +48,7 @@ def test_gaussians_of_several_classes_are_those_fitted_alone():
     distances = together(test, torch.tensor(LABELS))
     for i, label in enumerate(LABELS):
         torch.testing.assert_close(distances[i], alone[label](test[i : i + 1])[0])
-    with pytest.raises(ValueError, match="3 classes need class labels"):
+    with pytest.raises(ValueError, match="Gaussians of 3 classes need the category"):
         together(test)
 
 
@@ -61,30 +60,33 @@ def test_gradient_reaches_the_features_of_every_class():
     assert features.grad[:, 0, 0, 0].tolist() == [18, 2, 18]
 
 
-def test_calibration_of_several_classes_is_that_of_each_alone():
+def test_calibration_of_several_categories_is_that_of_each_alone():
     rng = np.random.default_rng(0)
-    recipe = {"timesteps": (20,), "weights": {"kl": 0.3, "mahalanobis": 0.7}}
-    together = Calibration(num_calibration_images=(0, 0, 0), **recipe)
-    labels = rng.permutation(np.repeat([0, 1, 2], [7, 4, 12]))
-    partials = rng.normal(size=(23, len(together.term_map_names), 3, 4)).astype(np.float32) * (1 + labels).reshape(-1, 1, 1, 1)
-    together.fit(partials, labels)
+    settings = {"timesteps": (20,), "weights": {"kl": 0.3, "mahalanobis": 0.7}}
+    together = Calibration(num_calibration_images=(0, 0, 0), **settings)
+    alone = [Calibration(**settings) for _ in range(3)]
+    names = together.score_config.term_map_names
+    scores = [rng.normal(size=count) for count in (6, 3, 11)]
+    for category, calibration in enumerate(alone):
+        maps = torch.from_numpy(rng.normal(size=(len(names), 3, 4))).float() * (1 + category)
+        statistics = TermStatistics.of(maps, together.inside((3, 4)))
+        for fitted, place in ((together, category), (calibration, 0)):
+            fitted.set_statistics(statistics, place)
+        calibration.set_scores([scores[category]], [2 * scores[category]])
+    together.set_scores(scores, [2 * values for values in scores])
     assert together.images_per_category == [6, 3, 11] and together.is_fitted
-    scores = rng.normal(size=30)
-    score_labels = rng.integers(0, 3, size=30)
-    p_values = together.p_values(scores, score_labels)
+    seen, categories = rng.normal(size=30), rng.integers(0, 3, size=30)
+    p_values = together.p_values(seen, categories)
     raw = torch.randn(6, 3, 4)
-    standardized = together.standardize("mahalanobis", raw, torch.tensor(LABELS))
-    for label in range(3):
-        alone = Calibration(**recipe)
-        alone.fit(partials[labels == label])
-        assert together.image_threshold(0.5, label) == alone.image_threshold(0.5)
-        assert together.pixel_threshold(0.5, label) == alone.pixel_threshold(0.5)
-        np.testing.assert_array_equal(p_values[score_labels == label], alone.p_values(scores[score_labels == label]))
-        chosen = [i for i, other in enumerate(LABELS) if other == label]
-        assert torch.equal(standardized[chosen], alone.standardize("mahalanobis", raw[chosen]))
-    assert len({together.image_threshold(0.5, label) for label in range(3)}) == 3
-    with pytest.raises(ValueError, match="at least 2 normal images, got 0 of class 1"):
-        together.unfitted().fit(partials[labels != 1], labels[labels != 1])
+    standardized = together.standardize({"mahalanobis": raw}, torch.tensor(LABELS))["mahalanobis"]
+    for category, calibration in enumerate(alone):
+        assert together.image_threshold(0.5, category) == calibration.image_threshold(0.5)
+        assert together.pixel_threshold(0.5, category) == calibration.pixel_threshold(0.5)
+        chosen = categories == category
+        np.testing.assert_array_equal(p_values[chosen], calibration.p_values(seen[chosen]))
+        indices = [i for i, other in enumerate(LABELS) if other == category]
+        assert torch.equal(standardized[indices], calibration.standardize({"mahalanobis": raw[indices]})["mahalanobis"])
+    assert len({together.image_threshold(0.5, category) for category in range(3)}) == 3
 
 
 # Recognition
@@ -174,7 +176,7 @@ def test_default_rate_is_the_one_that_each_images_category_supports_whatever_is_
         warnings.simplefilter("error")
         alone = pipe(bolt, categories="bolt")
     assert alone.false_alarm_rates == [0.05]
-    with pytest.warns(UserWarning, match="3 normal images of class 0 .* 0.25 at best"):
+    with pytest.warns(UserWarning, match="3 calibration images of category 0 .* 0.25 at best"):
         together = pipe([nut, bolt], categories=["nut", "bolt"])
     assert together.false_alarm_rates.tolist() == [0.25, 0.05]
     assert together.image_thresholds[0] == pipe.calibration.image_threshold(0.25, 0)
@@ -182,7 +184,7 @@ def test_default_rate_is_the_one_that_each_images_category_supports_whatever_is_
     assert pipe.reconstruct([nut, bolt], timesteps=(50,)).images
     nut.save(tmp_path / "nut.png")
     bolt.save(tmp_path / "bolt.png")
-    with pytest.warns(UserWarning, match="class 0"):
+    with pytest.warns(UserWarning, match="category 0"):
         predict_folder(pipe, tmp_path, tmp_path / "table.jsonl")
     rates = {row["category"]: row["false_alarm_rate"] for row in read_rows(tmp_path / "table.jsonl")}
     assert rates == {"nut": 0.25, "bolt": 0.05}
@@ -214,13 +216,13 @@ def test_labels_may_be_names_indices_or_one_for_all(pipe):
         pipe(images, categories="screw")
     with pytest.raises(ValueError, match="3 is none of nut"):
         pipe(images, categories=[0, 3])
-    with pytest.raises(ValueError, match="1 class labels for 2 images"):
+    with pytest.raises(ValueError, match="1 categories for 2 images"):
         pipe(images, categories=["nut"])
 
 
 def test_recalibration_needs_every_category(pipe):
     before = pipe.calibration
-    with pytest.raises(ValueError, match="images of bolt, washer, too"):
+    with pytest.raises(ValueError, match="at least 2 good images of bolt, got 0"):
         pipe.calibrate(smooth_images(3, seed=1), categories="nut")
     assert pipe.calibration is before
 
@@ -257,15 +259,16 @@ def test_summary_and_repository_name_the_categories(pipe, tmp_path):
     export_repo(pipe, tmp_path / "repository")
     card = (tmp_path / "repository" / "README.md").read_text()
     assert "One model of nut, bolt, washer" in card and "55 calibration images (nut 18, bolt 18, washer 19)" in card
-    assert DiffADPipeline.from_pretrained(tmp_path / "repository").class_names == list(NAMES)
+    assert DiffADPipeline.from_pretrained(tmp_path / "repository").category_names == list(NAMES)
 
 
 def test_large_image_is_recognised_by_its_tiles():
-    pipe = tiny_pipeline(NAMES, smoothing_sigma=1.0)
-    pipe.register_modules(calibration=pipe.calibration.unfitted(short_side=64))
+    pipe = tiled_pipeline(NAMES, short_side=64)
+    normals = [image for label in range(3) for image in category_images(2, 4, label, size=(96, 64))]
+    pipe.calibrate(normals, categories=[0, 0, 1, 1, 2, 2])
     images = [category_images(1, seed, label, size=(96, 64))[0] for seed, label in ((3, 2), (4, 0), (5, 1))]
     for batch_size in (1, 5):
-        assert pipe._recognize(images, batch_size) == [2, 0, 1]
+        assert pipe(images, batch_size=batch_size).categories == ["washer", "nut", "bolt"]
 
 
 def test_saved_model_scores_and_names_the_same(pipe, tmp_path, no_network):
@@ -289,6 +292,7 @@ def test_model_of_one_category_saved_before_there_were_several_still_loads(tmp_p
         config = json.loads((tmp_path / file).read_text())
         del config[entry]
         (tmp_path / file).write_text(json.dumps(config))
+    (tmp_path / "digest.json").unlink()  # as there was none
     assert json.loads((tmp_path / "calibration" / "config.json").read_text())["num_calibration_images"] == 18
     assert pipe.gaussian.mean.shape[0] == 16 and pipe.calibration.term_mean.shape == (11,)
     loaded = DiffADPipeline.from_pretrained(tmp_path)

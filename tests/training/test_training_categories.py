@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from diffad import DiffADPipeline
 from diffad.data import DataError, Sample, category_samples, split_held_out
 from diffad_training import train
@@ -75,12 +74,12 @@ def test_cache_holds_the_label_and_notices_another_order(categories, tmp_path):
         samples = category_samples(categories, order)
         build_cache(samples, tiny_extractor(), 32, tmp_path)
         cached = CachedDataset(tmp_path)
-        assert [cached[i]["class_labels"].item() for i in range(18)] == [sample.category for sample in samples]
+        assert [cached[i]["categories"].item() for i in range(18)] == [sample.category for sample in samples]
 
 
 def test_run_trains_one_model_of_two_categories_and_resumes(categories, tmp_path):
-    settings = {"categories": ["nut", "bolt"], "unet": {**tiny_config("", "").unet}, "max_train_steps": 10}
-    train.main(tiny_config(categories, tmp_path / "whole", checkpointing_steps=8, **settings))
+    settings = {"categories": ["nut", "bolt"], "max_train_steps": 10, "checkpointing_steps": 8, "checkpoints_total_limit": 3}
+    train.main(tiny_config(categories, tmp_path / "whole", keep_checkpoints=True, **settings))
     pipe = DiffADPipeline.from_pretrained(tmp_path / "whole")
     assert pipe.category_names == ["nut", "bolt"] and pipe.unet.config.num_class_embeds == 2
     assert pipe.calibration.images_per_category == [2, 1]
@@ -90,12 +89,4 @@ def test_run_trains_one_model_of_two_categories_and_resumes(categories, tmp_path
 
     checkpoint = str(tmp_path / "whole" / "checkpoint-8")  # in the second epoch
     train.main(tiny_config(categories, tmp_path / "resumed", resume_from_checkpoint=checkpoint, **settings))
-    expected, actual = unet_weights(tmp_path / "whole"), unet_weights(tmp_path / "resumed")
-    assert all(torch.equal(actual[name], expected[name]) for name in expected)
-
-
-@pytest.mark.parametrize("categories", ["[nut]", "[nut, nut]"])
-def test_fewer_than_two_categories_are_refused(categories, capsys):
-    with pytest.raises(SystemExit):
-        parse_config(["--data", "x", "--categories", categories])
-    assert "at least two different folders" in capsys.readouterr().err
+    assert_equal_models(tmp_path / "resumed", tmp_path / "whole")
