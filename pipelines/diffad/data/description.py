@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..scoring.calibration import images_behind_thresholds, images_needed
+from ..scoring.conformal import images_behind_thresholds, images_needed
 from .ground_truth import MOST_BLANK
 from .image_check import ImageCheck, check_images
 from .layout import Source
