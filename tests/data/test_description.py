@@ -120,7 +120,7 @@ def test_doubtful_masks_are_counted(folder):
     assert rows["warning"].splitlines() == [
         "evaluation would stop: 1 defective image without a mask, others with one",
         "evaluation would stop: 1 mask of another size than the image",
-        "1 defective image with a blank mask",
+        "evaluation would stop: 1 defective image with a blank mask",
     ]
 
 

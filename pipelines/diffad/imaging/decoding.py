@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
@@ -27,27 +27,43 @@ class ImageWarning(UserWarning):
     """An image or mask that is used, but perhaps not as its maker meant it."""
 
 
-def decode(source: str | Path | BinaryIO, name: str) -> tuple[Image.Image, int]:
-    """Decodes the first page of an image, the right way up, in the mode that it is stored in.
+class Decoded(NamedTuple):
+    """An image file's first page.
+
+    Args:
+        image: the right way up, in the mode that it is stored in.
+        pages: number of pages that the file holds.
+        has_16_bit_colours: its colours are stored with 16 bits, of which Pillow keeps 8.
+    """
+
+    image: Image.Image
+    pages: int
+    has_16_bit_colours: bool
+
+
+def decode(source: str | Path | BinaryIO, name: str) -> Decoded:
+    """Decodes the first page of an image file.
 
     Args:
         source: path, or a seekable file that is open for reading.
         name: how errors call it.
 
-    Returns:
-        The image, and the number of pages that its file holds.
-
     Raises:
         ImageError: if it is missing, of another format, too large or damaged, whatever goes wrong while decoding.
     """
     with opened(source, name) as image:
-        several = getattr(image, "is_animated", False)
+        several, has_16_bit_colours = getattr(image, "is_animated", False), stores_16_bit_colours(image)
         if image.format == "TIFF":
             _check_tiles(image, name)
             # Pillow's own reads all EXIF data after the pixels, and gives up at the first damaged tag.
             image.load_end = lambda: None
         image = upright(image)
-    return image, _count_pages(source, name) if several else 1
+    return Decoded(image, _count_pages(source, name) if several else 1, has_16_bit_colours)
+
+
+def stores_16_bit_colours(image: Image.Image) -> bool:
+    """Whether Pillow will shorten an image's colours from 16 bits to 8; to be asked before it is decoded."""
+    return not image.mode.startswith("I") and ";16" in repr(getattr(image, "tile", [])[:1])
 
 
 def pixel_count(path: str | Path) -> int:

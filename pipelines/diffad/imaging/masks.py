@@ -37,7 +37,7 @@ def read_mask(source: str | Path | BinaryIO, name: str | None = None) -> np.ndar
         ImageError: if it can't be decoded, or is neither of these, like a photograph or a heat map.
     """
     name = str(source) if name is None else name
-    return marked_pixels(decode(source, name)[0], name).astype(np.float32)
+    return marked_pixels(decode(source, name).image, name).astype(np.float32)
 
 
 def marked_pixels(image: Image.Image, name: str) -> np.ndarray:
@@ -74,7 +74,7 @@ def read_region(source: str | Path | Image.Image) -> np.ndarray:
     """
     name = "region" if isinstance(source, Image.Image) else str(source)
     with failures_named(name):
-        levels = _levels(upright(source) if isinstance(source, Image.Image) else decode(source, name)[0], name)
+        levels = _levels(upright(source) if isinstance(source, Image.Image) else decode(source, name).image, name)
     highest = levels.max()
     return levels > 0 if highest < BRIGHT else levels >= highest / 2
 

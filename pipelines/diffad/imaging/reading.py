@@ -8,7 +8,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from .decoding import ImageError, ImageWarning, check_pixels, decode, failures_named
+from .decoding import ImageError, ImageWarning, check_pixels, decode, failures_named, stores_16_bit_colours
 from .orientation import upright
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
@@ -30,15 +30,17 @@ def read_image(source: str | Path | BinaryIO, name: str | None = None) -> Image.
         ImageError: if the file is missing, unreadable, truncated, too small or too large.
     """
     name = str(source) if name is None else name
-    image, pages = decode(source, name)
-    if pages > 1:
+    decoded = decode(source, name)
+    if decoded.pages > 1:
         warnings.warn(
-            f"{name}: holds {pages} pages, of which the first is used; save the others as files of their own",
+            f"{name}: holds {decoded.pages} pages, of which the first is used; save the others as files of their own",
             ImageWarning,
             stacklevel=2,
         )
-    image = to_rgb(image, name)
-    image.info["pages"] = pages
+    if decoded.has_16_bit_colours:
+        _warn_of_dark_colours(decoded.image, name)
+    image = to_rgb(decoded.image, name)
+    image.info["pages"] = decoded.pages
     return image
 
 
@@ -63,15 +65,12 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode in ("LAB", "HSV"):
         raise ImageError(f"{name}: colours as {image.mode}, more likely by damage than by intent; save it as RGB")
     with failures_named(name):
-        # What Pillow has only opened so far says how many bits are stored; it decodes 16-bit colours to 8 bits.
-        is_16_bit_colour = ";16" in repr(getattr(image, "tile", [])[:1])
+        has_16_bit_colours = stores_16_bit_colours(image)
         image = upright(image)
+        if has_16_bit_colours:
+            _warn_of_dark_colours(image, name)
         if image.mode.startswith("I"):
             return _scaled_from_16_bits(image, name).convert("RGB")
-        if is_16_bit_colour:
-            extrema = np.reshape(image.getextrema(), (-1, 2))
-            brightest = max(high for band, (_, high) in zip(image.getbands(), extrema) if band.upper() != "A")
-            warn_of_unused_range(257 * int(brightest), name)
         if has_transparency(image):
             return _laid_on_black(image)
         return image if image.mode == "RGB" else image.convert("RGB")
@@ -91,6 +90,12 @@ def warn_of_unused_range(brightest: int, name: str) -> None:
             ImageWarning,
             stacklevel=2,
         )
+
+
+def _warn_of_dark_colours(image: Image.Image, name: str) -> None:
+    extrema = np.reshape(image.getextrema(), (-1, 2))
+    brightest = max(highest for band, (_, highest) in zip(image.getbands(), extrema) if band.upper() != "A")
+    warn_of_unused_range(257 * int(brightest), name)
 
 
 def _scaled_from_16_bits(image: Image.Image, name: str) -> Image.Image:
