@@ -7,7 +7,6 @@ import struct
 import subprocess
 import sys
 import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,20 +16,11 @@ from diffad.imaging.decoding import MAX_PIXELS, ImageWarning, decode, pixel_coun
 from diffad.imaging.masks import read_mask, read_region
 from diffad.imaging.preprocessing import load_rgb
 from diffad.imaging.reading import page_count, read_image, to_rgb
+from image_files_by_hand import png, tiff_with_tile
 from PIL import Image
 
 CASES = Path(__file__).parents[1] / "cases"
 DAMAGED = sorted((CASES / "damaged_images").iterdir())
-
-
-def png(width: int, height: int, bits: int = 8, colour: int = 2, rows: bytes = b"\0") -> bytes:
-    """A PNG file of that size, of which the rows may lack."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("read", [read_image, read_mask, read_region])
@@ -139,13 +129,6 @@ def test_an_image_from_memory_is_bounded_alike():
         to_rgb(Image.new("1", (9000, 9000)), "camera 3")
 
 
-def tiff_with_tile(side: int) -> bytes:
-    """A TIFF of 32x28 pixels in one compressed tile of `side` squared."""
-    tags = [(256, 32), (257, 28), (258, 8), (259, 8), (262, 1), (277, 1), (322, side), (323, side), (324, 134), (325, 100)]
-    entries = b"".join(struct.pack("<HHLL", tag, 4, 1, value) for tag, value in tags)
-    return b"II*\0" + struct.pack("<LH", 8, len(tags)) + entries + bytes(4) + zlib.compress(bytes(100_000), 9)
-
-
 def test_a_small_tiff_in_a_huge_tile_is_refused(tmp_path):
     (tmp_path / "part.tif").write_bytes(tiff_with_tile(40_000))
     with pytest.raises(ImageError, match="part.tif, tile: 40000x40000 are more than"):
@@ -170,7 +153,9 @@ LARGE = {
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no resource module")
-@pytest.mark.parametrize("kind", ["1 bit", "case", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("16 bits", "RGBA"))])
+@pytest.mark.parametrize(
+    "kind", ["1 bit", "case", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("16 bits", "RGBA"))]
+)
 def test_the_largest_images_are_read_below_a_gigabyte(tmp_path, kind):
     (tmp_path / "part.png").write_bytes(LARGE[kind]())
     run = subprocess.run([sys.executable, "-c", MEMORY, tmp_path / "part.png"], capture_output=True, text=True, check=True)

@@ -1,11 +1,10 @@
 import re
-import struct
-import zlib
 
 import numpy as np
 import pytest
 from diffad import ImageError
 from diffad.imaging.reading import read_image, to_rgb
+from image_files_by_hand import png
 from PIL import Image
 
 ORIENTATION = 0x0112  # EXIF tag
@@ -239,19 +238,9 @@ def test_smallest_allowed_image_is_read(save_image):
     assert read_image(save_image(Image.new("RGB", (8, 8)), "part.png")).size == (8, 8)
 
 
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that promises a size and holds next to no pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
-
-
 def test_decompression_bomb_is_refused_before_it_is_decoded(tmp_path):
     path = tmp_path / "part.png"
-    path.write_bytes(png_header(50_000, 50_000))
+    path.write_bytes(png(50_000, 50_000))
     assert_refused(path, "pixels", "tiles")
 
 
@@ -264,7 +253,7 @@ def test_image_above_the_limit_of_pillow_is_refused(save_image, monkeypatch, siz
 
 def test_refusal_of_a_large_image_states_the_true_limit(tmp_path):
     path = tmp_path / "part.png"
-    path.write_bytes(png_header(10_000, 10_000))
+    path.write_bytes(png(10_000, 10_000))
     with pytest.raises(ImageError) as caught:
         read_image(path)
     stated = re.search(r"more than ([\d,]+) pixels", str(caught.value))

@@ -40,7 +40,9 @@ def test_stored_cases(name):
 
 
 def test_inverted_mask_is_read_as_it_is_with_a_warning():
-    with pytest.warns(ImageWarning, match="inverted_black_on_white.png: marks 80% of the image as defective and looks inverted"):
+    with pytest.warns(
+        ImageWarning, match="inverted_black_on_white.png: marks 80% of the image as defective and looks inverted"
+    ):
         assert read_mask(CASES / "inverted_black_on_white.png").sum() == 816
 
 
@@ -59,7 +61,11 @@ def test_levels_of_16_bits_count(read, value):
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK"])
 def test_mask_of_any_mode_reads_the_same(read, mode):
-    image = Image.fromarray(rectangle()).convert("RGB").convert(mode) if mode == "CMYK" else Image.fromarray(rectangle()).convert(mode)
+    image = (
+        Image.fromarray(rectangle()).convert("RGB").convert(mode)
+        if mode == "CMYK"
+        else Image.fromarray(rectangle()).convert(mode)
+    )
     np.testing.assert_array_equal(read(image, "mask.tif" if mode == "CMYK" else "mask.png"), rectangle())
 
 
@@ -91,7 +97,9 @@ def test_an_alpha_channel_that_tells_nothing_leaves_it_to_the_colour(read):
         np.testing.assert_array_equal(read(Image.fromarray(levels)), rectangle())
 
 
-@pytest.mark.parametrize("labels", [[1, 2, 3], [1, 2, 127], list(range(1, 17)), [85, 255], [9, 100, 254], list(range(15, 256, 16))])
+@pytest.mark.parametrize(
+    "labels", [[1, 2, 3], [1, 2, 127], list(range(1, 17)), [85, 255], [9, 100, 254], list(range(15, 256, 16))]
+)
 def test_few_levels_all_count(read, labels):
     levels = np.zeros((20, 20), dtype=np.uint8)
     levels[5:12, 5:12] = np.resize(labels, (7, 7))

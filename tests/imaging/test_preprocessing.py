@@ -5,6 +5,7 @@ import pytest
 import torch
 from diffad import ImageError
 from diffad.imaging.preprocessing import as_image_list, load_rgb, resize_rgb, to_model_range
+from image_files_by_hand import png
 from PIL import Image
 
 
@@ -230,3 +231,43 @@ def test_model_range_maps_grey_levels_onto_minus_one_to_one():
     assert result.dtype == torch.float32
     assert result[0] == -1 and result[255] == 1
     torch.testing.assert_close(result, torch.linspace(-1, 1, 256), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+@pytest.mark.parametrize("dtype", ["<u2", ">u2"])
+def test_uint16_arrays_are_read_as_16_bit_files_are(save_image, suffix, dtype):
+    levels = np.random.default_rng(0).integers(0, 65536, (20, 30), dtype=np.uint16)
+    stored = np.asarray(load_rgb(save_image(levels, f"part.{suffix}")))
+    for array in (levels, levels[..., None]):
+        np.testing.assert_array_equal(np.asarray(load_rgb(array.astype(dtype))), stored)
+    np.testing.assert_array_equal(np.asarray(load_rgb(torch.from_numpy(levels)[None])), stored)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_uint16_colours_are_read_as_16_bit_files_are(tmp_path, channels):
+    levels = np.random.default_rng(0).integers(0, 65536, (20, 30, channels), dtype=np.uint16)
+    levels[..., 3:] = 65535
+    kind = {3: 2, 4: 6}[channels]
+    (tmp_path / "part.png").write_bytes(png(30, 20, 16, kind, b"".join(b"\0" + row.tobytes() for row in levels.astype(">u2"))))
+    stored = np.asarray(load_rgb(tmp_path / "part.png"))
+    np.testing.assert_array_equal(np.asarray(load_rgb(levels)), stored)
+    assert np.abs(stored - levels[..., :3] / 257).max() <= 1
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_numpy_images_with_channels_first_are_refused_alone_and_in_a_batch(channels, dtype):
+    image = np.zeros((channels, 64, 48), dtype=dtype)
+    with pytest.raises(
+        ImageError, match=rf"\({channels}, 64, 48\); channels come last in numpy arrays: .*transpose\(1, 2, 0\)"
+    ):
+        as_image_list(image)
+    for one in as_image_list(np.stack([image] * 5)):
+        with pytest.raises(ImageError, match="channels come last in numpy arrays"):
+            load_rgb(one)
+
+
+def test_an_array_without_dimensions_is_refused_when_it_is_loaded():
+    (image,) = as_image_list(np.array(0.5))
+    with pytest.raises(ImageError):
+        load_rgb(image)

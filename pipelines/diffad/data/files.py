@@ -66,7 +66,9 @@ def defect_folder_samples(
             pairs += [(path, GOOD, []) for path in image_files(folder)]
             continue
         if folder.name.casefold() in GOOD_NAMES:
-            raise DataError(f"{folder}: lies beside {good_folder}, and would be a type of defects by that; unite or rename them")
+            raise DataError(
+                f"{folder}: lies beside {good_folder}, and would be a type of defects by that; unite or rename them"
+            )
         find = mask_finder(folder, child(truth, folder.name))
         pairs += [(path, folder.name, find(path)) for path in image_files(folder)]
     refuse_shared_masks((path.relative_to(root).as_posix(), masks) for path, _, masks in pairs)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..imaging.decoding import ImageWarning
 from ..imaging.masks import read_mask
+from .layout import Source
 from .sample import DataError, Mask, Sample
 from .split import first_few
 from .walk import image_files
@@ -21,8 +22,8 @@ MOST_BLANK = 0.05  # of an evaluation's masks; published data has a few, more of
 class MaskFolder:
     """Masks that lie in a folder of their own, named like their images or `<name>_mask`, in any image format.
 
-    A mask in the subfolder that corresponds to its image's is that image's. Masks in folders that correspond to none with images
-    may belong to an image anywhere, so that masks may lie deeper or less deep than their images.
+    A mask in the subfolder that corresponds to its image's is that image's. Masks in folders that correspond to none with
+    images may belong to an image anywhere, so that masks may lie deeper or less deep than their images.
 
     Args:
         images: folder of images.
@@ -78,8 +79,11 @@ def is_marked(mask: Path) -> bool:
     return bool(read_mask(mask).any())
 
 
-def check_masks(samples: Sequence[Sample]) -> None:
+def check_masks(samples: Sequence[Sample], source: Source) -> None:
     """Decodes the masks of all defective images, so that what is wrong with them shows before hours of scoring.
+
+    Args:
+        source: of the samples, for errors.
 
     Raises:
         ImageError: naming the first mask that can't be used.
@@ -90,7 +94,8 @@ def check_masks(samples: Sequence[Sample]) -> None:
     bare = [sample.name for sample in defective if not sample.mask]
     if bare and masked:
         raise DataError(
-            f"{bare[0]}: no mask, though other defective images have one; add it, or remove all masks for image metrics only"
+            f"{bare[0]}: no mask in {source}, though other defective images have one; add it, or remove all masks for image "
+            "metrics only"
         )
     blank = [sample.mask.name for sample in masked if not sample.mask.read().any()]
     if blank:

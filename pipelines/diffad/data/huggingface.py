@@ -94,7 +94,9 @@ def stream_samples(source: Source, split: str = "train") -> Iterator[Sample]:
         defect = GOOD if good is None else _defect(stream, good, row["label"], where)
         has_mask = mask is not None and defect != GOOD and row[mask] is not None
         # Here and not on demand: what a stream gives the address of may be gone later.
-        yield _row_sample(split, i, where, defect, _fetched(row[image], where), _fetched(row[mask], where) if has_mask else None)
+        yield _row_sample(
+            split, i, where, defect, _fetched(row[image], where), _fetched(row[mask], where) if has_mask else None
+        )
 
 
 def notes(source: Source) -> list[str]:

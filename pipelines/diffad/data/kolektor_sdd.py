@@ -68,7 +68,9 @@ def _is_label(path: Path) -> bool:
 def _label_of(image: Path, labels_by_stem: dict[Path, Path]) -> Path:
     stem = image.with_name(image.stem + LABEL)
     if stem not in labels_by_stem:
-        raise DataError(f"{image}: no label {stem.name}.bmp beside it, which says whether it is good; add it or remove the image")
+        raise DataError(
+            f"{image}: no label {stem.name}.bmp beside it, which says whether it is good; add it or remove the image"
+        )
     return labels_by_stem[stem]
 
 

@@ -27,7 +27,7 @@ def recognize(folder: Path) -> bool:
 
 
 def has_mask_folders(folder: Path) -> bool:
-    """Whether masks lie in a folder per image, as in MVTec LOCO; folders of images have no folders of masks named like images."""
+    """Whether masks lie in a folder per image, named like it, as in MVTec LOCO."""
     truth = child(folder, "ground_truth")
     for masks in subfolders(truth) if truth.is_dir() else []:
         names = {path.name for path in subfolders(masks)}

@@ -98,7 +98,7 @@ def evaluation_samples(source: Source) -> list[Sample]:
         raise DataError(f"{source}: no defective images; {needed}")
     if all(sample.is_defective for sample in samples):
         raise DataError(f"{source}: no good test images; {needed}")
-    check_masks(samples)
+    check_masks(samples, source)
     return samples
 
 
@@ -131,9 +131,7 @@ def find_layout(source: Source, all_good: bool = False) -> tuple[Layout, Source]
         raise DataError(_nothing_recognized(path, reason))
     several = None if all_good else plain_folder.several_folders(path)
     if several:
-        raise DataError(
-            f"{path}: {several}; name the one with good images, or say that all of them are good (--all_good)"
-        )
+        raise DataError(f"{path}: {several}; name the one with good images, or say that all of them are good (--all_good)")
     _refuse_part_of_dataset(path)
     return plain_folder.LAYOUT, path
 

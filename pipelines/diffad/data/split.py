@@ -127,8 +127,8 @@ def _check_own_split(samples: Sequence[Sample], indices: Sequence[int], own: set
     if divided:
         names = [samples[i].name for i in indices if _group(samples[i]) == min(divided)]
         raise DataError(
-            f"group {min(divided)[1]!r} has training and validation images ({first_few(names)}); images of one group are alike, "
-            "so put all of them on one side"
+            f"group {min(divided)[1]!r} has training and validation images ({first_few(names)}); images of one group are "
+            "alike, so put all of them on one side"
         )
 
 

@@ -60,7 +60,9 @@ def child(folder: Path, *names: str) -> Path:
         DataError: if several differ in the case of their letters only.
     """
     for name in names:
-        found = [entry.name for entry in _entries(folder) if entry.name.casefold() == name.casefold()] if folder.is_dir() else []
+        found = (
+            [entry.name for entry in _entries(folder) if entry.name.casefold() == name.casefold()] if folder.is_dir() else []
+        )
         if len(found) > 1:
             raise DataError(f"{folder}: {' and '.join(sorted(found))} differ in the case of their letters only; rename one")
         folder = folder / (found[0] if found else name)

@@ -1,4 +1,4 @@
-"""Opening image files: documented formats only, sizes checked before any pixel is decoded, every failure an error that names it."""
+"""Opening image files: documented formats only, sizes checked before decoding, every failure an error that names the file."""
 
 import os
 import stat
