@@ -114,13 +114,13 @@ def test_doubtful_masks_are_counted(folder):
     for i in range(1, 4):
         save_image(folder / f"test/hole/{i:03d}.png")
     save_mask(folder / "ground_truth/hole/001_mask.png", level=0)
-    save(folder / "ground_truth/hole/002_mask.png", np.full((SIZE[0], SIZE[1] + 1), 255, dtype=np.uint8))
+    save(folder / "ground_truth/hole/002_mask.png", np.eye(SIZE[0], SIZE[1] + 1, dtype=np.uint8) * 255)
     rows = lines(folder, held_out_fraction=0.5)
     assert rows["masks"] == "3 of 4 defective images"
     assert rows["warning"].splitlines() == [
         "evaluation would stop: 1 defective image without a mask, others with one",
         "evaluation would stop: 1 mask of another size than the image",
-        "1 defective image with a blank mask",
+        "evaluation would stop: 1 defective image with a blank mask",
     ]
 
 

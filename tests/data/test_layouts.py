@@ -121,8 +121,6 @@ def test_two_layouts_at_once_are_refused(tmp_path):
         (["a/defects/1.png"], "it holds a/defects,"),
         (["ground_truth/1.png"], "it holds ground_truth,"),
         (["a/train/1.png"], "it holds a/train,"),
-        (["a/good/1.png", "a/scratch/1.png"], "it holds a/scratch beside a/good"),
-        (["OK/1.png", "other/1.png"], "it holds a beside OK"),
         (["1.png", "1_mask.png"], "1_mask.png looks like a mask"),
         (["b/1.png", "b/1_GT.png"], "b/1_GT.png looks like a mask"),
     ],

@@ -1,11 +1,10 @@
 import re
-import struct
-import zlib
 
 import numpy as np
 import pytest
 from diffad import ImageError
-from diffad.imaging.reading import read_image, read_mask, to_rgb
+from diffad.imaging.reading import read_image, to_rgb
+from image_files_by_hand import png
 from PIL import Image
 
 ORIENTATION = 0x0112  # EXIF tag
@@ -239,19 +238,9 @@ def test_smallest_allowed_image_is_read(save_image):
     assert read_image(save_image(Image.new("RGB", (8, 8)), "part.png")).size == (8, 8)
 
 
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that promises a size and holds next to no pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
-
-
 def test_decompression_bomb_is_refused_before_it_is_decoded(tmp_path):
     path = tmp_path / "part.png"
-    path.write_bytes(png_header(50_000, 50_000))
+    path.write_bytes(png(50_000, 50_000))
     assert_refused(path, "pixels", "tiles")
 
 
@@ -264,7 +253,7 @@ def test_image_above_the_limit_of_pillow_is_refused(save_image, monkeypatch, siz
 
 def test_refusal_of_a_large_image_states_the_true_limit(tmp_path):
     path = tmp_path / "part.png"
-    path.write_bytes(png_header(10_000, 10_000))
+    path.write_bytes(png(10_000, 10_000))
     with pytest.raises(ImageError) as caught:
         read_image(path)
     stated = re.search(r"more than ([\d,]+) pixels", str(caught.value))
@@ -281,48 +270,3 @@ def test_to_rgb_leaves_its_argument_alone(pixels):
     before = image.copy()
     to_rgb(image, "part")
     assert image == before
-
-
-@pytest.mark.parametrize("value", [1, 255])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_mask_of_any_scale_reads_the_same(save_image, value, dtype):
-    mask = np.zeros((6, 9), dtype=dtype)
-    mask[2:4, 3:5] = value
-    result = read_mask(save_image(mask, "mask.png"))
-    assert result.dtype == np.float32
-    np.testing.assert_array_equal(result, mask > 0)
-
-
-@pytest.mark.parametrize("mode", ["1", "P", "RGB", "RGBA"])
-def test_mask_of_any_mode_reads_the_same(save_image, mode):
-    mask = np.zeros((6, 9), dtype=bool)
-    mask[2:4, 3:5] = True
-    image = Image.fromarray(mask).convert(mode)
-    np.testing.assert_array_equal(read_mask(save_image(image, "mask.png")), mask)
-
-
-def test_empty_mask_is_zero(save_image):
-    np.testing.assert_array_equal(read_mask(save_image(np.zeros((6, 9), dtype=np.uint8), "mask.png")), np.zeros((6, 9)))
-
-
-def test_soft_edges_of_a_mask_are_kept(save_image):
-    levels = np.array([[0, 51, 102], [153, 204, 255]], dtype=np.uint8)
-    np.testing.assert_allclose(read_mask(save_image(levels, "mask.png")), levels / 255, rtol=1e-6)
-
-
-def test_class_labels_of_a_mask_are_all_defects(save_image):
-    labels = np.tile(np.array([0, 1, 2, 127], dtype=np.uint8), (4, 2))
-    np.testing.assert_array_equal(read_mask(save_image(labels, "mask.png")), labels > 0)
-
-
-def test_mask_is_rotated_like_its_image(save_image):
-    mask = np.zeros((10, 16), dtype=np.uint8)
-    mask[:3, :5] = 255
-    np.testing.assert_array_equal(read_mask(save_image(mask, "mask.png", exif=exif(6))), np.rot90(mask, -1) / 255)
-
-
-def test_damaged_mask_is_refused(pixels, save_image):
-    path = save_image(pixels, "mask.png")
-    path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(ImageError, match="mask.png"):
-        read_mask(path)

@@ -1,3 +1,5 @@
+"""Good images from folders and from datasets, and test images from a folder."""
+
 import io
 import shutil
 from pathlib import Path
@@ -5,10 +7,8 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-import torch
 from diffad import ImageError
-from diffad.data import DataError, Sample, evaluation_samples, load_mask, split_held_out, training_samples
-from diffad.data.files import file_mask
+from diffad.data import DataError, Sample, evaluation_samples, training_samples
 from PIL import Image
 
 IMAGE = np.zeros((16, 24, 3), dtype=np.uint8)
@@ -38,7 +38,7 @@ def test_plain_folder_is_searched_recursively_and_sorted(tmp_path, save_image):
         save_image(IMAGE, f"parts/{name}")
     (tmp_path / "parts/notes.txt").write_text("no image")
     (tmp_path / "parts/folder.png").mkdir()
-    assert names(training_samples(tmp_path / "parts")) == ["a/z.PNG", "b/1.bmp", "b/2.jpg", "c.tiff"]
+    assert names(training_samples(tmp_path / "parts", all_good=True)) == ["a/z.PNG", "b/1.bmp", "b/2.jpg", "c.tiff"]
 
 
 def test_hidden_parent_folder_does_not_hide_the_images(tmp_path, save_image):
@@ -188,42 +188,6 @@ def test_evaluation_pairs_every_defect_with_its_mask(mvtec_folder):
     np.testing.assert_array_equal(np.asarray(samples[4].read()), stored)
 
 
-@pytest.mark.parametrize("mask", ["000.png", "000_mask.bmp", "000_mask.tif"])
-def test_masks_may_have_other_names(mvtec_folder, mask):
-    truth = mvtec_folder / "ground_truth/hole"
-    Image.open(truth / "000_mask.png").save(truth / "new.tif")
-    (truth / "000_mask.png").unlink()
-    (truth / "new.tif").rename(truth / mask)
-    assert evaluation_samples(mvtec_folder)[2].mask.name == str(truth / mask)
-
-
-def test_without_ground_truth_there_are_no_masks(mvtec_folder):
-    shutil.rmtree(mvtec_folder / "ground_truth")
-    samples = evaluation_samples(mvtec_folder)
-    assert [sample.is_defective for sample in samples] == [False, False, True, True, True]
-    assert all(sample.mask is None for sample in samples)
-    with pytest.raises(DataError, match="test/hole/000.png.*mask"):
-        load_mask(samples[2], (8, 8))
-
-
-def test_image_without_mask_is_refused(mvtec_folder):
-    (mvtec_folder / "ground_truth/scratch/001_mask.png").unlink()
-    with pytest.raises(DataError, match="test/scratch/001.png: no mask"):
-        evaluation_samples(mvtec_folder)
-
-
-def test_mask_without_image_is_refused(mvtec_folder):
-    (mvtec_folder / "test/scratch/000.png").unlink()
-    with pytest.raises(DataError, match="ground_truth/scratch/000_mask.png: mask without an image"):
-        evaluation_samples(mvtec_folder)
-
-
-def test_mask_of_another_size_is_refused(mvtec_folder, save_image):
-    path = save_image(np.full((16, 23), 255, dtype=np.uint8), "part/ground_truth/hole/000_mask.png")
-    with pytest.raises(DataError, match=f"{path}: mask of 23x16 pixels for an image of 24x16"):
-        load_mask(evaluation_samples(mvtec_folder)[2], (8, 8))
-
-
 @pytest.mark.parametrize("missing", ["test", "test/good"])
 def test_folder_without_good_test_images_is_refused(mvtec_folder, missing):
     shutil.rmtree(mvtec_folder / missing)
@@ -260,116 +224,3 @@ def test_blank_masks_of_good_images_are_allowed(mvtec_folder, save_image):
     for name in ("000", "001"):
         save_image(np.zeros((16, 24), dtype=np.uint8), f"part/ground_truth/good/{name}_mask.png")
     assert len(evaluation_samples(mvtec_folder)) == 5
-
-
-# Masks
-
-
-@pytest.fixture
-def sample_with_mask(save_image):
-    """Function that makes a defective sample from its mask `(height, width)`."""
-
-    def make(mask: np.ndarray) -> Sample:
-        return Sample("part", lambda: Image.new("RGB", mask.shape[::-1]), "hole", file_mask([save_image(mask, "mask.png")]))
-
-    return make
-
-
-def naive_box_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Mean over whole blocks, at least half."""
-    rows, columns = mask.shape[0] // size[0], mask.shape[1] // size[1]
-    result = np.zeros(size, dtype=bool)
-    for i in range(size[0]):
-        for j in range(size[1]):
-            block = mask[i * rows : (i + 1) * rows, j * columns : (j + 1) * columns]
-            result[i, j] = 2 * int(block.sum()) >= block.size
-    return result
-
-
-@pytest.mark.parametrize("size", [(12, 24), (6, 8), (4, 6), (3, 2)])
-@pytest.mark.parametrize("value", [1, 255])
-def test_mask_matches_hand_computed_box_filtering(sample_with_mask, size, value):
-    mask = np.random.default_rng(0).random((12, 24)) < np.linspace(0.2, 0.8, 24)
-    result = load_mask(sample_with_mask(mask.astype(np.uint8) * value), size)
-    assert result.dtype == bool
-    np.testing.assert_array_equal(result, naive_box_mask(mask, size))
-
-
-def test_half_covered_pixel_counts_and_less_does_not(sample_with_mask):
-    mask = np.zeros((10, 20), dtype=np.uint8)
-    mask[::2, :10] = 255  # exactly half of the left pixels
-    mask[::2, 10:] = 255
-    mask[0, 11] = 0  # one less than half of the right one
-    np.testing.assert_array_equal(load_mask(sample_with_mask(mask), (1, 2)), [[True, False]])
-
-
-def test_mask_is_enlarged_without_new_shapes(sample_with_mask):
-    mask = np.random.default_rng(0).random((5, 7)) < 0.5
-    result = load_mask(sample_with_mask(mask.astype(np.uint8) * 255), (15, 21))
-    np.testing.assert_array_equal(result, mask.repeat(3, axis=0).repeat(3, axis=1))
-
-
-@pytest.mark.parametrize("size", [(4, 4), (7, 3), (8, 12)])
-def test_single_defective_pixel_survives_wherever_it_is(sample_with_mask, size):
-    for row in range(0, 29, 5):
-        for column in range(0, 45, 4):
-            mask = np.zeros((29, 45), dtype=np.uint8)
-            mask[row, column] = 255
-            result = load_mask(sample_with_mask(mask), size)
-            expected = int((row + 0.5) / 29 * size[0]), int((column + 0.5) / 45 * size[1])
-            assert np.argwhere(result).tolist() == [list(expected)]
-
-
-def test_empty_mask_of_a_defective_image_is_warned_about(sample_with_mask):
-    with pytest.warns(UserWarning, match="mask.png: empty mask"):
-        assert not load_mask(sample_with_mask(np.zeros((16, 16), dtype=np.uint8)), (4, 4)).any()
-
-
-def test_mask_of_a_good_image_is_empty_and_reads_nothing():
-    def read():
-        raise AssertionError("a good image needs no reading")
-
-    result = load_mask(Sample("part", read), (5, 7))
-    assert result.shape == (5, 7) and result.dtype == bool and not result.any()
-
-
-# Splitting
-
-
-def numbered(count: int) -> list[Sample]:
-    return [Sample(str(i), lambda: None) for i in range(count)]
-
-
-@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.3, 0.5, 0.9, 1.0])
-@pytest.mark.parametrize("count", [4, 5, 10, 101])
-def test_split_is_disjoint_complete_and_ordered(count, fraction):
-    training, held_out = split_held_out(numbered(count), fraction, seed=0)
-    assert sorted(map(int, names(training) + names(held_out))) == list(range(count))
-    for part in (training, held_out):
-        assert len(part) >= 2
-        assert [int(sample.name) for sample in part] == sorted(int(sample.name) for sample in part)
-    assert len(held_out) == min(max(round(count * fraction), 2), count - 2)
-
-
-def test_split_depends_on_the_seed_alone():
-    torch.manual_seed(1)
-    first = split_held_out(numbered(100), 0.2, seed=3)
-    state = torch.manual_seed(2).get_state()
-    second = split_held_out(numbered(100), 0.2, seed=3)
-    assert torch.equal(torch.get_rng_state(), state)
-    other = split_held_out(numbered(100), 0.2, seed=4)
-    assert names(first[1]) == names(second[1]) != names(other[1])
-
-
-def test_split_draws_every_image_alike():
-    counts = np.zeros(10)
-    for seed in range(500):
-        for sample in split_held_out(numbered(10), 0.3, seed)[1]:
-            counts[int(sample.name)] += 1
-    np.testing.assert_allclose(counts / 500, 0.3, atol=0.1)  # five standard deviations
-
-
-@pytest.mark.parametrize("count", [0, 1, 3])
-def test_too_few_images_are_refused(count):
-    with pytest.raises(DataError, match=f"only {count} good images.*4"):
-        split_held_out(numbered(count), 0.5, seed=0)
