@@ -11,6 +11,7 @@ from diffad_training.config import (
     load_config,
     parse_config,
     save_config,
+    spell_out_switches,
     training_steps,
 )
 from diffad_training.conversion import SettingsError, as_list
@@ -145,6 +146,13 @@ def test_former_names_work_on_with_a_warning(former, value, tmp_path):
         assert getattr(load_config(str(path), {}), present) == value
     with pytest.warns(FutureWarning, match=f"{former} is now called {present}"):
         assert getattr(parse_config(["--data", "x", f"--{former}", str(value)]), present) == value
+
+
+def test_switches_need_no_value():
+    config = parse_config(["--all_good", "--data", "x", "--compile", "false", "--overwrite"])
+    assert (config.all_good, config.compile, config.overwrite, config.data) == (True, False, True, "x")
+    words = ["x", "--all-good", "--seed", "3", "--keep_checkpoints", "yes", "--position-free"]
+    assert spell_out_switches(words) == [*words[:2], "true", *words[2:], "true"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from .info import info
 from .predict import predict
 from .push import push
 from .reconstruct import reconstruct
-from .train import train
+from .train import TrainCommand, train
 from .web_app import serve_app
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
     context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},
 )
 
-for command in (train, evaluate, predict, reconstruct, calibrate, info, push):
+app.command(cls=TrainCommand)(train)
+for command in (evaluate, predict, reconstruct, calibrate, info, push):
     app.command()(command)
 app.command("app")(serve_app)

@@ -5,19 +5,28 @@ import shlex
 from typing import Annotated
 
 import typer
-from diffad_training.config import TrainingConfig, load_config
+from diffad_training.config import FORMER_NAMES, load_config, option_names, spell_out_switches
+from typer.core import TyperCommand
 
 
 def _with_training_settings(command):
     """Gives a command with `**settings` an option for every training setting that it has no argument of its own for."""
     parameters = list(inspect.signature(command).parameters.values())[:-1]
     option = typer.Option(rich_help_panel="Training settings, explained in training/config.py")
-    for name in TrainingConfig.__dataclass_fields__:
+    former = typer.Option(hidden=True)
+    for name in option_names():
         if name not in ("data", "output_dir", "seed"):
-            kind = inspect.Parameter.KEYWORD_ONLY
-            parameters.append(inspect.Parameter(name, kind, default=None, annotation=Annotated[str | None, option]))
+            annotation = Annotated[str | None, former if name in FORMER_NAMES else option]
+            parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     command.__signature__ = inspect.Signature(parameters)
     return command
+
+
+class TrainCommand(TyperCommand):
+    """Takes `--all-good` alone for `--all-good true`, as train.py does."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, spell_out_switches(args))
 
 
 @_with_training_settings
@@ -38,6 +47,7 @@ def train(
     diffad train parts/good --output runs/part
     diffad train parts/good --output runs/part --max-train-steps 4000 --augmentations "[hflip]"
     diffad train parts/good --output runs/part --resume-from-checkpoint latest
+    diffad train parts --all-good --roi roi.png --output runs/part
     diffad train parts/good --output runs/part --config paper --pretrained-unet checkpoint
     ```
     """
