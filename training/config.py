@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
 from diffad.atomic import write_text
@@ -217,7 +218,7 @@ def spell_out_switches(arguments: Sequence[str]) -> list[str]:
     switches = {entry.name for entry in dataclasses.fields(TrainingConfig) if entry.type is bool}
     switches |= {former for former, present in FORMER_NAMES.items() if present in switches}
     words: list[str] = []
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, following in zip_longest(arguments, arguments[1:], fillvalue=""):
         words.append(word)
         name = word.removeprefix("--").replace("-", "_")
         if word.startswith("--") and name in switches and following.lower() not in YAML_BOOLEANS:

@@ -36,7 +36,6 @@ def refused(arguments: list[str], capsys) -> str:
         (["--data", "x", "--max_train_steps", "true"], "max_train_steps: expected int, got True"),
         (["--data", "x", "--max_train_steps", "null"], "max_train_steps: expected int, got None"),
         (["--data", "x", "--learning_rate", ".nan"], "learning_rate: expected float, got nan"),
-        (["--data", "x", "--compile", "3"], "compile: expected bool, got 3"),
         (["--data", "x", "--unet", "[1]"], "unet: expected dict, got [1]"),
         (["--data", "x", "--levels", "[1"], "--levels [1: not a value: line 1: "),
         (["--data", "x", "--levels", "{a: 1}"], "levels: expected a list"),
@@ -165,3 +164,5 @@ def test_few_images_are_trained_on_for_fewer_steps(epochs, images, processes, st
 def test_errors_are_settings_errors_for_programs_too():
     with pytest.raises(SettingsError, match="max_train_steps: must be at least 1, got -2"):
         TrainingConfig(max_train_steps=-2)
+    with pytest.raises(SettingsError, match="compile: expected bool, got 3"):
+        TrainingConfig(compile=3)
