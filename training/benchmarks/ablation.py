@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from diffad import DiffADPipeline
 from diffad.data import evaluation_samples
-from diffad.evaluation import evaluate
-from diffad.evaluation.evaluate import PAPER_ALPHA
+from diffad.evaluation.results import PAPER_ALPHA, measure
+from diffad.evaluation.scored_samples import PROTOCOL_MAP_SIZE, read_truth, score_samples
 from diffad.scoring.terms import image_score, standardize_per_image
 from diffad_training.benchmarks.records import append_result, fill_tables, latest_results
 
@@ -45,14 +45,14 @@ def main(arguments: list[str] | None = None) -> None:
         pipe.to("cuda" if torch.cuda.is_available() else "cpu")
         category = Path(settings["data"]).name
         samples = evaluation_samples(options.data_root / category)
-        masks = evaluate.read_truth(samples, evaluate.PROTOCOL_MAP_SIZE)
+        masks = read_truth(samples, PROTOCOL_MAP_SIZE)
         with tempfile.TemporaryDirectory() as scratch:
-            evaluation = evaluate.score_samples(pipe, samples, masks, evaluate.PROTOCOL_MAP_SIZE, Path(scratch))
-            maps = {name: evaluation.partials[:, i] for i, name in enumerate(evaluation.term_map_names)}
+            scored = score_samples(pipe, samples, masks, PROTOCOL_MAP_SIZE, Path(scratch))
+            maps = {name: scored.term_maps[:, i] for i, name in enumerate(scored.term_map_names)}
             spread = dict(zip(pipe.calibration.term_map_names, pipe.calibration.term_std.tolist()))
             rows = {}
             for name, combined in score_rows(maps, spread):
-                metrics = evaluate.measure(combined, image_score(torch.from_numpy(combined)).numpy(), evaluation)
+                metrics = measure(combined, image_score(torch.from_numpy(combined)).numpy(), scored)
                 rows[name] = {metric: float(metrics[metric]) for metric in METRICS}
         append_result(RESULTS, {"category": category, "seed": settings["seed"], "rows": rows})
     results = latest_results(RESULTS, IDENTITY)

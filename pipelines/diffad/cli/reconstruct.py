@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import BatchSize, Category, FalseAlarmRate, Model
+from .options import BatchSize, Category, Device, FalseAlarmRate, Model
 
 
 def reconstruct(
@@ -20,6 +20,7 @@ def reconstruct(
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
     film: Annotated[bool, typer.Option("--film", help="Also write the way there: frames in a row, and animated.")] = False,
     batch_size: BatchSize = 8,
+    device: Device = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if an image could not be read.")] = False,
 ) -> None:
     """Show what the parts should have looked like: repaired images, and maps of what was changed.
@@ -35,7 +36,7 @@ def reconstruct(
     from ..jobs.repair import repair_folder
     from .loading import load_model
 
-    pipe = load_model(model)
+    pipe = load_model(model, device)
     summary = repair_folder(pipe, folder, output, preset, false_alarm_rate, seed, batch_size, category, film)
     typer.echo(f"wrote {output}: {summary.images - len(summary.errors)} images, {summary.changed} of them changed")
     if summary.errors:

@@ -10,17 +10,18 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .. import __version__
+from ..data import DataError
 from ..imaging.drawing import overlay
 from ..imaging.reading import ImageError, read_image
 from ..imaging.regions import bounding_boxes
 from ..imaging.streams import read_batches
 from ..pipeline_diffad import DiffADPipeline
 from ..pipeline_output import DiffADOutput
-from .fingerprint import files_digest, model_digest
+from ..text import printable
+from .fingerprint import model_digest
 from .folders import image_names, picture_path
-from .journal import Journal, only_writer
-from .run_record import check_is_result, write_record
-from .table import check_table_path, read_rows, write_table
+from .resume import Journal, check_is_result, files_digest, only_writer, write_record
+from .table import check_rows, check_table_path, read_rows, write_table
 
 LISTED_ERRORS = 10
 # Names and RGB images of a batch to its rows.
@@ -85,7 +86,7 @@ def predict_folder(
     settings: PredictionSettings = PredictionSettings(),
     batch_size: int = 8,
 ) -> PredictionSummary:
-    """Scores all images below a folder and writes a table with the columns of [`diffad.jobs.table.SCHEMA`].
+    """Scores all images below a folder, or one image file, and writes a table with the columns of [`diffad.jobs.table.SCHEMA`].
 
     Finished rows lie in `<output>.journal` until the table is complete. A run that was killed goes on from there, if model,
     settings and images are the same. A finished table of the same run, which `<output>.run.json` tells, is left as it is.
@@ -101,15 +102,15 @@ def predict_folder(
     """
     check_table_path(output)
     categories = pipe.category_indices(settings.category, 1)
-    pipe.calibration.supported_rates(settings.false_alarm_rate, categories)
+    rates = pipe.calibration.supported_rates(settings.false_alarm_rate, categories)
     pipe.set_progress_bar_config(disable=True)
-    names = image_names(folder, settings.picture_folders)
-    run = {
-        "version": __version__,
-        "folder": str(folder.resolve()),
+    run = {"version": __version__, "folder": str(folder.resolve())}
+    folder, names = images_of(folder, settings.picture_folders)
+    run |= {
         "images": files_digest(folder, names),
         "model": model_digest(pipe),
         **{key: _as_text(value) for key, value in dataclasses.asdict(settings).items()},
+        "thresholds": [_thresholds(pipe, category, rate) for category, rate in rates.items()],
     }
 
     def score(batch: Sequence[str], images: Sequence[Image.Image]) -> list[dict]:
@@ -120,6 +121,23 @@ def predict_folder(
         return rows_of(batch, result)
 
     return run_prediction(names, lambda name: read_image(folder / name), score, output, run, batch_size)
+
+
+def images_of(path: Path, outputs: Sequence[Path] = ()) -> tuple[Path, list[str]]:
+    """The folder of a run's images and their names in it, of all below a folder or of a single image file.
+
+    Args:
+        outputs: folders to which pictures of these images will be written.
+
+    Raises:
+        DataError: as [`diffad.jobs.folders.image_names`].
+    """
+    if not path.is_file():
+        return path, image_names(path, outputs)
+    for output in outputs:
+        if output.resolve() == path.parent.resolve():
+            raise DataError(f"{output}: is the folder of the image; name another folder for pictures of it")
+    return path.parent, [path.name]
 
 
 def run_prediction(
@@ -133,7 +151,7 @@ def run_prediction(
         run: everything that rows depend on; see [`diffad.jobs.journal.Journal`].
 
     Raises:
-        ValueError: if the output or the journal belongs to another run, or another process is writing either.
+        ValueError: if the output or the journal belongs to another run or is damaged, or another process is writing either.
     """
     journal_path = output.with_name(f"{output.name}.journal")
     summary = PredictionSummary()
@@ -145,9 +163,14 @@ def run_prediction(
                 pass
             return summary
         with Journal(journal_path, run) as journal:
-            rest = names[journal.length :]
-            with tqdm(total=len(names), initial=journal.length, desc="predicting", unit="image", mininterval=1) as progress:
-                for batch in read_batches(rest, read, batch_size):
+            try:
+                check_rows(journal, [printable(name) for name in names])
+            except ValueError as error:
+                raise ValueError(f"{journal_path}: {error}; remove the file to begin anew") from None
+            with tqdm(
+                total=len(names), initial=journal.length, desc="predicting", unit="image", mininterval=1, disable=None
+            ) as progress:
+                for batch in read_batches(names[journal.length :], read, batch_size):
                     journal.append(_score_readable(batch, score))
                     progress.update(len(batch))
             write_table(summary.counted(iter(journal)), output)
@@ -159,24 +182,23 @@ def run_prediction(
 def rows_of(names: Sequence[str], output: DiffADOutput) -> list[dict]:
     """One row per image, with the columns of [`diffad.jobs.table.SCHEMA`] that have a value."""
     rows = []
-    categories = output.categories or [None] * len(names)
-    verdicts = zip(
-        output.image_scores, output.p_values, output.is_defective, output.masks, output.false_alarm_rates, strict=True
-    )
-    for name, category, (score, p_value, label, mask, rate) in zip(names, categories, verdicts, strict=True):
+    for i, name in enumerate(names):
+        mask = output.masks[i]
         boxes = bounding_boxes(mask)
         rows.append(
             {
-                "path": _printable(name),
-                "score": float(score),
-                "p_value": float(p_value),
-                "label": "defective" if label else "good",
+                "path": printable(name),
+                "score": float(output.image_scores[i]),
+                "p_value": float(output.p_values[i]),
+                "label": "defective" if output.is_defective[i] else "good",
                 "defect_pixels": int(mask.sum()),
                 "defect_share": float(mask.mean()),
                 "defects": len(boxes),
                 "boxes": boxes,
-                "category": category,
-                "false_alarm_rate": float(rate),
+                "category": None if output.categories is None else output.categories[i],
+                "false_alarm_rate": float(output.false_alarm_rates[i]),
+                "image_threshold": float(output.image_thresholds[i]),
+                "pixel_threshold": float(output.pixel_thresholds[i]),
             }
         )
     return rows
@@ -205,7 +227,7 @@ def _score_readable(batch: list[tuple[str, Image.Image | ImageError]], score: Sc
     readable = [(name, image) for name, image in batch if not isinstance(image, ImageError)]
     rows = iter(score(*zip(*readable)) if readable else ())
     return [
-        {"path": _printable(name), "error": _printable(str(image))} if isinstance(image, ImageError) else next(rows)
+        {"path": printable(name), "error": printable(str(image))} if isinstance(image, ImageError) else next(rows)
         for name, image in batch
     ]
 
@@ -215,6 +237,10 @@ def _as_text(setting: Path | float | str | None) -> str | None:
     return None if setting is None else str(setting.resolve() if isinstance(setting, Path) else setting)
 
 
-def _printable(text: str) -> str:
-    """Bytes of file names that are not UTF-8, which no table can hold, become replacement characters."""
-    return text.encode(errors="surrogateescape").decode(errors="replace")
+def _thresholds(pipe: DiffADPipeline, category: int, false_alarm_rate: float) -> dict:
+    return {
+        "category": None if pipe.category_names is None else pipe.category_names[category],
+        "false_alarm_rate": false_alarm_rate,
+        "image_threshold": pipe.calibration.image_threshold(false_alarm_rate, category),
+        "pixel_threshold": pipe.calibration.pixel_threshold(false_alarm_rate, category),
+    }

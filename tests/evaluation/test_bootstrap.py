@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
-from diffad.evaluation.bootstrap import ScoreCounts, confidence_intervals, count_images, count_pixels, sweep, sweep_metrics
+from diffad.evaluation.bootstrap import confidence_intervals
+from diffad.evaluation.counts import ScoreCounts, count_images, count_pixels
 from diffad.evaluation.metrics import detection_metrics, localization_metrics
+from diffad.evaluation.sweep import sweep, sweep_metrics
 from scipy.ndimage import gaussian_filter
 
 

@@ -4,7 +4,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from diffad import detection_metrics, localization_metrics
-from diffad.evaluation.metrics import area_under_curve, label_regions
+from diffad.evaluation.counts import region_shares
+from diffad.evaluation.sweep import area_under_curve
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 
@@ -127,29 +128,28 @@ def test_every_region_counts_the_same_whatever_its_size():
 
 def test_diagonal_neighbours_are_one_region():
     masks = np.array([[[1, 0, 0, 0], [0, 1, 1, 0]]], dtype=bool)
-    assert label_regions(masks)[1] == 1
+    assert region_shares(masks[0]).tolist() == [1 / 3] * 3
     maps = np.where([[[1, 0, 0, 0], [0, 0, 0, 0]]], 9.0, 0.0)
     maps[~masks] = np.linspace(1, 2, 5)
     assert localization_metrics(maps, masks, (0.5,))["aupro_50"] == pytest.approx(1 / 3)
 
 
 def test_regions_are_never_joined_between_images():
-    masks = np.zeros((3, 2, 3), dtype=bool)
-    masks[0, 0] = masks[1, 0] = True
-    masks[2, 0, 0] = masks[2, 0, 2] = True
-    regions, count = label_regions(masks)
-    assert count == 4
-    assert regions.tolist() == [[[1, 1, 1], [0, 0, 0]], [[2, 2, 2], [0, 0, 0]], [[3, 0, 4], [0, 0, 0]]]
+    """The first image's region, at its lower border, is found; the second's, at its upper border, is not."""
+    masks = np.zeros((2, 2, 3), dtype=bool)
+    masks[0, 1] = masks[1, 0, 0] = True
+    maps = np.where(masks & (np.arange(2) == 0)[:, None, None], 2.0, 0.0)
+    maps[~masks] = 1
+    assert localization_metrics(maps, masks)["aupro_30"] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_regions_match_a_flood_fill(seed):
-    _, masks = random_case(seed)
-    regions, count = label_regions(masks)
-    expected = [{(i, *pixel) for pixel in region} for i in range(len(masks)) for region in naive_regions(masks[i])]
-    found = [{tuple(pixel) for pixel in np.argwhere(regions == number).tolist()} for number in range(1, count + 1)]
-    assert sorted(map(sorted, found)) == sorted(map(sorted, expected))
-    assert np.array_equal(regions > 0, masks)
+def test_region_shares_match_a_flood_fill(seed):
+    for mask in random_case(seed)[1]:
+        shares = np.zeros(mask.shape)
+        shares[mask] = region_shares(mask)
+        for region in naive_regions(mask):
+            assert {shares[pixel] for pixel in region} == {1 / len(region)}
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int64])
@@ -240,7 +240,28 @@ def test_detection_metrics_match_naive_loops(seed, levels):
     assert detection_metrics(scores, labels.astype(int)) == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("labels", [[0, 0, 0], [1, 1, 1]])
-def test_detection_refuses_labels_of_one_class(labels):
-    with pytest.raises(ValueError, match=f"got {sum(labels)} defective of 3"):
-        detection_metrics(np.arange(3), np.array(labels))
+@pytest.mark.parametrize("levels", [1, 4, None])
+def test_detection_metrics_match_sklearn(levels):
+    rng = np.random.default_rng(5)
+    truth = rng.random(200) < 0.3
+    scores = rng.normal(size=200) + truth
+    scores = scores if levels is None else np.round(scores * levels)
+    metrics = detection_metrics(scores, truth)
+    precision, recall, _ = precision_recall_curve(truth, scores)
+    assert metrics["image_auroc"] == pytest.approx(roc_auc_score(truth, scores), rel=1e-9)
+    assert metrics["image_ap"] == pytest.approx(average_precision_score(truth, scores), rel=1e-9)
+    assert metrics["image_f1_max"] == pytest.approx((2 * precision * recall / (precision + recall + 1e-300)).max(), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("scores", "truth", "message"),
+    [
+        ([0, 1, 2], [0, 0, 0], "got 0 defective of 3"),
+        ([0, 1, 2], [1, 1, 1], "got 3 defective of 3"),
+        ([0, 1], [0, 1, 1], "must both be"),
+        ([0, 1, np.nan], [0, 1, 1], "NaN or infinity"),
+    ],
+)
+def test_detection_refuses_what_has_no_curve(scores, truth, message):
+    with pytest.raises(ValueError, match=message):
+        detection_metrics(np.array(scores), np.array(truth))

@@ -6,7 +6,7 @@ from enum import Enum
 
 import numpy as np
 
-from ..bootstrap import ScoreCounts
+from ..counts import ScoreCounts
 from .pictures import Pictures
 
 
@@ -33,27 +33,27 @@ class ReportRow:
         name: how the report calls it.
         score: image score, higher is more anomalous.
         p_value: share of normal parts expected to score at least as high.
-        label: whether it was called defective.
+        called_defective: the verdict.
         pictures: draws the image's pictures; called for the gallery's rows only, one at a time.
-        truth: whether it is defective, or None if nobody knows.
+        is_defective: the truth, or None if nobody knows.
         defect: its defect type.
     """
 
     name: str
     score: float
     p_value: float
-    label: bool
+    called_defective: bool
     pictures: Callable[[], Pictures]
-    truth: bool | None = None
+    is_defective: bool | None = None
     defect: str | None = None
 
     @property
     def outcome(self) -> Outcome:
-        if self.truth is None:
-            return Outcome.CALLED_DEFECTIVE if self.label else Outcome.CALLED_GOOD
-        if self.truth:
-            return Outcome.FOUND if self.label else Outcome.MISSED
-        return Outcome.FALSE_ALARM if self.label else Outcome.PASSED
+        if self.is_defective is None:
+            return Outcome.CALLED_DEFECTIVE if self.called_defective else Outcome.CALLED_GOOD
+        if self.is_defective:
+            return Outcome.FOUND if self.called_defective else Outcome.MISSED
+        return Outcome.FALSE_ALARM if self.called_defective else Outcome.PASSED
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Report:
         rows: at least one image, in any order.
         false_alarm_rate: the requested share of good parts that may be called defective.
         image_threshold, pixel_threshold: above them images and pixels are called defective at that rate.
-        calibration_scores: scores of the held-out normal images that the thresholds come from.
+        calibration_scores: scores of the calibration images that the thresholds come from.
         metrics: of an evaluation, named as by `detection_metrics` and `localization_metrics`, each in [0, 1].
         pixel_counts: of an evaluation with masks, in the order of the rows: gives the localization metrics their confidence
             intervals and the PRO curve.

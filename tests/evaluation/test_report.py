@@ -9,10 +9,10 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from diffad.evaluation.bootstrap import count_pixels
+from diffad.evaluation.counts import count_pixels
 from diffad.evaluation.metrics import detection_metrics, localization_metrics
 from diffad.evaluation.report import Pictures, Report, ReportRow, draw_pictures, report_from_predictions, write_report
-from diffad.evaluation.report.data import Outcome
+from diffad.evaluation.report.contents import Outcome
 from diffad.evaluation.report.gallery import choose_rows
 from diffad.evaluation.report.plots import DEFECTIVE, VARIABLES, score_histogram, score_range
 from diffad.imaging.reading import ImageError
@@ -60,9 +60,9 @@ def rows_of(scores, truths, threshold, drawn: list | None = None) -> list[Report
             name=f"part{i}.png",
             score=float(score),
             p_value=0.5,
-            label=bool(score > threshold),
+            called_defective=bool(score > threshold),
             pictures=partial(pictures, f"part{i}.png", bool(score > threshold)),
-            truth=None if truth is None else bool(truth),
+            is_defective=None if truth is None else bool(truth),
             defect="scratch" if truth else None,
         )
         for i, (score, truth) in enumerate(zip(scores, truths))
@@ -126,7 +126,7 @@ def test_evaluation_shows_metrics_with_intervals_curves_and_rates(evaluation, tm
     assert rows["image AUROC"] == f"{100 * evaluation.metrics['image_auroc']:.1f} %"
     assert rows["pixel AP"] == f"{100 * evaluation.metrics['pixel_ap']:.1f} %"
     assert len(re.findall(r"<td>[\d.]+ to [\d.]+ %</td>", html)) == len(evaluation.metrics) == 8
-    found = sum(row.label for row in evaluation.rows if row.truth)
+    found = sum(row.called_defective for row in evaluation.rows if row.is_defective)
     assert f"{found} of 30" in html and "4.8 % at most" not in html and "5.0 % at most" in html
     assert "&lt;b&gt;screws&lt;/b&gt;" in html and "runs/&lt;part&gt;" in html and "<b>screws" not in html
 
@@ -178,7 +178,7 @@ def test_prediction_run_has_no_metrics_and_is_ranked(tmp_path):
     assert page.outcomes == ["called_defective", "called_defective", "called_good"]
     assert re.findall(r'class="name">(.*?)<', html) == ["part1.png", "part3.png", "part2.png"]
     assert page.tags.count("svg") == 1 and "AUROC" not in html and "2 of 5" in html
-    assert "held-out normals" in html
+    assert "calibration images" in html
 
 
 def test_a_model_that_can_not_repair_is_not_said_to_have_called_good(tmp_path):

@@ -1,14 +1,17 @@
-"""evaluate.py: metrics of every score, files written, and refusal of bad data before scoring."""
+"""Evaluation of a model: metrics of every score, files written, and refusal of bad data before scoring."""
 
 import csv
 import json
+import os
 import re
 
 import numpy as np
 import pytest
 from diffad import DiffADPipeline, detection_metrics, localization_metrics
 from diffad.data import DataError, evaluation_samples
-from diffad.evaluation import evaluate
+from diffad.evaluation import scored_samples
+from diffad.evaluation.evaluate import evaluate_model
+from diffad.text import original_text
 from PIL import Image
 from tiny_pipeline import category_images, save_test_images, smooth_images, tiled_pipeline, tiny_pipeline
 
@@ -28,13 +31,13 @@ def data(tmp_path):
     return save_test_images(tmp_path / "part", defective=3)
 
 
-def run(model, data, output_dir, *options):
-    arguments = ["--model", str(model), "--data", str(data), "--output_dir", str(output_dir), "--batch_size", "4"]
-    evaluate.main([*arguments, *options])
-    return json.loads((output_dir / "metrics.json").read_text())
+def run(model, data, output_dir, **options):
+    results = evaluate_model(DiffADPipeline.from_pretrained(model), data, output_dir, batch_size=4, **options)
+    assert json.loads((output_dir / "metrics.json").read_text()) == json.loads(json.dumps(results))
+    return results
 
 
-def test_planted_defects_are_found_and_every_score_has_its_row(model, data, tmp_path, capsys):
+def test_planted_defects_are_found_and_every_score_has_its_row(model, data, tmp_path):
     results = run(model, data, tmp_path / "out")
     scores = results["scores"]
     assert scores["ensemble"]["image_auroc"] == 1.0 and scores["ensemble"]["pixel_auroc"] > 0.9
@@ -43,7 +46,8 @@ def test_planted_defects_are_found_and_every_score_has_its_row(model, data, tmp_
     assert all(0 <= value <= 1 for metrics in scores.values() for value in metrics.values())
     assert results["images"] == {"good": 3, "defective": 3} and results["map_size"] == "256x256"
     assert results["operating_point"]["detection_rate"] == 1.0
-    assert "| ensemble |" in capsys.readouterr().out
+    assert (results["model"], results["data"]) == (str(model), "part")
+    assert "| ensemble |" in (tmp_path / "out" / "metrics.md").read_text()
     assert np.asarray(Image.open(tmp_path / "out" / "sheet.png").convert("L")).std() > 10
     assert not [path for path in (tmp_path / "out").iterdir() if path.is_dir()]
     report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
@@ -53,13 +57,13 @@ def test_planted_defects_are_found_and_every_score_has_its_row(model, data, tmp_
 
 
 def test_metrics_are_those_of_the_returned_maps(model, data, tmp_path):
-    results = run(model, data, tmp_path / "out", "--no-report")
+    results = run(model, data, tmp_path / "out", report=False)
     assert not (tmp_path / "out" / "report.html").exists()
-    pipe = evaluate.DiffADPipeline.from_pretrained(model)
+    pipe = DiffADPipeline.from_pretrained(model)
     samples = evaluation_samples(data)
     output = pipe([sample.read for sample in samples], map_size=(256, 256), return_term_maps=True)
     labels = np.array([sample.is_defective for sample in samples])
-    masks = evaluate.read_truth(samples, (256, 256))
+    masks = scored_samples.read_truth(samples, (256, 256))
     expected = {
         **detection_metrics(output.image_scores, labels),
         **localization_metrics(np.stack(output.anomaly_maps), masks),
@@ -82,7 +86,7 @@ def test_single_terms_count_in_the_region_of_interest_alone(data, tmp_path):
     pipe = tiny_pipeline(weights={"residual": 1.0}, smoothing_sigma=1.0)
     pipe.calibrate(smooth_images(19, seed=4), roi=inside)
     pipe.save_pretrained(tmp_path / "model")
-    scores = run(tmp_path / "model", data, tmp_path / "out", "--no-report", "--map_size", "32x32")["scores"]
+    scores = run(tmp_path / "model", data, tmp_path / "out", report=False, map_size=(32, 32))["scores"]
     assert scores["residual"] == pytest.approx(scores["ensemble"], rel=1e-5)
     assert scores["residual"] != pytest.approx(scores["mahalanobis"], rel=1e-5)
 
@@ -105,16 +109,14 @@ def test_models_of_tiles_are_measured_at_the_size_at_which_they_score(tmp_path, 
     assert results["map_size"] == "64x96" and "64x96 (height x width)" in (tmp_path / "tiles" / "metrics.md").read_text()
     assert "compared at 64x96" in (tmp_path / "tiles" / "report.html").read_text(encoding="utf-8")
     samples = evaluation_samples(tmp_path)
-    truth = evaluate.read_truth(samples, (64, 96))
+    truth = scored_samples.read_truth(samples, (64, 96))
     assert truth.sum() == 6
     maps = np.stack(DiffADPipeline.from_pretrained(tmp_path / "model")([s.read for s in samples]).anomaly_maps)
     assert results["scores"]["ensemble"]["pixel_ap"] == pytest.approx(localization_metrics(maps, truth)["pixel_ap"], rel=1e-4)
 
-    monkeypatch.setattr(evaluate, "MAX_MAP_PIXELS", 4 * 32 * 48 + 100)
-    assert evaluate.default_map_size(samples, 64) == (32, 48)
-    assert evaluate.default_map_size(samples, None) == (256, 256)
-    with pytest.raises(SystemExit):
-        run(tmp_path / "model", tmp_path, tmp_path / "wrong", "--map_size", "256")
+    monkeypatch.setattr(scored_samples, "MAX_MAP_PIXELS", 4 * 32 * 48 + 100)
+    assert scored_samples.default_map_size(samples, 64) == (32, 48)
+    assert scored_samples.default_map_size(samples, None) == (256, 256)
 
 
 def test_without_masks_there_are_image_metrics_only(model, data, tmp_path):
@@ -124,6 +126,26 @@ def test_without_masks_there_are_image_metrics_only(model, data, tmp_path):
     (data / "ground_truth").rmdir()
     results = run(model, data, tmp_path / "out")
     assert set(results["scores"]["ensemble"]) == {"image_auroc", "image_ap", "image_f1_max"}
+
+
+def test_masks_without_a_defect_stop_before_scoring(model, data, tmp_path):
+    for path in (data / "ground_truth/block").iterdir():
+        Image.new("L", (32, 32)).save(path)
+    with pytest.raises(DataError, match="0_mask.png: is blank, like all masks"):
+        run(model, data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_are_neither_run_by_spreadsheets_nor_end_the_run(model, data, tmp_path):
+    (data / "test/block").rename(data / "test/=1+1")
+    (data / "ground_truth/block").rename(data / "ground_truth/=1+1")
+    (data / "test/good/0.png").rename(os.fsdecode(os.fsencode(data / "test/good") + b"/\xff $\\frac$.png"))
+    run(model, data, tmp_path / "out", report=False)
+    with (tmp_path / "out/scores.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert not [cell for row in rows for cell in row.values() if cell.startswith("=")]
+    assert sum(original_text(row["defect"]) == "=1+1" for row in rows) == 3
+    assert [row["image"] for row in rows if "\N{REPLACEMENT CHARACTER}" in row["image"]]
 
 
 def test_missing_mask_stops_before_scoring(model, data, tmp_path):
@@ -138,13 +160,13 @@ def test_model_of_several_categories_is_evaluated_on_one(data, tmp_path):
     normals = [*category_images(9, 4, 0), *category_images(19, 4, 1)]
     pipe.calibrate(normals, categories=["nut"] * 9 + ["bolt"] * 19)
     pipe.save_pretrained(tmp_path / "model")
-    given = run(tmp_path / "model", data, tmp_path / "given", "--category", "nut")
+    given = run(tmp_path / "model", data, tmp_path / "given", report=False, category="nut")
     assert given["scores"]["ensemble"]["image_auroc"] == 1.0
     assert given["class_labels"] == {"given": True, "images": {"nut": 6}}
     assert given["operating_point"]["held_out_normals"] == 8
-    recognised = run(tmp_path / "model", data, tmp_path / "recognised")
+    recognised = run(tmp_path / "model", data, tmp_path / "recognised", report=False)
     assert recognised["class_labels"]["given"] is False and sum(recognised["class_labels"]["images"].values()) == 6
-    other = run(tmp_path / "model", data, tmp_path / "other", "--category", "bolt")
+    other = run(tmp_path / "model", data, tmp_path / "other", report=False, category="bolt")
     assert other["operating_point"]["held_out_normals"] == 18 and other["scores"] != given["scores"]
-    with pytest.raises(SystemExit, match="'screw' is none of nut, bolt"):
-        run(tmp_path / "model", data, tmp_path / "wrong", "--category", "screw")
+    with pytest.raises(ValueError, match="'screw' is none of nut, bolt"):
+        run(tmp_path / "model", data, tmp_path / "wrong", category="screw")
