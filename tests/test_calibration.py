@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from diffad import Calibration
-from diffad.scoring.calibration import TERMS, check_supported, conformal_threshold, images_needed, split_for_statistics
+from diffad.scoring.calibration import TERMS, split_for_statistics
+from diffad.scoring.conformal import check_supported, conformal_threshold, images_needed
 from diffad.scoring.terms import standardize_per_image
 
 RATES = (0.01, 0.05, 0.1, 0.2, 0.25, 1 / 3, 0.5, 0.7, 0.9, 0.99)

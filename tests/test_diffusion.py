@@ -5,16 +5,9 @@ import pytest
 import scipy.integrate
 import scipy.stats
 import torch
-from diffad.diffusion.chain import (
-    add_noise,
-    chain_step,
-    clamp_to_range,
-    discretized_nll,
-    kl_divergence,
-    model_log_variance,
-    posterior_mean,
-    predict_x0,
-)
+from diffad.diffusion.chain import chain_step
+from diffad.diffusion.losses import discretized_nll, kl_divergence
+from diffad.diffusion.reverse_step import add_noise, clamp_to_range, model_log_variance, posterior_mean, predict_x0
 from diffusers import DDPMScheduler
 
 RESPACED = 250

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from diffad.diffusion.chain import add_noise, chain_step
+from diffad.diffusion.chain import chain_step
 from diffad.diffusion.losses import feature_loss, joint_loss, simple_loss, vlb_loss
+from diffad.diffusion.reverse_step import add_noise
 from diffusers import DDPMScheduler
 
 TIMESTEPS = (0, 1, 20, 401)

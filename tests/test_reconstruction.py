@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from diffad.diffusion.chain import add_noise, chain_step, posterior_mean, predict_x0
+from diffad.diffusion.chain import chain_step
 from diffad.diffusion.noise import timestep_noise
+from diffad.diffusion.reverse_step import add_noise, posterior_mean, predict_x0
 from diffad.imaging.preprocessing import resize_rgb, to_model_range
 from diffad.repair.gradient_denoising import gradient_step, loss_and_gradient, unit_direction
 from diffad.repair.presets import GradientDenoising

@@ -27,8 +27,9 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
 from diffad import DiffADPipeline, FeatureExtractor, JointUNet2DModel
 from diffad.data import DataError, Sample, category_samples, split_held_out, training_samples
-from diffad.diffusion.chain import add_noise, chain_step
+from diffad.diffusion.chain import chain_step
 from diffad.diffusion.losses import JointLoss, joint_loss
+from diffad.diffusion.reverse_step import add_noise
 from diffad.imaging.preprocessing import to_model_range
 from diffad.imaging.reading import ImageError
 from diffad.memory import keep_freed_memory, peak_memory_mib

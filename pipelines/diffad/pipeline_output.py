@@ -1,10 +1,16 @@
 """What the pipeline returns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
+import torch
 from diffusers.utils import BaseOutput
 from PIL import Image
+
+from .deprecation import former_name
+
+# numpy arrays, or tensors for output_type="pt"
+Array = np.ndarray | torch.Tensor
 
 
 @dataclass
@@ -13,29 +19,48 @@ class DiffADOutput(BaseOutput):
 
     Args:
         image_scores: `(N,)` float32, higher is more anomalous, unbounded.
-        p_values: `(N,)`, share of normal parts expected to score at least as high, from the held-out normals.
+        p_values: `(N,)`, share of good parts expected to score at least as high, from the calibration images.
         is_defective: `(N,)` bool, True where the image is called defective.
-        anomaly_maps: N arrays `(height, width)` float32 at each image's own size, unbounded.
-        masks: N bool arrays of the same sizes, True on pixels called defective.
-        false_alarm_rates: `(N,)`, share of normal parts of each image's category that `labels`, and with the same guarantee
+        anomaly_maps: N maps `(height, width)` float32 at each image's own size, unbounded.
+        masks: N bool masks of the same sizes, True on pixels called defective.
+        false_alarm_rates: `(N,)`, share of good parts of each image's category that `is_defective`, and with the same guarantee
             `masks`, may call defective: the requested rate, or the one that was chosen.
         image_thresholds, pixel_thresholds: `(N,)` float, above them image score and pixels of each image are called defective:
             those of its category.
         term_maps: per image the standardised map of each score term at each timestep (`kl@20`, ..., `mahalanobis`), if
             asked for.
-        categories: name of each image's category, given or recognised, for a model trained on several.
+        categories: name of each image's category, given or recognised, for a model trained on several; None for a part of a
+            product that it has never seen, which is scored as the nearest category and called defective.
     """
 
-    image_scores: np.ndarray
-    p_values: np.ndarray
-    is_defective: np.ndarray
-    anomaly_maps: list[np.ndarray]
-    masks: list[np.ndarray]
-    false_alarm_rates: np.ndarray
-    image_thresholds: np.ndarray
-    pixel_thresholds: np.ndarray
-    term_maps: list[dict[str, np.ndarray]] | None = None
-    categories: list[str] | None = None
+    image_scores: Array
+    p_values: Array
+    is_defective: Array
+    anomaly_maps: list[Array]
+    masks: list[Array]
+    false_alarm_rates: Array
+    image_thresholds: Array
+    pixel_thresholds: Array
+    term_maps: list[dict[str, Array]] | None = None
+    categories: list[str | None] | None = None
+
+    def converted(self, output_type: str, device: torch.device) -> "DiffADOutput":
+        """All arrays and maps as numpy arrays (`np`) or as tensors on a device (`pt`)."""
+
+        def convert(value):
+            if isinstance(value, list):
+                return [convert(item) for item in value]
+            if isinstance(value, dict):
+                return {name: convert(item) for name, item in value.items()}
+            if output_type == "pt":
+                return torch.as_tensor(value, device=device) if isinstance(value, np.ndarray | torch.Tensor) else value
+            return value.cpu().numpy() if isinstance(value, torch.Tensor) else value
+
+        return DiffADOutput(**{field.name: convert(getattr(self, field.name)) for field in fields(self)})
+
+    labels = former_name("labels", "is_defective")
+    partial_maps = former_name("partial_maps", "term_maps")
+    class_labels = former_name("class_labels", "categories")
 
 
 @dataclass

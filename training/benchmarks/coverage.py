@@ -22,7 +22,7 @@ import torch
 from diffad import Calibration, DiffADPipeline, ImageError
 from diffad.data import DataError, Sample, evaluation_samples
 from diffad.memory import keep_freed_memory
-from diffad.scoring.calibration import threshold_rank
+from diffad.scoring.conformal import threshold_rank
 from diffad_training.benchmarks.held_out import held_out_samples
 from tqdm.auto import tqdm
 

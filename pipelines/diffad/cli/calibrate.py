@@ -40,7 +40,7 @@ def calibrate(
     ```
     """
     from ..jobs.recalibrate import calibrate_on, calibration_images, save_calibration
-    from ..scoring.calibration import check_supported, images_behind_thresholds
+    from ..scoring.conformal import check_supported, images_behind_thresholds
     from .loading import check_model, is_model, load_model
 
     check_model(model)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..scoring.calibration import images_behind_thresholds, images_needed
+from ..scoring.conformal import images_behind_thresholds, images_needed
 from .image_check import Images, inspect_images
 from .registry import find_layout
 from .sample import DataError, Sample, split_held_out

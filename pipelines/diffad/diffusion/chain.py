@@ -1,139 +1,102 @@
-"""The diffusion chain as plain numbers and the Gaussians of one reverse step (METHOD: DDPM with a learned variance range).
+"""The reverse chain: constants of all its steps, computed once."""
 
-Every function works on tensors of any float type and of shape `(batch, channels, height, width)`; per-timestep numbers
-are `ChainStep` fields that broadcast against them.
-"""
-
-import math
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
 
 import torch
 from diffusers import DDPMScheduler
 
+from .reverse_step import ReverseStep
 
-@dataclass(frozen=True)
-class ChainStep:
-    """Constants of the reverse step from a timestep to its predecessor in a full or respaced chain.
-
-    Each is a tensor of shape `(batch, 1, 1, 1)`, computed in float64: differences like 1 - abar lose most of their digits
-    at small t when they are taken in single precision.
-    """
-
-    sqrt_alpha_bar: torch.Tensor
-    sqrt_one_minus_alpha_bar: torch.Tensor
-    x0_coefficient: torch.Tensor  # of the posterior mean
-    xt_coefficient: torch.Tensor
-    log_beta: torch.Tensor
-    log_posterior_variance: torch.Tensor  # log beta~
-    is_first: torch.Tensor  # bool: the predecessor is the clean image
-
-    def to(self, like: torch.Tensor) -> "ChainStep":
-        """The same constants on the device and in the float type of `like`."""
-        constants = (getattr(self, field.name) for field in fields(self))
-        return ChainStep(*(c.to(like.device) if c.dtype == torch.bool else c.to(like) for c in constants))
+PREDICTION_TYPES = ("epsilon", "sample")
 
 
-def chain_step(scheduler: DDPMScheduler, timesteps: torch.Tensor) -> ChainStep:
-    """Reads the constants of one reverse step per batch entry.
-
-    Args:
-        scheduler: full chain as constructed, or respaced by `scheduler.set_timesteps(n)`.
-        timesteps: `(batch,)` integers in original units, 0 .. num_train_timesteps - 1.
+def check_scheduler(scheduler: DDPMScheduler) -> None:
+    """Refuses a scheduler whose predictions or variances score and losses do not know.
 
     Raises:
-        ValueError: if a timestep is not part of the scheduler's (respaced) chain.
+        ValueError: naming the setting.
     """
-    timesteps = timesteps.cpu()
-    chain = scheduler.timesteps.cpu().flip(0)  # ascending
-    position = torch.searchsorted(chain, timesteps)
-    found = chain[position.clamp(max=len(chain) - 1)] == timesteps
-    if not found.all():
+    if scheduler.config.prediction_type not in PREDICTION_TYPES:
         raise ValueError(
-            f"timesteps {timesteps[~found].unique().tolist()} are not in the chain of {len(chain)} steps; use timesteps "
-            "of that chain, or the full chain (num_inference_steps=None)"
+            f"scheduler: prediction_type {scheduler.config.prediction_type!r} is not supported; there are "
+            f"{' and '.join(PREDICTION_TYPES)}"
         )
-    # From the betas, because the scheduler's own products are in single precision.
-    alpha_bar = (1 - scheduler.betas.double().cpu()).cumprod(0)[chain]
-    alpha_bar_prev = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
-    beta = 1 - alpha_bar / alpha_bar_prev
-    posterior_variance = (1 - alpha_bar_prev) / (1 - alpha_bar) * beta
-    # At the first step beta~ is 0 and has no logarithm: like the paper's code base, take the next step's.
-    posterior_variance[0] = posterior_variance[1]
-    constants = (
-        alpha_bar.sqrt(),
-        (1 - alpha_bar).sqrt(),
-        alpha_bar_prev.sqrt() * beta / (1 - alpha_bar),
-        (1 - beta).sqrt() * (1 - alpha_bar_prev) / (1 - alpha_bar),
-        beta.log(),
-        posterior_variance.log(),
-        alpha_bar_prev == 1,
-    )
-    return ChainStep(*(constant[position].view(-1, 1, 1, 1) for constant in constants))
+    if scheduler.config.variance_type != "learned_range":
+        raise ValueError(
+            f"scheduler: variance_type {scheduler.config.variance_type!r} is not supported; the model learns the variance: "
+            'use DDPMScheduler(variance_type="learned_range")'
+        )
 
 
-def add_noise(x0: torch.Tensor, noise: torch.Tensor, step: ChainStep) -> torch.Tensor:
-    """Forward process: x_t ~ N(sqrt(abar_t) x_0, (1 - abar_t) I)."""
-    return step.sqrt_alpha_bar * x0 + step.sqrt_one_minus_alpha_bar * noise
+class ReverseChain(torch.nn.Module):
+    """Constants of every reverse step of a full or respaced chain, as buffers.
 
+    Only the scheduler's configuration is read, so that nothing done to the scheduler later changes the chain, and threads can
+    share it.
 
-def prediction_target(x0: torch.Tensor, noise: torch.Tensor, prediction_type: str) -> torch.Tensor:
-    """What the model learns to predict from x_t: the noise (`epsilon`, the paper) or the clean image (`sample`).
+    Args:
+        scheduler: whose configuration says the noise schedule and the spacing of respaced chains.
+        num_inference_steps: length of a respaced chain, at least 2; None is the full chain.
+        device: of the buffers.
 
-    Predicting noise, a network has to copy it exactly: an error is multiplied by sqrt(1 - abar_t) / sqrt(abar_t) in the image,
-    2 at t = 400. A small network that works on folded pixels can't, and rebuilds the image itself far better.
+    Raises:
+        ValueError: if the scheduler is not supported, or the chain is too short.
     """
-    return noise if prediction_type == "epsilon" else x0
 
+    def __init__(
+        self, scheduler: DDPMScheduler, num_inference_steps: int | None = None, device: torch.device | str | None = None
+    ):
+        super().__init__()
+        check_scheduler(scheduler)
+        full_length = scheduler.config.num_train_timesteps
+        if num_inference_steps is not None and not 2 <= num_inference_steps <= full_length:
+            raise ValueError(f"num_inference_steps must lie in 2..{full_length}, got {num_inference_steps}")
+        own = DDPMScheduler.from_config(scheduler.config)
+        own.set_timesteps(full_length if num_inference_steps is None else num_inference_steps)
+        chain = own.timesteps.cpu().flip(0)  # (n,), ascending
+        # In float64, because differences like 1 - abar lose most of their digits at small t in single precision; from the
+        # betas, because the scheduler's own products are in single precision.
+        alpha_bar = (1 - own.betas.double().cpu()).cumprod(0)[chain]
+        alpha_bar_prev = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
+        beta = 1 - alpha_bar / alpha_bar_prev
+        posterior_variance = (1 - alpha_bar_prev) / (1 - alpha_bar) * beta
+        # At the first step beta~ is 0 and has no logarithm: like the paper's code base, take the next step's.
+        posterior_variance[0] = posterior_variance[1]
+        constants = ReverseStep(
+            sqrt_alpha_bar=alpha_bar.sqrt(),
+            sqrt_one_minus_alpha_bar=(1 - alpha_bar).sqrt(),
+            x0_coefficient=alpha_bar_prev.sqrt() * beta / (1 - alpha_bar),
+            xt_coefficient=(1 - beta).sqrt() * (1 - alpha_bar_prev) / (1 - alpha_bar),
+            log_beta=beta.log(),
+            log_posterior_variance=posterior_variance.log(),
+            is_first=alpha_bar_prev == 1,
+        )
+        for name, values in constants._asdict().items():
+            self.register_buffer(name, (values if values.dtype == torch.bool else values.float()).to(device))
+        # Timesteps off the chain get a position beyond its end: looking them up fails.
+        position = torch.full((full_length,), len(chain))
+        position[chain] = torch.arange(len(chain))
+        self.register_buffer("position", position.to(device))
+        self.timesteps: tuple[int, ...] = tuple(chain.flip(0).tolist())
 
-def predict_x0(xt: torch.Tensor, prediction: torch.Tensor, step: ChainStep, prediction_type: str = "epsilon") -> torch.Tensor:
-    """Clean image that the prediction implies, clamped to the image range [-1, 1]."""
-    if prediction_type == "epsilon":
-        prediction = (xt - step.sqrt_one_minus_alpha_bar * prediction) / step.sqrt_alpha_bar
-    return prediction.clamp(-1, 1)
+    def step(self, timesteps: torch.Tensor) -> ReverseStep:
+        """Constants of the reverse steps from timesteps `(batch,)`, or from one `()` or `(1,)` for all images.
 
+        Raises:
+            IndexError: if one is not part of the chain.
+        """
+        position = self.position[timesteps.reshape(-1)]  # (batch,)
+        return ReverseStep(*(getattr(self, name)[position].view(-1, 1, 1, 1) for name in ReverseStep._fields))
 
-def posterior_mean(x0: torch.Tensor, xt: torch.Tensor, step: ChainStep) -> torch.Tensor:
-    """Mean of q(x_{t-1} | x_t, x_0); with a predicted x_0, mean of p_theta(x_{t-1} | x_t)."""
-    return step.x0_coefficient * x0 + step.xt_coefficient * xt
+    def check_timesteps(self, timesteps: Sequence[int]) -> None:
+        """Refuses timesteps, in original units, that are not part of the chain.
 
-
-def clamp_to_range(v: torch.Tensor) -> torch.Tensor:
-    """The variance channels held to the range [-1, 1] they interpolate over.
-
-    A trained network leaves it where its predicted image is off by more than the step's noise: it then explains its own error
-    as variance, and the KL of a defect falls below that of a good part.
-    """
-    return v.clamp(-1, 1)
-
-
-def model_log_variance(v: torch.Tensor, step: ChainStep) -> torch.Tensor:
-    """log sigma_theta^2 = u log beta + (1 - u) log beta~ with u = (v + 1) / 2 (learned range)."""
-    u = (v + 1) / 2
-    return u * step.log_beta + (1 - u) * step.log_posterior_variance
-
-
-def kl_divergence(x0: torch.Tensor, x0_predicted: torch.Tensor, v: torch.Tensor, step: ChainStep) -> torch.Tensor:
-    """KL( q(x_{t-1} | x_t, x_0) || p_theta(x_{t-1} | x_t) ) in bits for every pixel and channel.
-
-    Both means share x_t, so their difference is taken as c (x_0 - x_0_predicted): exact, and free of the cancellation
-    that subtracting two nearly equal means has in single precision.
-    """
-    log_ratio = (v + 1) / 2 * (step.log_beta - step.log_posterior_variance)  # log sigma_theta^2 / beta~
-    mean_difference = step.x0_coefficient * (x0 - x0_predicted)
-    squared_error = mean_difference.square() * torch.exp(-step.log_posterior_variance - log_ratio)
-    return 0.5 * (log_ratio + torch.expm1(-log_ratio) + squared_error) / math.log(2)
-
-
-def discretized_nll(x0: torch.Tensor, mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
-    """-log2 p(x_0 | x_1) of an 8-bit image under a Gaussian, per pixel and channel (decoder term L_0 of DDPM).
-
-    `x0` holds the 256 grey levels in [-1, 1]; each level takes the probability mass of its bin, the outer bins reach to
-    infinity.
-    """
-    scale = torch.exp(-0.5 * log_variance) / math.sqrt(2)
-    outer = x0.abs() > 0.999
-    # Seen from the nearer tail, where erfc keeps its digits; the outer bins have one finite edge.
-    distance = torch.where(outer, (x0 - mean) * x0.sign(), (x0 - mean).abs())
-    inner_edge = torch.erfc((distance - 1 / 255) * scale)
-    outer_edge = torch.where(outer, torch.zeros_like(inner_edge), torch.erfc((distance + 1 / 255) * scale))
-    return 1 - torch.log2((inner_edge - outer_edge).clamp_min(1e-30))
+        Raises:
+            ValueError: naming them.
+        """
+        off = sorted(set(timesteps) - set(self.timesteps))
+        if off:
+            raise ValueError(
+                f"timesteps {off} are not in the chain of {len(self.timesteps)} steps; use timesteps of that chain, or the "
+                "full chain (num_inference_steps=None)"
+            )

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from ..autocast import without_autocast
+
 
 def resize_map(score_map: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Brings a `(B, h, w)` map to `size`: bilinear, with antialiasing where it shrinks."""
@@ -18,7 +20,8 @@ def smooth_map(score_map: torch.Tensor, sigma: float) -> torch.Tensor:
         return score_map
     # Reflection needs a border smaller than the map; 3 sigma hold all of the kernel that matters.
     radius = min(round(3 * sigma), min(score_map.shape[-2:]) - 1)
-    return gaussian_blur(score_map[:, None], kernel_size=2 * radius + 1, sigma=sigma)[:, 0]
+    with without_autocast(score_map.device.type):
+        return gaussian_blur(score_map[:, None], kernel_size=2 * radius + 1, sigma=sigma)[:, 0]
 
 
 def normal_level(threshold: float) -> float:

@@ -15,10 +15,10 @@ from ..imaging.drawing import overlay
 from ..imaging.reading import ImageError, read_image
 from ..imaging.regions import bounding_boxes
 from ..imaging.streams import read_batches
+from ..models.digest import model_digest
 from ..pipeline_diffad import DiffADPipeline
 from ..pipeline_output import DiffADOutput
 from ..text import printable
-from .fingerprint import model_digest
 from .folders import image_names, picture_path
 from .resume import Journal, check_is_result, files_digest, only_writer, write_record
 from .table import check_rows, check_table_path, read_rows, write_table
@@ -108,7 +108,7 @@ def predict_folder(
     folder, names = images_of(folder, settings.picture_folders)
     run |= {
         "images": files_digest(folder, names),
-        "model": model_digest(pipe),
+        "model": model_digest(pipe.components),
         **{key: _as_text(value) for key, value in dataclasses.asdict(settings).items()},
         "thresholds": [_thresholds(pipe, category, rate) for category, rate in rates.items()],
     }

@@ -1,7 +1,5 @@
 """Calibrates a saved pipeline anew, on a folder of good images."""
 
-import os
-import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -9,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..atomic import writing
 from ..data import DataError, find_layout, plain_folder
 from ..imaging.preprocessing import load_region
 from ..imaging.reading import ImageError, read_image
@@ -73,14 +72,9 @@ def _read_framed(path: Path, region: np.ndarray, roi: Path) -> Image.Image:
 
 
 def save_calibration(pipe: DiffADPipeline, model: Path) -> None:
-    """Replaces the calibration of a saved pipeline by two renames; if the second fails, the old one is put back."""
-    folder = model / "calibration"
-    with tempfile.TemporaryDirectory(dir=model, prefix=".calibration") as scratch:
-        new, old = Path(scratch) / "new", Path(scratch) / "old"
-        pipe.calibration.save_pretrained(new)
-        os.rename(folder, old)
-        try:
-            os.rename(new, folder)
-        except BaseException:
-            os.rename(old, folder)
-            raise
+    """Replaces what calibration sets in a saved pipeline: all of it or, if the process is killed, nothing."""
+    parts = {"calibration": pipe.calibration, "discriminant": pipe.discriminant}
+    with writing(model) as unfinished:
+        for name, part in parts.items():
+            if part is not None:
+                part.save_pretrained(unfinished / name)

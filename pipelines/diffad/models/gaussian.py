@@ -1,4 +1,4 @@
-"""PaDiM: a multivariate Gaussian of normal features at every position, or one for all positions; for each class its own."""
+"""PaDiM: a Gaussian of the features of good parts at every position, or one for all; each class has its own."""
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -8,12 +8,12 @@ from .moments import StreamingMoments
 
 
 class PadimGaussian(Float32ModelMixin, ConfigMixin):
-    """N(mu, Sigma + regularization I) over normal features, and the Mahalanobis distance to it (Eq. 12).
+    """N(mu, Sigma + regularization I) over the features of good images, and the Mahalanobis distance to it (Eq. 12).
 
     Args:
         feature_channels: channels D of the incoming features.
         grid: `(height, width)` of the feature map for one Gaussian per position; None for one Gaussian shared by all
-            positions, which suits textures and parts that lie anyhow.
+            positions, which suits textures and unaligned parts.
         num_dims: how many channels, drawn by `seed`, are used; None uses all.
         regularization: added to the diagonal of every covariance.
         seed: of the choice of channels.
@@ -45,14 +45,22 @@ class PadimGaussian(Float32ModelMixin, ConfigMixin):
         # Inverse Cholesky factor W of the covariance: (f - mu)^T Sigma^-1 (f - mu) = |W (f - mu)|^2.
         self.register_buffer("whitening", torch.zeros(num_classes * self.positions, num_dims, num_dims))
 
+    def check_state(self) -> None:
+        super().check_state()
+        if not (self.whitening.diagonal(dim1=1, dim2=2) > 0).all():
+            raise ValueError("whitening is not the inverse of a Cholesky factor: its diagonal is not positive")
+        if not ((self.dims >= 0) & (self.dims < self.config.feature_channels)).all():
+            raise ValueError(f"dims holds channels beyond the {self.config.feature_channels} of the features")
+
     def new_moments(self) -> StreamingMoments:
         """An empty accumulator for one class, of the right shape, on this model's device where that knows float64."""
         device = "cpu" if self.mean.device.type == "mps" else self.mean.device
         return StreamingMoments(self.positions, len(self.dims), device=device)
 
     def accumulate(self, moments: StreamingMoments, features: torch.Tensor) -> None:
-        """Adds features `(batch, feature_channels, h, w)` of normal images to `moments`."""
-        moments.update(self._by_position(features).transpose(0, 1))
+        """Adds features `(batch, feature_channels, h, w)` of good images to `moments`."""
+        vectors = self._vectors(features)  # (B, P, M, D)
+        moments.update(vectors.transpose(1, 2).flatten(0, 1))
 
     def fit(self, moments: StreamingMoments, category: int = 0) -> "PadimGaussian":
         """Sets mean and whitening of one class from its accumulated moments; decomposes in float64.
@@ -60,7 +68,7 @@ class PadimGaussian(Float32ModelMixin, ConfigMixin):
         Raises:
             ValueError: if `moments` saw fewer than two samples, or belongs to a Gaussian of another shape.
         """
-        mean, whitening = self._of_class(category)
+        mean, whitening = self.mean[self._rows(category)], self.whitening[self._rows(category)]
         if moments.mean.shape != mean.shape:
             raise ValueError(
                 f"moments of {tuple(moments.mean.shape)} (positions, dims) do not fit a Gaussian of {tuple(mean.shape)}: "
@@ -76,52 +84,48 @@ class PadimGaussian(Float32ModelMixin, ConfigMixin):
         whitening.copy_(fitted)
         return self
 
-    def forward(self, features: torch.Tensor, categories: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, features: torch.Tensor, category: torch.Tensor | None = None) -> torch.Tensor:
         """Squared Mahalanobis distance at every position, differentiable with respect to the features.
 
         Args:
             features: `(batch, feature_channels, h, w)`.
-            categories: `(batch,)` integers, needed where there are several classes.
+            category: `(batch,)` integers, or `(1,)` for all images, needed where there are several classes. One for all reads
+                the matrices once for the batch.
 
         Returns:
             `(batch, h, w)`, at least 0; its expectation on the fitted data is close to `num_dims`.
 
         Raises:
-            ValueError: if the features' grid is not the one the Gaussians were fitted on, or class labels are missing.
+            ValueError: if the features' grid is not the one the Gaussians were fitted on, or the category is missing.
         """
-        if categories is None:
+        if category is None:
             if self.config.num_classes > 1:
-                raise ValueError(f"Gaussians of {self.config.num_classes} classes need class labels")
-            return self._distance(features, 0)
-        distance = self.mean.new_empty(len(features), *features.shape[-2:])
-        for label in categories.unique().tolist():
-            of_class = categories == label
-            distance[of_class] = self._distance(features[of_class], label)
-        return distance
+                raise ValueError(f"Gaussians of {self.config.num_classes} classes need the category of the images")
+            mean, whitening = self.mean[None], self.whitening[None]
+        else:
+            mean = self.mean.view(-1, self.positions, self.mean.shape[1])[category]  # (N, P, D), N is batch or 1
+            whitening = self.whitening.view(-1, self.positions, *self.whitening.shape[1:])[category]  # (N, P, D, D)
+        vectors = self._vectors(features)  # (B, P, M, D)
+        if len(mean) == 1:
+            # The images of a batch meet at their position, where one matrix serves them all.
+            vectors = vectors.transpose(0, 1).flatten(1, 2)[None]  # (1, P, B M, D)
+        whitened = (vectors - mean[:, :, None]) @ whitening.transpose(2, 3)
+        distance = whitened.square().sum(dim=3)  # (B, P, M) or (1, P, B M)
+        if len(mean) == 1:
+            distance = distance[0].unflatten(1, (len(features), -1)).transpose(0, 1)  # (B, P, M)
+        return distance.reshape(len(features), *features.shape[-2:])  # (B, h, w)
 
-    def _distance(self, features: torch.Tensor, category: int) -> torch.Tensor:
-        mean, whitening = self._of_class(category)
-        vectors = self._by_position(features)  # (P, n, D)
-        centered = vectors.float() - mean[:, None]
-        distance = (centered @ whitening.transpose(1, 2)).square().sum(dim=2)  # (P, n)
-        if self.config.grid is None:
-            return distance.view(len(features), *features.shape[-2:])
-        return distance.T.reshape(len(features), *self.config.grid)  # (B, h, w)
+    def _rows(self, category: int) -> slice:
+        """Where one class's positions lie in mean and whitening."""
+        return slice(category * self.positions, (category + 1) * self.positions)
 
-    def _of_class(self, category: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Views of one class's mean `(positions, dims)` and whitening."""
-        rows = slice(category * self.positions, (category + 1) * self.positions)
-        return self.mean[rows], self.whitening[rows]
-
-    def _by_position(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, C, h, w) to (positions, samples, dims): one position and B h w samples when the Gaussian is shared."""
+    def _vectors(self, features: torch.Tensor) -> torch.Tensor:
+        """`(B, C, h, w)` to float32 `(B, P, M, D)`: M vectors at each of P positions, of which a shared Gaussian has one."""
         grid = self.config.grid
         if grid is not None and tuple(features.shape[-2:]) != tuple(grid):
             raise ValueError(
                 f"the Gaussians were fitted on a {grid[0]}x{grid[1]} grid, got features of {features.shape[-2]}x"
                 f"{features.shape[-1]}: use images of the fitted size, or fit with grid=None"
             )
-        vectors = features[:, self.dims].flatten(2)  # (B, D, P)
-        if grid is None:
-            return vectors.transpose(1, 2).reshape(1, -1, vectors.shape[1])
-        return vectors.permute(2, 0, 1)
+        vectors = features[:, self.dims].flatten(2).transpose(1, 2).float()  # (B, h w, D)
+        return vectors[:, None] if grid is None else vectors[:, :, None]

@@ -1,5 +1,6 @@
 """UNet2DModel with a feature head: one pass gives epsilon, the variance channels and the predicted features."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,8 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.utils import BaseOutput
 from torch import nn
+
+from .saved_state import ChecksSavedState
 
 
 @dataclass
@@ -50,7 +53,7 @@ class FeatureHead(nn.Module):
         return self.conv(hidden)  # (B, D, h, w)
 
 
-class JointUNet2DModel(UNet2DModel):
+class JointUNet2DModel(ChecksSavedState, UNet2DModel):
     """UNet2DModel that also rebuilds the features of the clean image from the noisy one (joint model of Sec. 3.2).
 
     Args beyond those of [`UNet2DModel`], which keep their meaning and defaults:
@@ -141,6 +144,17 @@ class JointUNet2DModel(UNet2DModel):
         self.feature_block_index = feature_block % len(up_block_types)
         self.feature_head = FeatureHead(decoder_channels[self.feature_block_index], feature_channels, norm_num_groups, norm_eps)
         self.stride = patch_size * 2 ** (len(block_out_channels) - 1)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """`(height, width)` of the images that it was built for."""
+        size = self.config.sample_size
+        return (size, size) if isinstance(size, int) else tuple(size)
+
+    @property
+    def output_stride(self) -> int:
+        """Pixels by which the sides of its images are divisible: the feature head has a grid of its own."""
+        return math.lcm(self.stride, self.config.feature_stride)
 
     @classmethod
     def from_unet(cls, unet: UNet2DModel, **joint_config) -> "JointUNet2DModel":

@@ -33,7 +33,7 @@ class Reconstruction:
 
 
 @dataclass(frozen=True)
-class Models:
+class RepairContext:
     """What recipes may ask of the pipeline; every function takes a batch and treats its images independently.
 
     All take images of the model's resolution; `anomaly_map`, of a model that scores images in tiles, larger ones, too, and
@@ -56,12 +56,12 @@ class Models:
 
     size: tuple[int, int]
     stride: int
-    select: Callable[[torch.Tensor], "Models"]
+    select: Callable[[torch.Tensor], "RepairContext"]
     distance: Distance
     add_noise: Callable[[torch.Tensor, int], torch.Tensor]
     predict_x0: Callable[[torch.Tensor, int], torch.Tensor]
     reverse_step: Callable[[torch.Tensor, int, int, int | None], torch.Tensor]
-    chain: Callable[[int], list[int]]
+    chain_timesteps: Callable[[int], list[int]]
     anomaly_map: Callable[[torch.Tensor], torch.Tensor]
     image_score: Callable[[torch.Tensor], torch.Tensor]
     image_threshold: torch.Tensor

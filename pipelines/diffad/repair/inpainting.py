@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .context import Models, Reconstruction, Report
+from .context import Reconstruction, RepairContext, Report
 from .cycle_spinning import cycle_spin
 from .fill import fill_from_surroundings, structure_weight
 from .gradient_denoising import mahalanobis_loss
@@ -54,7 +54,7 @@ class Repair:
     margin: int = 4
     attempts: int = 2
 
-    def run(self, images: torch.Tensor, models: Models, report: Report) -> Reconstruction:
+    def run(self, images: torch.Tensor, models: RepairContext, report: Report) -> Reconstruction:
         region = halo = replaced = torch.zeros_like(images[:, :1])  # (B, 1, H, W)
         repaired = images  # (B, 3, H, W)
         best = _Best(images, replaced)
@@ -88,7 +88,7 @@ class Repair:
         return defect_region(anomaly_map, threshold, self.region_level, peak_share, self.margin)
 
     def _repair(
-        self, images, repaired, region, halo, active, models: Models, report: Report
+        self, images, repaired, region, halo, active, models: RepairContext, report: Report
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`repaired` with the active images repaired anew from `images`, and `(B, 1, H, W)` where these are replaced."""
         repaired, left_over, replaced = repaired.index_copy(0, active, images[active]), region.clone(), torch.zeros_like(region)
@@ -101,7 +101,7 @@ class Repair:
         return repaired, replaced
 
     def _repair_windows(
-        self, images, replaced, unsound, windows: list[Window], models: Models, report: Report
+        self, images, replaced, unsound, windows: list[Window], models: RepairContext, report: Report
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`images` and `replaced` with the windows' own pixels repaired; fill and grain shun all that are `unsound`."""
         inputs, unsound = _cut(images, windows), _cut(unsound, windows)  # (windows, C, *size)
@@ -144,7 +144,7 @@ class _Best:
         self.score = self.score.index_copy(0, chosen, score[improved])
 
 
-def _judge(images: torch.Tensor, models: Models) -> tuple[torch.Tensor, torch.Tensor]:
+def _judge(images: torch.Tensor, models: RepairContext) -> tuple[torch.Tensor, torch.Tensor]:
     """Anomaly maps `(B, H, W)` and scores `(B,)`."""
     anomaly_map = models.anomaly_map(images)
     score = models.image_score(anomaly_map)

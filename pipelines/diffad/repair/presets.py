@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .context import Models, Reconstruction, Report
+from .context import Reconstruction, RepairContext, Report
 from .gradient_denoising import gradient_step, loss_and_gradient, unit_direction
 from .inpainting import Repair
 
@@ -23,12 +23,12 @@ class GradientDescent:
     step_size: float = 0.02
     normalize_gradient: bool = True
 
-    def run(self, images: torch.Tensor, models: Models, report: Report) -> Reconstruction:
+    def run(self, images: torch.Tensor, models: RepairContext, report: Report) -> Reconstruction:
         for _ in range(self.num_steps):
             images = report(self.step(images, models))
         return Reconstruction.changed(images)
 
-    def step(self, images: torch.Tensor, models: Models) -> torch.Tensor:
+    def step(self, images: torch.Tensor, models: RepairContext) -> torch.Tensor:
         _, gradient = loss_and_gradient(images, models.distance)
         direction = unit_direction(gradient) if self.normalize_gradient else -gradient
         return gradient_step(images, direction, self.step_size)
@@ -50,7 +50,7 @@ class GradientDenoising(GradientDescent):
     num_inference_steps: int | None = 250
     stochastic: bool = False
 
-    def run(self, images: torch.Tensor, models: Models, report: Report) -> Reconstruction:
+    def run(self, images: torch.Tensor, models: RepairContext, report: Report) -> Reconstruction:
         for i in range(1, self.num_steps + 1):
             images = report(self.step(images, models))
             if i % self.denoise_every == 0:
@@ -77,8 +77,8 @@ class PartialDiffusion:
     num_inference_steps: int = 100
     stochastic: bool = False
 
-    def run(self, images: torch.Tensor, models: Models, report: Report) -> Reconstruction:
-        chain = models.chain(self.num_inference_steps)
+    def run(self, images: torch.Tensor, models: RepairContext, report: Report) -> Reconstruction:
+        chain = models.chain_timesteps(self.num_inference_steps)
         start = min(range(len(chain)), key=lambda i: abs(chain[i] - self.timestep))
         images = models.add_noise(images, chain[start])
         for t in chain[start:]:
@@ -94,3 +94,28 @@ PRESETS: dict[str, Recipe] = {
     "gradient_descent": GradientDescent(),
     "partial_diffusion": PartialDiffusion(),
 }
+
+
+RepairMethod = Recipe
+
+
+def resolve_method(preset, settings):
+    import dataclasses
+
+    if isinstance(preset, str):
+        if preset not in PRESETS:
+            raise ValueError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
+        preset = PRESETS[preset]
+    unknown = set(settings) - {field.name for field in dataclasses.fields(preset)}
+    if unknown:
+        names = ", ".join(field.name for field in dataclasses.fields(preset))
+        raise ValueError(f"{type(preset).__name__} has no setting {', '.join(sorted(unknown))}; it has {names}")
+    return dataclasses.replace(preset, **settings)
+
+
+def check_fits_tiles(method, short_side):
+    if short_side is not None and not isinstance(method, Repair):
+        raise ValueError(
+            f"{type(method).__name__} changes whole images at the model's resolution, but this model scores them in tiles: "
+            "repair with the default preset, which changes marked regions only"
+        )

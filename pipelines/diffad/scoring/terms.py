@@ -1,4 +1,4 @@
-"""Anomaly scores as pure functions of tensors (paper Sec. 3.2): one small function per formula.
+"""Score terms and their combination (paper Sec. 3.2) as pure functions of tensors: one small function for each formula.
 
 Term maps are `(batch, height, width)`, higher is more anomalous, never clipped.
 """
@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from ..diffusion.chain import ChainStep, kl_divergence
+
+def pixel_score(kl_divergence: torch.Tensor) -> torch.Tensor:
+    """Pixel score s_t: KL of true and predicted reverse step in bits, `(B, C, H, W)`, mean over channels."""
+    return kl_divergence.mean(dim=1)  # (B, H, W)
 
 
-def kl_map(x0: torch.Tensor, x0_predicted: torch.Tensor, v: torch.Tensor, step: ChainStep) -> torch.Tensor:
-    """Pixel score s_t: KL between true and predicted reverse step in bits, mean over channels."""
-    return kl_divergence(x0, x0_predicted, v, step).mean(dim=1)  # (B, H, W)
-
-
-def rgb_error_map(x0: torch.Tensor, x0_predicted: torch.Tensor) -> torch.Tensor:
+def rgb_error(x0: torch.Tensor, x0_predicted: torch.Tensor) -> torch.Tensor:
     """Reconstruction error in pixel space, root mean square over channels: the baseline the paper compares KL with.
 
     The root, because squares of good parts have so heavy a tail that they would drown the other terms of an ensemble.
@@ -23,29 +21,34 @@ def rgb_error_map(x0: torch.Tensor, x0_predicted: torch.Tensor) -> torch.Tensor:
     return (x0 - x0_predicted).square().mean(dim=1).sqrt()  # (B, H, W)
 
 
-def feature_map(features: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
-    """Feature score s^f_t (Eq. 10): squared difference of the features, mean over channels."""
+def feature_error(features: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
+    """Feature score s^f_t (Eq. 10): squared difference of the features `(B, D, h, w)`, mean over channels."""
     return (features - predicted).square().mean(dim=1)  # (B, h, w)
 
 
 def feature_residual(features: torch.Tensor, predictions: Sequence[torch.Tensor]) -> torch.Tensor:
-    """f(x_0) minus the mean over timesteps of f_theta(x_t, t), all `(batch, D, h, w)`.
+    """f(x_0) minus the mean over timesteps of f_theta(x_t, t), all `(B, D, h, w)`.
 
-    Eq. 10 weighs every channel of it alike. Its Mahalanobis distance under the residuals of normal images discounts what the
+    Eq. 10 weighs every channel of it alike. Its Mahalanobis distance under the residuals of good images discounts what the
     model gets wrong on good parts, too (ours, not the paper's).
     """
     return features - torch.stack(tuple(predictions)).mean(dim=0)
 
 
+def mahalanobis_distance(squared_distance: torch.Tensor) -> torch.Tensor:
+    """Root of a squared Mahalanobis distance, whose heavy tail would drown the other terms of an ensemble."""
+    return squared_distance.sqrt()
+
+
 def standardize(score_map: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    """shat = (s - mean) / std with statistics of normal images, broadcast over the map (Eq. 11)."""
+    """shat = (s - mean) / std with statistics of good images, broadcast over the map (Eq. 11)."""
     return (score_map - mean) / std
 
 
 def standardize_per_image(score_map: torch.Tensor) -> torch.Tensor:
     """shat with the map's own mean and standard deviation, as the paper's released code does (parity only).
 
-    Every image then has the same spread, so a normal image's maximum is as high as a defective one's.
+    Every image then has the same spread, so a good image's maximum is as high as a defective one's.
     """
     std, mean = torch.std_mean(score_map, dim=(1, 2), keepdim=True)
     return (score_map - mean) / std.clamp_min(1e-12)

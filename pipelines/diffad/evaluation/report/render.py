@@ -11,7 +11,7 @@ from markupsafe import Markup
 from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
-from ...scoring.calibration import check_supported
+from ...scoring.conformal import check_supported
 from ...text import printable
 from ..bootstrap import RESAMPLES, confidence_intervals
 from ..counts import count_images

@@ -1,0 +1,93 @@
+"""What methods of repair may ask, answered by the parts of a pipeline."""
+
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from diffusers import DDPMScheduler
+
+from ..diffusion.denoiser import Denoiser
+from ..diffusion.noise import timestep_noise
+from ..scoring.scorer import Scorer
+from ..scoring.tiling import cut, tile_corners
+from .context import RepairContext
+from .gradient_denoising import mahalanobis_loss
+
+
+class ContextBuilder:
+    """Makes the context of each batch for one run of repair.
+
+    Args:
+        scorer: of the pipeline.
+        scheduler: of the pipeline; says the full chain and respaced ones.
+        stride: pixels by which the sides of what the UNet takes are divisible.
+        seed: of all noise.
+        batch_size: images, or windows of them, that networks get at a time, at most.
+        device: of the images.
+    """
+
+    def __init__(self, scorer: Scorer, scheduler: DDPMScheduler, stride: int, seed: int, batch_size: int, device: torch.device):
+        self.scorer, self.scheduler, self.stride = scorer, scheduler, stride
+        self.seed, self.batch_size, self.device = seed, batch_size, device
+        self._respaced: dict[int, Denoiser] = {}
+
+    @cached_property
+    def denoiser(self) -> Denoiser:
+        """Along the full chain."""
+        return Denoiser(self.scorer.denoiser.unet, self.scheduler, device=self.device)
+
+    def respaced(self, length: int) -> Denoiser:
+        """Along a respaced chain."""
+        if length not in self._respaced:
+            self._respaced[length] = Denoiser(self.scorer.denoiser.unet, self.scheduler, length, self.device)
+        return self._respaced[length]
+
+    def noise(self, like: torch.Tensor, number: int) -> torch.Tensor:
+        """The one noise image that seed, number and the size of images `(B, C, H, W)` determine, `(C, H, W)`."""
+        return timestep_noise(tuple(like.shape[1:]), number, self.seed).to(like)
+
+    def context(
+        self, category: torch.Tensor | None, image_threshold: torch.Tensor, pixel_threshold: torch.Tensor
+    ) -> RepairContext:
+        """The context of a batch of B images.
+
+        Args:
+            category: `(1,)`, that of all images, or None.
+            image_threshold, pixel_threshold: `(B,)`.
+        """
+        full_length = self.scheduler.config.num_train_timesteps
+
+        def in_parts(network: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
+            return torch.cat([network(part) for part in images.split(self.batch_size)])
+
+        def timestep(t: int) -> torch.Tensor:
+            return torch.tensor([t], device=self.device)
+
+        def reverse_step(xt: torch.Tensor, t: int, length: int, draw: int | None) -> torch.Tensor:
+            noise = None if draw is None else self.noise(xt, full_length + draw)
+            return in_parts(lambda part: self.respaced(length).reverse_step(part, timestep(t), category, noise), xt)
+
+        return RepairContext(
+            size=self.scorer.image_size,
+            stride=self.stride,
+            select=lambda index: self.context(category, image_threshold[index], pixel_threshold[index]),
+            distance=lambda images: in_parts(
+                lambda part: self.scorer.gaussian(self.scorer.feature_extractor(part), category), images
+            ),
+            add_noise=lambda images, t: self.denoiser.add_noise(images, self.noise(images, t), timestep(t)),
+            predict_x0=lambda xt, t: in_parts(lambda part: self.denoiser(part, timestep(t), category).x0, xt),
+            reverse_step=reverse_step,
+            chain_timesteps=lambda length: list(self.respaced(length).chain.timesteps),
+            anomaly_map=lambda images: self.scorer(images, category, tiles_per_pass=self.batch_size).anomaly_maps,
+            image_score=self.scorer.calibration.image_scores,
+            image_threshold=image_threshold,
+            pixel_threshold=pixel_threshold,
+        )
+
+
+def mean_mahalanobis_loss(context: RepairContext, tile_overlap: float, images: torch.Tensor) -> torch.Tensor:
+    """Eq. 12 of images `(B, 3, H, W)`, `(B,)`: of those that are scored in tiles, the mean over their tiles."""
+    corners = tile_corners(tuple(images.shape[-2:]), context.size, tile_overlap)
+    index = torch.arange(len(images), device=images.device).repeat_interleave(len(corners))
+    loss = mahalanobis_loss(context.select(index).distance(cut(images, corners, context.size)))
+    return loss.view(len(images), -1).mean(dim=1)

@@ -1,0 +1,60 @@
+"""One batch repaired, and carried over to the images at their own sizes."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..imaging.blending import blend_change
+from ..scoring.inputs import ImageBatch
+from .context import RepairContext
+from .presets import RepairMethod
+from .recorder import StepRecorder
+
+
+class RepairedImage(NamedTuple):
+    """One image as it should have looked; the fields are those of [`ReconstructionOutput`], for this image."""
+
+    image: Image.Image
+    difference_map: np.ndarray
+    intermediates: list[Image.Image]
+    trace: np.ndarray
+
+
+def repair_batch(
+    method: RepairMethod,
+    batch: ImageBatch,
+    context: RepairContext,
+    callback: Callable[[int, torch.Tensor], torch.Tensor] | None = None,
+    kept_steps: Sequence[int] | Literal["all"] = (),
+    loss: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> list[RepairedImage]:
+    """Repairs the images of a batch.
+
+    Args:
+        callback, kept_steps, loss: as of [`StepRecorder`].
+    """
+    recorder = StepRecorder(callback, kept_steps, loss)
+    recorder.measure(batch.pixels)
+    result = method.run(batch.pixels, context, recorder)
+    repaired = []
+    for i, original in enumerate(batch.originals):
+        image = blend_change(original, batch.pixels[i], result.images[i], result.replaced[i])
+        change = np.abs(np.asarray(image, dtype=np.float32) - np.asarray(original, dtype=np.float32))
+        trace = np.array([losses[i] for losses in recorder.losses], dtype=np.float32)
+        kept = [pictures[i] for pictures in recorder.pictures]
+        repaired.append(RepairedImage(image, change.mean(axis=2) / 255, kept, trace))
+    return repaired
+
+
+def step_callback(
+    callback: Callable[..., dict | None], pipe: object, batch_start: int
+) -> Callable[[int, torch.Tensor], torch.Tensor]:
+    """A pipeline's `callback(pipe, step, batch_start, {"images": images})` as [`StepRecorder`] calls it."""
+
+    def call(step: int, images: torch.Tensor) -> torch.Tensor:
+        return (callback(pipe, step, batch_start, {"images": images}) or {}).get("images", images)
+
+    return call

@@ -1,0 +1,100 @@
+"""How an image becomes a score: the settings, and what follows from them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+TIMESTEP_TERMS = ("kl", "rgb", "feature")
+TERMS = (*TIMESTEP_TERMS, "residual", "mahalanobis")
+# Chosen on synthetic defects on held-out good images (training/benchmarks/choose_weights.py), the same for every category.
+DEFAULT_WEIGHTS = {"rgb": 1 / 6, "residual": 2 / 3, "mahalanobis": 1 / 6}
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """Settings of the score.
+
+    Args:
+        timesteps: noise levels of the multi-scale score in original units; the default is the paper's {5, 50, 100} of a
+            chain respaced to 250 steps.
+        num_inference_steps: length of the respaced chain whose reverse steps the KL term compares; None is the full one.
+        weights: share of each score term (`kl`, `rgb`, `feature`, `residual`, `mahalanobis`) in the anomaly map.
+        standardized_terms: terms brought to mean 0 and standard deviation 1 by the statistics of good images; the paper does
+            so for `kl` only.
+        per_image: standardise with each map's own statistics instead, like the paper's released code.
+        smoothing_sigma: Gaussian smoothing of every term map, in pixels of the model's resolution.
+        top_k: the image score is the mean of this many highest pixels.
+        short_side: pixels of the shorter side of images that keep their aspect and are scored in tiles of the model's
+            resolution; None resizes every image to the model's resolution, whatever its aspect.
+        tile_overlap: share of a tile that neighbours have in common, at least.
+        seed: of the noise.
+
+    Raises:
+        ValueError: naming the setting that is wrong.
+    """
+
+    timesteps: tuple[int, ...] = (20, 201, 401)
+    num_inference_steps: int | None = 250
+    weights: Mapping[str, float] = field(default_factory=DEFAULT_WEIGHTS.copy)
+    standardized_terms: tuple[str, ...] = TERMS
+    per_image: bool = False
+    smoothing_sigma: float = 4.0
+    top_k: int = 1
+    short_side: int | None = None
+    tile_overlap: float = 0.25
+    seed: int = 0
+
+    def __post_init__(self):
+        unknown = (set(self.weights) | set(self.standardized_terms)) - set(TERMS)
+        if unknown:
+            raise ValueError(f"unknown score terms {sorted(unknown)}; there are {', '.join(TERMS)}")
+        if not self.timesteps or not self.weights:
+            raise ValueError("a score needs at least one timestep and one weighted term")
+        if len(set(self.timesteps)) < len(self.timesteps):
+            raise ValueError(f"timesteps {tuple(self.timesteps)} hold one twice")
+        if self.top_k < 1 or self.smoothing_sigma < 0:
+            raise ValueError(
+                f"top_k must be at least 1 and smoothing_sigma at least 0, got {self.top_k} and {self.smoothing_sigma}"
+            )
+        if not 0 <= self.tile_overlap < 1:
+            raise ValueError(f"tile_overlap must lie in [0, 1), got {self.tile_overlap}")
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Terms that have a share in the anomaly map."""
+        return tuple(self.weights)
+
+    @property
+    def term_map_names(self) -> list[str]:
+        """`kl@20`, `rgb@20`, ..., `residual` and `mahalanobis`: every term at every timestep, in the order of statistics."""
+        return [f"{term}@{t}" for t in self.timesteps for term in TIMESTEP_TERMS] + ["residual", "mahalanobis"]
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of each term map in the anomaly map: a term's weight is divided among the timesteps."""
+        weights = {name: self.weights.get(term_of(name), 0.0) for name in self.term_map_names}
+        return {name: weight / len(self.timesteps) if "@" in name else weight for name, weight in weights.items() if weight}
+
+
+def term_of(term_map_name: str) -> str:
+    """`kl` of `kl@20`."""
+    return term_map_name.partition("@")[0]
+
+
+def check_fits_model(config: ScoreConfig, image_size: tuple[int, int], grid: tuple[int, int] | None) -> None:
+    """Refuses settings that a model can't be scored with.
+
+    Args:
+        image_size: `(height, width)`, the model's resolution.
+        grid: positions that the Gaussians were fitted for, None for a shared one.
+
+    Raises:
+        ValueError: naming the setting and the remedy.
+    """
+    if config.top_k > image_size[0] * image_size[1]:
+        raise ValueError(f"top_k must be at most {image_size[0] * image_size[1]}, the pixels of a map, got {config.top_k}")
+    if config.short_side is None:
+        return
+    if config.short_side < max(image_size):
+        raise ValueError(f"short_side must be at least the model's resolution {max(image_size)}, got {config.short_side}")
+    if grid is not None:
+        raise ValueError("short_side needs one Gaussian for all positions, which tiles share: train with shared_gaussian")

@@ -1,0 +1,175 @@
+"""What the user gives, made ready to be scored: the category of every image, and batches of preprocessed images."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..imaging.maps import resize_map
+from ..imaging.preprocessing import ImageInput, load_region, load_rgb, resize_rgb, to_model_range
+from ..models.discriminant import LinearDiscriminant
+from .scorer import Scorer
+from .tiling import cut, tile_corners, working_size
+
+# The category of every image by name or index, or one for all.
+Categories = str | int | Sequence[str | int]
+
+
+class CategoriesOfImages(NamedTuple):
+    """Categories of N images.
+
+    Args:
+        indices: of the categories; None for a model of one category.
+        unknown: `(N,)` bool, True for an image of a product that the model has never seen; its index is the nearest one.
+    """
+
+    indices: list[int] | None
+    unknown: np.ndarray
+
+
+class ImageBatch(NamedTuple):
+    """Images that are scored together.
+
+    Args:
+        indices: where they stand among all images.
+        pixels: `(B, 3, H, W)` in [-1, 1], on the device.
+        category: `(1,)`, that of all of them, or None for a model of one category.
+        originals: as they came, in RGB.
+    """
+
+    indices: list[int]
+    pixels: torch.Tensor
+    category: torch.Tensor | None
+    originals: list[Image.Image]
+
+
+def category_indices(categories: Categories | None, names: Sequence[str] | None, count: int) -> list[int] | None:
+    """The category index of each of `count` images from what the user gave; None if that is None.
+
+    Args:
+        names: of the model's categories, None for a model of one.
+
+    Raises:
+        ValueError: if a category does not exist, or their number is wrong.
+    """
+    if categories is None:
+        return None
+    if names is None:
+        raise ValueError("categories given, but this model was trained on one category")
+    given = [categories] * count if isinstance(categories, str | int) else list(categories)
+    if len(given) != count:
+        raise ValueError(f"{len(given)} categories for {count} images: give one per image, or one for all")
+    known = {name_or_index: i for i, name in enumerate(names) for name_or_index in (name, i)}
+    unknown = [category for category in given if category not in known]
+    if unknown:
+        raise ValueError(f"category {unknown[0]!r} is none of {', '.join(names)} (or 0..{len(names) - 1})")
+    return [known[category] for category in given]
+
+
+def scored_size(height: int, width: int, image_size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
+    """`(height, width)` at which an image is scored: the model's resolution, or for a model of tiles its working size."""
+    return image_size if short_side is None else working_size((height, width), short_side)
+
+
+def load_region_at(region: str | Path | Image.Image | np.ndarray, size: Callable[[int, int], tuple[int, int]]) -> torch.Tensor:
+    """A region of interest, bool `(height, width)` at the size that images of its own height and width are scored at.
+
+    Raises:
+        ImageError: if it can't be used.
+        ValueError: if nothing of it is left at that size.
+    """
+    inside = torch.from_numpy(load_region(region)).float()
+    inside = resize_map(inside[None], size(*inside.shape))[0] >= 0.5
+    if not inside.any():
+        raise ValueError("roi: the region of interest is too small for the resolution at which images are scored")
+    return inside
+
+
+class InputReader:
+    """Reads images as a scorer takes them.
+
+    Args:
+        scorer: says size and tiles.
+        discriminant: recognises categories, of a model trained on several.
+        device: of the batches.
+    """
+
+    def __init__(self, scorer: Scorer, discriminant: LinearDiscriminant | None, device: torch.device):
+        self.scorer, self.discriminant, self.device = scorer, discriminant, device
+
+    @property
+    def category_names(self) -> list[str] | None:
+        """Of a model trained on several categories, in the order of their indices."""
+        return None if self.discriminant is None else list(self.discriminant.config.class_names)
+
+    def categories(self, images: Sequence[ImageInput], given: Categories | None, batch_size: int) -> CategoriesOfImages:
+        """The category of every image, given or recognised.
+
+        Raises:
+            ValueError: as [`category_indices`].
+        """
+        indices = category_indices(given, self.category_names, len(images))
+        if indices is not None or self.discriminant is None:
+            return CategoriesOfImages(indices, np.zeros(len(images), dtype=bool))
+        pooled = self.pooled_features(images, batch_size)
+        recognised = self.discriminant.scores(pooled).argmax(dim=1).tolist()
+        return CategoriesOfImages(recognised, self.discriminant.is_unknown(pooled).cpu().numpy())
+
+    def names_of(self, indices: Sequence[int], unknown: np.ndarray) -> list[str | None]:
+        """Names of categories, None for unknown ones."""
+        return [None if is_unknown else self.category_names[i] for i, is_unknown in zip(indices, unknown, strict=True)]
+
+    def fit_unknown(self, images: Sequence[ImageInput], batch_size: int) -> None:
+        """Sets from calibration images how far from every category an unknown product lies; without effect for one category."""
+        if self.discriminant is not None and self.discriminant.config.knows_distances:
+            distances = self.discriminant.distances(self.pooled_features(images, batch_size))
+            self.discriminant.set_limit(distances.cpu().numpy())
+
+    def pooled_features(self, images: Sequence[ImageInput], batch_size: int) -> torch.Tensor:
+        """Spatial means of the features of every image `(N, D)`; of one that is scored in tiles, of all its tiles."""
+        pooled = []
+        for batch in self.batches(images, None, batch_size):
+            size, tile = tuple(batch.pixels.shape[-2:]), self.scorer.image_size
+            corners = tile_corners(size, tile, self.scorer.config.tile_overlap)  # one where the image is scored whole
+            parts = cut(batch.pixels, corners, tile).split(batch_size)
+            means = torch.cat([self.scorer.feature_extractor(part).mean(dim=(2, 3)) for part in parts])  # (B tiles, D)
+            pooled.append(means.view(len(batch.pixels), -1, means.shape[1]).mean(dim=1))
+        return torch.cat(pooled)
+
+    def batches(
+        self,
+        images: Sequence[ImageInput],
+        categories: Sequence[int] | None,
+        batch_size: int,
+        chosen: Sequence[int] | None = None,
+    ) -> Iterator[ImageBatch]:
+        """Preprocessed batches of images of one category each, in the order of the categories.
+
+        Images that are scored in tiles come one by one, because their sizes differ and each has a batch of tiles.
+
+        Args:
+            images: all of them.
+            categories: category index of each of them, where there are several.
+            batch_size: images per batch.
+            chosen: indices of the images that are read; None is all.
+
+        Raises:
+            ImageError: if an image can't be used.
+        """
+        of_category: dict[int, list[int]] = {}
+        for index in range(len(images)) if chosen is None else chosen:
+            of_category.setdefault(0 if categories is None else categories[index], []).append(index)
+        image_size, short_side = self.scorer.image_size, self.scorer.config.short_side
+        step = batch_size if short_side is None else 1
+        for category in sorted(of_category):
+            indices = of_category[category]
+            for start in range(0, len(indices), step):
+                batch = indices[start : start + step]
+                originals = [load_rgb(images[i], f"image {i}") for i in batch]
+                sizes = [scored_size(image.height, image.width, image_size, short_side) for image in originals]
+                pixels = np.stack([resize_rgb(image, size) for image, size in zip(originals, sizes, strict=True)])
+                of_batch = None if categories is None else torch.tensor([category], device=self.device)
+                yield ImageBatch(batch, to_model_range(torch.from_numpy(pixels).to(self.device)), of_batch, originals)
