@@ -11,7 +11,7 @@ from diffad.data import DataError, Sample, category_samples, split_held_out
 from diffad.evaluation.report import report_from_predictions
 from diffad.hub.push import export_repo
 from diffad.jobs.predict import PredictionSettings, predict_folder
-from diffad.jobs.summary import summarize_model
+from diffad.jobs.model_summary import summarize_model
 from diffad.jobs.table import read_rows
 from diffad.scoring.calibration import split_for_statistics
 from diffad_training import train

@@ -1,9 +1,7 @@
 """A prediction run without work, which can be killed."""
 
-from pathlib import Path
-
 from diffad.imaging.reading import ImageError
-from diffad.jobs.predict import PredictionSummary, run_prediction
+from diffad.jobs.predict import run_prediction
 from PIL import Image
 
 

@@ -1,4 +1,4 @@
-"""Runs that are killed at any point and go on: no row is lost or doubled, and other runs, processes and files are kept apart."""
+"""Runs that are killed at any point and go on: no row is lost or doubled; other runs, processes and files are kept apart."""
 
 import dataclasses
 import fcntl

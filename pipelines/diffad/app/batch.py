@@ -24,7 +24,7 @@ GALLERY_SIZE, THUMBNAIL_SIDE = 24, 320
 
 @dataclass(frozen=True)
 class BatchRow:
-    """Result of one file: either an error, or score, p-value and label (good or defective)."""
+    """Result of one file: either an error, or score, p-value and label (good, defective or unknown)."""
 
     path: str
     score: float | None = None
@@ -63,7 +63,8 @@ def inspect_files(
                 with turn:
                     output = pipe([image for _, image in readable], categories=category, false_alarm_rate=rate)
                 for i, (name, image) in enumerate(readable):
-                    label = "defective" if output.is_defective[i] else "good"
+                    is_unknown = output.categories is not None and output.categories[i] is None
+                    label = "unknown" if is_unknown else "defective" if output.is_defective[i] else "good"
                     row = BatchRow(name, float(output.image_scores[i]), float(output.p_values[i]), label)
                     pixels = overlaid(np.asarray(image), output.anomaly_maps[i], output.pixel_thresholds[i])
                     picture = Image.fromarray(pixels)
@@ -82,6 +83,8 @@ def summary(rows: Sequence[BatchRow], rate: float) -> str:
     """Banner that counts the results and says what could not be read."""
     counts = Counter(row.label for row in rows)
     lines = [f"{counts['good']} good, at {100 * rate:.3g} % false alarms."]
+    if counts["unknown"]:
+        lines.append(f"{counts['unknown']} of a product that the model has never seen.")
     if counts[None]:
         lines.append(f"{counts[None]} could not be read, see the end of the table.")
     headline = f"{counts['defective']} of {len(rows)} defective"

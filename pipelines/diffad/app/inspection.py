@@ -25,6 +25,7 @@ class Inspection:
         anomaly_map: `(H, W)` float32.
         score, p_value: of the image at its own size.
         category: index of its category, for a model trained on several.
+        is_unknown: of a product that the model has never seen, which is scored as the nearest category.
     """
 
     image: np.ndarray
@@ -32,15 +33,23 @@ class Inspection:
     score: float
     p_value: float
     category: int = 0
+    is_unknown: bool = False
 
 
 def inspect_image(pipe: DiffADPipeline, image: Image.Image, rate: float, category: str | None = None) -> Inspection:
     """Scores one image. The false-alarm rate changes nothing in the result, but has to be one that the pipeline supports."""
     shown = shrunk(image, DISPLAY_SIDE)
     output = pipe(image, categories=category, false_alarm_rate=rate, map_size=(shown.height, shown.width))
-    category = 0 if output.categories is None else pipe.category_names.index(output.categories[0])
-    score, p_value = float(output.image_scores[0]), float(output.p_values[0])
-    return Inspection(np.asarray(shown), output.anomaly_maps[0], score, p_value, category)
+    # An unknown product has no category, but the thresholds of the nearest.
+    of_categories = [pipe.calibration.image_threshold(rate, i) for i in range(len(pipe.calibration.images_per_category))]
+    return Inspection(
+        image=np.asarray(shown),
+        anomaly_map=output.anomaly_maps[0],
+        score=float(output.image_scores[0]),
+        p_value=float(output.p_values[0]),
+        category=of_categories.index(output.image_thresholds[0]),
+        is_unknown=output.categories is not None and output.categories[0] is None,
+    )
 
 
 def overlaid(image: np.ndarray, anomaly_map: np.ndarray, threshold: float) -> np.ndarray:
@@ -58,6 +67,13 @@ def pictures(inspection: Inspection, calibration: Calibration, rate: float) -> t
 def verdict(inspection: Inspection, calibration: Calibration, rate: float) -> str:
     """HTML with the verdict at a false-alarm rate, and what score and p-value mean."""
     threshold = calibration.image_threshold(rate, inspection.category)
+    if inspection.is_unknown:
+        return banner(
+            "? Unknown product",
+            "This part is like none of the products that the model was trained on, so nothing says that it is good.",
+            f"Scored as the nearest of them: {inspection.score:.2f}, threshold {threshold:.2f}.",
+            colour=DEFECTIVE,
+        )
     defective = inspection.score > threshold
     return banner(
         "✗ Defective" if defective else "✓ No defect found",

@@ -6,14 +6,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import gradio as gr
-
 from ..data import DataError, image_files
 from ..imaging.reading import ImageError
 from ..pipeline_diffad import DiffADPipeline
 from . import batch, inspection
 from .inspection import Inspection
 from .serving import refuse_addresses
+from .silent_gradio import gr
 from .uploaded_image import UploadedImage
 from .uploads import MAX_PIXELS, read_upload, uploaded_samples
 

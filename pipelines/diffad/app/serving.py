@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-import gradio as gr
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .silent_gradio import gr
 
 CSS = ".banner .html-container { padding: 0 !important }"  # as wide as what is below
 # The system's own font: one of those that gradio ships lacks most letters.

@@ -24,9 +24,10 @@ def predict(
 ) -> None:
     """Score all images of a folder and write a table with one row per image.
 
-    Columns: path (in FOLDER), score, p_value, label (good or defective), defect_pixels, defect_share (of the image), defects
-    (connected regions), boxes ([left, top, right, bottom] of each in pixels, the largest region first), category (of a model of
-    several), false_alarm_rate, error, image_threshold and pixel_threshold (above them an image and its pixels are defective).
+    Columns: path (in FOLDER), score, p_value, label (good, defective, or unknown: of a product that the model has never seen),
+    defect_pixels, defect_share (of the image), defects (connected regions), boxes ([left, top, right, bottom] of each in
+    pixels, the largest region first), category (of a model of several), false_alarm_rate, error, image_threshold and
+    pixel_threshold (an image and pixels above them are defective).
 
     A run that was stopped goes on where it was when the same command is given again. A finished one is not scored again: the
     same command with --report makes the report of its table.
@@ -57,7 +58,8 @@ def predict(
         )
     summary = predict_folder(pipe, folder, output, settings, batch_size)
     done = "was complete already, nothing was scored" if summary.was_complete else "written"
-    typer.echo(f"{output} {done}: {summary.images} images, {summary.defective} of them called defective")
+    unknown = f", {summary.unknown} of a product unknown to the model" if summary.unknown else ""
+    typer.echo(f"{output} {done}: {summary.images} images, {summary.defective} of them called defective{unknown}")
     if summary.unreadable:
         typer.echo(f"unreadable images: {summary.unreadable}", err=True)
         for message in summary.first_errors:

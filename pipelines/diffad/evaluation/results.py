@@ -10,12 +10,14 @@ import torch
 from ..data import Sample
 from ..memory import peak_memory_mib
 from ..pipeline_diffad import DiffADPipeline
-from ..scoring.calibration import TERMS, Calibration
+from ..scoring.calibration import Calibration
+from ..scoring.config import TERMS, term_of
 from .metrics import detection_metrics, localization_metrics
 from .scored_samples import ScoredSamples
 
 # Rows of the metrics table besides the stored score settings ("ensemble"): the paper's Eq. 11 and each of its terms alone.
 PAPER_ALPHA = 0.5
+UNKNOWN = "unknown"  # in place of the category of a product that the model has never seen
 
 
 def summarize(
@@ -33,6 +35,7 @@ def summarize(
     """
     scored_as = main_category(pipe, scored)
     good, defective = scored.called_defective[~scored.is_defective], scored.called_defective[scored.is_defective]
+    categories = Counter(name or UNKNOWN for name in scored.categories or ())
     scores = {"ensemble": measure(scored.maps, scored.image_scores, scored)}
     for name, weights in score_rows(scored.term_map_names).items():
         scores[name] = measure(*combine(pipe.calibration, scored, weights), scored)
@@ -46,7 +49,10 @@ def summarize(
             "realised_false_alarm_rate": float(good.mean()),
             "detection_rate": float(defective.mean()),
         },
-        "class_labels": {"given": category is not None, "images": dict(Counter(scored.categories or ()))},
+        "class_labels": {
+            "given": category is not None,
+            "images": dict(categories),
+        },
         "recipe": {key: value for key, value in pipe.calibration.config.items() if not key.startswith("_")},
         "cost": {
             "images_per_second": images_per_second(pipe, scored.samples, category=category),
@@ -59,17 +65,16 @@ def summarize(
 
 
 def main_category(pipe: DiffADPipeline, scored: ScoredSamples) -> int:
-    """Index of the category that most images were scored as; 0 where there is one."""
-    if scored.categories is None:
-        return 0
-    return pipe.category_names.index(Counter(scored.categories).most_common(1)[0][0])
+    """Index of the category that most images were scored as; 0 where there is one, or all are of unknown products."""
+    counts = Counter(name for name in scored.categories or () if name is not None)
+    return pipe.category_names.index(counts.most_common(1)[0][0]) if counts else 0
 
 
 def score_rows(term_map_names: Sequence[str]) -> dict[str, dict[str, float]]:
     """Weights of the term maps for each further row of the table."""
 
     def maps_of(term: str) -> list[str]:
-        return [name for name in term_map_names if name.partition("@")[0] == term]
+        return [name for name in term_map_names if term_of(name) == term]
 
     rows = {
         "paper (Eq. 11)": {

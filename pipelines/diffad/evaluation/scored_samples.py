@@ -33,7 +33,7 @@ class ScoredSamples:
         called_defective: `(N,)` bool, the verdicts.
         false_alarm_rates: `(N,)`, that the verdicts are for.
         pixel_thresholds: `(N,)`, above them pixels of each image are called defective.
-        categories: category of each image, given or recognised, of a model of several categories.
+        categories: category of each image, given or recognised, of a model of several categories; None for unknown products.
     """
 
     samples: Sequence[Sample]
@@ -47,7 +47,7 @@ class ScoredSamples:
     called_defective: np.ndarray
     false_alarm_rates: np.ndarray
     pixel_thresholds: np.ndarray
-    categories: list[str] | None = None
+    categories: list[str | None] | None = None
 
 
 def default_map_size(samples: Sequence[Sample], short_side: int | None) -> tuple[int, int]:

@@ -10,7 +10,6 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .. import __version__
-from ..data import DataError
 from ..imaging.drawing import overlay
 from ..imaging.reading import ImageError, read_image
 from ..imaging.regions import bounding_boxes
@@ -19,7 +18,7 @@ from ..models.digest import model_digest
 from ..pipeline_diffad import DiffADPipeline
 from ..pipeline_output import DiffADOutput
 from ..text import printable
-from .folders import image_names, picture_path
+from .folders import images_of, picture_path
 from .resume import Journal, check_is_result, files_digest, only_writer, write_record
 from .table import check_rows, check_table_path, read_rows, write_table
 
@@ -56,13 +55,14 @@ class PredictionSummary:
     """Counts of a whole run, earlier parts included.
 
     Args:
-        images, defective, unreadable: numbers of images.
+        images, defective, unknown, unreadable: numbers of images.
         first_errors: of the first few unreadable images.
         was_complete: the table was there already, and nothing was scored.
     """
 
     images: int = 0
     defective: int = 0
+    unknown: int = 0
     unreadable: int = 0
     first_errors: list[str] = field(default_factory=list)
     was_complete: bool = False
@@ -72,6 +72,7 @@ class PredictionSummary:
         for row in rows:
             self.images += 1
             self.defective += row.get("label") == "defective"
+            self.unknown += row.get("label") == "unknown"
             if row.get("error"):
                 self.unreadable += 1
                 if self.unreadable <= LISTED_ERRORS:
@@ -123,23 +124,6 @@ def predict_folder(
     return run_prediction(names, lambda name: read_image(folder / name), score, output, run, batch_size)
 
 
-def images_of(path: Path, outputs: Sequence[Path] = ()) -> tuple[Path, list[str]]:
-    """The folder of a run's images and their names in it, of all below a folder or of a single image file.
-
-    Args:
-        outputs: folders to which pictures of these images will be written.
-
-    Raises:
-        DataError: as [`diffad.jobs.folders.image_names`].
-    """
-    if not path.is_file():
-        return path, image_names(path, outputs)
-    for output in outputs:
-        if output.resolve() == path.parent.resolve():
-            raise DataError(f"{output}: is the folder of the image; name another folder for pictures of it")
-    return path.parent, [path.name]
-
-
 def run_prediction(
     names: Sequence[str], read: Callable[[str], Image.Image], score: Score, output: Path, run: dict, batch_size: int
 ) -> PredictionSummary:
@@ -148,7 +132,7 @@ def run_prediction(
     Args:
         names: of all images of the run, the finished ones included.
         read: name to RGB image, or ImageError.
-        run: everything that rows depend on; see [`diffad.jobs.journal.Journal`].
+        run: everything that rows depend on; see [`diffad.jobs.resume.Journal`].
 
     Raises:
         ValueError: if the output or the journal belongs to another run or is damaged, or another process is writing either.
@@ -185,12 +169,13 @@ def rows_of(names: Sequence[str], output: DiffADOutput) -> list[dict]:
     for i, name in enumerate(names):
         mask = output.masks[i]
         boxes = bounding_boxes(mask)
+        is_unknown = output.categories is not None and output.categories[i] is None
         rows.append(
             {
                 "path": printable(name),
                 "score": float(output.image_scores[i]),
                 "p_value": float(output.p_values[i]),
-                "label": "defective" if output.is_defective[i] else "good",
+                "label": "unknown" if is_unknown else "defective" if output.is_defective[i] else "good",
                 "defect_pixels": int(mask.sum()),
                 "defect_share": float(mask.mean()),
                 "defects": len(boxes),

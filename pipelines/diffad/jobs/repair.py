@@ -12,7 +12,7 @@ from ..imaging.reading import ImageError, read_image
 from ..imaging.streams import read_batches
 from ..imaging.trajectory import save_animation, trajectory_row
 from ..pipeline_diffad import DiffADPipeline
-from .folders import image_names, picture_path
+from .folders import images_of, picture_path
 
 
 @dataclass
@@ -46,7 +46,7 @@ def repair_folder(
         ValueError: if the preset does not exist, or the pipeline can't give the false-alarm rate or does not know the category.
     """
     pipe.set_progress_bar_config(disable=True)
-    names = image_names(folder, [output])
+    folder, names = images_of(folder, [output])
     summary = RepairSummary()
     with tqdm(total=len(names), desc="repairing", unit="image", mininterval=1) as progress:
         for batch in read_batches(names, lambda name: read_image(folder / name), batch_size):

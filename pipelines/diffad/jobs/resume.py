@@ -9,6 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ..atomic import write_text
+
 SHOWN_CHARACTERS = 100  # of a value in a message
 
 
@@ -121,10 +123,7 @@ def write_record(table: Path, run: Mapping) -> None:
         table: that is complete.
         run: everything that its rows depend on, as values JSON can hold.
     """
-    path = _record_path(table)
-    unfinished = path.with_name(f"{path.name}.tmp")
-    unfinished.write_text(json.dumps({"run": run, "table": _digest(table)}, indent=2) + "\n")
-    os.replace(unfinished, path)
+    write_text(_record_path(table), json.dumps({"run": run, "table": _digest(table)}, indent=2) + "\n")
 
 
 def check_is_result(table: Path, run: Mapping) -> None:

@@ -18,7 +18,7 @@ SCHEMA = pa.schema(
         pa.field("path", pa.string()),  # relative to the folder of images
         pa.field("score", pa.float32()),  # unbounded, higher is more anomalous
         pa.field("p_value", pa.float64()),
-        pa.field("label", pa.string()),  # good or defective
+        pa.field("label", pa.string()),  # good, defective, or unknown: of a product that the model has never seen
         pa.field("defect_pixels", pa.int64()),  # of the image at its own size
         pa.field("defect_share", pa.float64()),  # of the image's pixels, in [0, 1]
         pa.field("defects", pa.int32()),  # connected regions
@@ -133,9 +133,13 @@ def _read_json_lines(path: Path) -> Iterator[dict]:
 
 
 def _read_parquet(path: Path) -> Iterator[dict]:
-    with pq.ParquetFile(path) as table:
-        for batch in table.iter_batches(ROWS_AT_ONCE):
-            yield from batch.to_pylist()
+    with path.open("rb") as file:
+        try:
+            with pq.ParquetFile(file) as table:
+                for batch in table.iter_batches(ROWS_AT_ONCE):
+                    yield from batch.to_pylist()
+        except OSError as error:  # how pyarrow calls damage within the file
+            raise ValueError(str(error)) from None
 
 
 READERS: dict[str, Callable[[Path], Iterator[dict]]] = {

@@ -22,9 +22,9 @@ def report_from_predictions(
 
     Args:
         pipe: the pipeline that scored them. Its progress bar is turned off.
-        rows: one for every scored image: `path` (absolute or relative to `folder`), `score`, `p_value` and `label` (`defective`
-            or `good`), as in a table of predictions; rows with an `error` are only counted. For a model of several categories
-            also the `category`, one for all rows.
+        rows: one for every scored image: `path` (absolute or relative to `folder`), `score`, `p_value` and `label` (`good`,
+            `defective` or `unknown`), as in a table of predictions; rows with an `error` are only counted. For a model of
+            several categories also the `category`, one for all rows.
         folder: of the images.
         false_alarm_rate: that they were scored with; None is the default of scoring.
         facts: further facts of the run for the page's head.
@@ -37,11 +37,11 @@ def report_from_predictions(
     unreadable = {"Unreadable": f"{len(rows) - len(scored):,} more"} if len(scored) < len(rows) else {}
     if not scored:
         raise ValueError(f"{folder}: no scored images to report on")
-    categories = {row.get("category") or None for row in scored}
+    categories = {row.get("category") or None for row in scored if row["label"] != "unknown"}
     if len(categories) > 1:
         raise ValueError(f"{folder}: images of {', '.join(sorted(map(str, categories)))}; report on each category apart")
-    category = categories.pop()
-    index = 0 if pipe.category_names is None else pipe.category_indices(category, 1)[0]
+    category = categories.pop() if categories else None
+    index = 0 if category is None else pipe.category_indices(category, 1)[0]
     false_alarm_rate = pipe.calibration.supported_rate(false_alarm_rate, index)
     pipe.set_progress_bar_config(disable=True)
     report_rows = [
@@ -49,8 +49,8 @@ def report_from_predictions(
             name=str(row["path"]),
             score=float(row["score"]),
             p_value=float(row["p_value"]),
-            called_defective=row["label"] == "defective",
-            pictures=partial(_pictures, pipe, folder, row["path"], row["label"] == "defective", category, false_alarm_rate),
+            called_defective=row["label"] != "good",
+            pictures=partial(_pictures, pipe, folder, row["path"], row["label"] != "good", category, false_alarm_rate),
         )
         for row in scored
     ]
