@@ -1,4 +1,4 @@
-"""The web app: what it says and shows, and that it does so in a real browser without reaching out of the machine."""
+"""The web app's page, in a real browser, which must not reach out of the machine."""
 
 import csv
 import shutil
@@ -7,217 +7,15 @@ import threading
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-from diffad import ImageError
+from app_images import part
 from diffad.app import inspection
-from diffad.app.inspection import Inspection, Row
-from diffad.app.page import build_app, launch
+from diffad.app.page import build_app
+from diffad.app.serving import launch
 from diffad.data import DataError
-from diffad.pipeline_output import ReconstructionOutput
-from PIL import Image
 from tiny_pipeline import smooth_images, tiny_pipeline
 
-RATE = 0.1
 LOOPBACK = ("127.0.0.1", "::1", "localhost", "0.0.0.0", "")
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    pipe = tiny_pipeline()
-    pipe.calibrate(smooth_images(30, seed=5))
-    return pipe
-
-
-def part(seed: int, size: tuple[int, int] = (48, 32), defective: bool = False) -> Image.Image:
-    image = smooth_images(1, seed, size)[0]
-    if defective:
-        image.paste((255, 255, 255), (8, 8, 28, 24))
-    return image
-
-
-@pytest.fixture
-def files(tmp_path):
-    """Two good parts and a defective one as files, two files that are no images."""
-    part(100).save(tmp_path / "good.png")
-    part(101).save(tmp_path / "other.tif")
-    part(102, defective=True).save(tmp_path / "hole.png")
-    (tmp_path / "text.png").write_text("no image")
-    (tmp_path / "broken.zip").write_text("no archive")
-    return tmp_path
-
-
-# --- one image
-
-
-def test_inspection_agrees_with_the_pipeline_and_fits_the_screen(pipe):
-    image = part(100, size=(2000, 1000), defective=True)
-    found = inspection.inspect_image(pipe, image, RATE)
-    expected = pipe(image, map_size=(8, 8))
-    assert found.score == expected.image_scores[0] and found.p_value == expected.p_values[0]
-    assert found.image.shape == (800, 1600, 3) and found.anomaly_map.shape == (800, 1600)
-
-
-def test_verdict_turns_at_the_threshold(pipe):
-    threshold = pipe.calibration.image_threshold(RATE)
-    blank = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.float32)
-    at, above = (
-        inspection.verdict(Inspection(*blank, score, 0.5), pipe.calibration, RATE) for score in (threshold, threshold + 1)
-    )
-    assert "No defect found" in at and inspection.GOOD in at and "10 %" in at
-    assert "Defective" in above and inspection.DEFECTIVE in above and f"{threshold + 1:.2f}" in above
-    # The same score under a stricter rate.
-    strict = pipe.calibration.image_threshold(0.05)
-    assert strict > threshold
-    assert "No defect" in inspection.verdict(Inspection(*blank, (strict + threshold) / 2, 0.5), pipe.calibration, 0.05)
-
-
-def test_pictures_follow_the_threshold(pipe):
-    found = inspection.inspect_image(pipe, part(102, defective=True), RATE)
-    loose, strict = (inspection.pictures(found, pipe.calibration, rate) for rate in (0.5, 0.05))
-    marks = [(picture == inspection.MASK_COLOUR).all(axis=2).sum() for picture, _ in (loose, strict)]
-    assert marks[0] > 0 and (loose[0] != strict[0]).any()
-    assert loose[1].sum() > strict[1].sum()  # a lower threshold is hotter
-
-
-@pytest.mark.parametrize("at_least_as_high", [0, 1, 17])
-def test_p_value_in_words_counts_the_good_parts(pipe, at_least_as_high):
-    normal = pipe.calibration.calibration_scores.numpy()  # ascending
-    score = np.append(normal, normal[-1] + 1)[len(normal) - at_least_as_high]
-    p_value = pipe.calibration.p_values(np.array([score]))[0]
-    text = inspection.p_value_in_words(float(p_value), len(normal))
-    assert text.startswith(f"{at_least_as_high or 'None'} of the {len(normal)} good parts")
-    assert f"{(1 + at_least_as_high) / (len(normal) + 1):.3g}" in text
-
-
-def test_banner_shows_file_names_as_text():
-    assert "<img" not in inspection.banner("a", "<img src=x>") and "&lt;img src=x&gt;" in inspection.banner("a", "<img src=x>")
-
-
-def test_errors_name_the_file_and_not_where_the_server_keeps_it(files):
-    with pytest.raises(ImageError, match=r"^text\.png: not a readable image"):
-        inspection.read_upload(files / "text.png")
-
-
-def test_repair_shows_before_and_after_and_leaves_good_parts(pipe):
-    image = part(102, defective=True)
-    assert pipe(image, false_alarm_rate=0.5).is_defective[0]
-    (before, after), strip = inspection.repair(pipe, image, 0.5)
-    assert before.size == after.size == image.size and before.tobytes() == image.tobytes() != after.tobytes()
-    assert strip.width > 2 * strip.height
-    calm = next(image for image in smooth_images(30, seed=7) if not pipe(image, false_alarm_rate=0.05).is_defective[0])
-    assert inspection.repair(pipe, calm, 0.05) is None
-
-
-@pytest.mark.parametrize(
-    ("steps", "captions"),
-    [
-        (0, ["input", "repaired"]),
-        (1, ["input", "repaired"]),
-        (2, ["input", "step 1 of 2", "repaired"]),
-        (101, ["input", "step 1 of 101", "step 34 of 101", "step 67 of 101", "step 100 of 101", "repaired"]),
-    ],
-)
-def test_filmstrip_shows_a_few_of_however_many_steps(monkeypatch, steps, captions):
-    class Reporter:
-        def reconstruct(self, image, intermediate_steps, **_):
-            assert intermediate_steps == "all"
-            kept = [Image.new("RGB", (4, 4), (step, 0, 0)) for step in range(1, steps + 1)]
-            return ReconstructionOutput([image], [np.ones((4, 4), np.float32)], [kept])
-
-    shown = {}
-    monkeypatch.setattr(inspection, "filmstrip", lambda frames, labels: shown.update(frames=frames, labels=labels))
-    inspection.repair(Reporter(), Image.new("RGB", (4, 4), (200, 0, 0)), RATE)
-    assert shown["labels"] == captions
-    levels = [frame.getpixel((0, 0))[0] for frame in shown["frames"]]
-    assert levels == [200, *(int(label.split()[1]) for label in captions[1:-1]), 200]
-
-
-# --- many images
-
-
-def test_images_of_files_and_archives_have_distinct_names(files):
-    with zipfile.ZipFile(files / "parts.zip", "w") as archive:
-        for name in ("a/1.png", "b/1.PNG"):
-            archive.write(files / "good.png", name)
-        for name in ("notes.txt", "a/.hidden.png", "__MACOSX/1.png", "../1.png"):
-            archive.writestr(name, "no image")
-    (files / "again").mkdir()
-    shutil.copy(files / "good.png", files / "again")
-    samples = inspection.uploaded_samples([files / "good.png", files / "again/good.png", files / "parts.zip"])
-    assert [sample.name for sample in samples] == ["good.png", "good (2).png", "parts.zip/a/1.png", "parts.zip/b/1.PNG"]
-    assert all(sample.read().tobytes() == part(100).tobytes() for sample in samples)
-    with pytest.raises(ImageError, match=r"^broken\.zip: not a readable zip archive"):
-        inspection.uploaded_samples([files / "broken.zip"])
-
-
-def test_batch_is_sorted_complete_and_scored_as_one_by_one(pipe, files):
-    with zipfile.ZipFile(files / "parts.zip", "w") as archive:
-        archive.write(files / "hole.png", "holes/hole.png")
-        archive.writestr("bad.png", "no image")
-        archive.writestr("damaged.png", (files / "good.png").read_bytes())
-    packed = (files / "parts.zip").read_bytes()
-    position = packed.rindex(b"IDAT") + 20  # stored without compression: the last image's pixels
-    (files / "parts.zip").write_bytes(packed[:position] + bytes([packed[position] ^ 255]) + packed[position + 1 :])
-
-    samples = inspection.uploaded_samples([files / name for name in ("good.png", "parts.zip", "text.png", "other.tif")])
-    progress = []
-    rows, gallery = inspection.inspect_files(
-        pipe, samples, RATE, files / "overlays.zip", on_progress=lambda *counts: progress.append(counts)
-    )
-    assert [row.path for row in rows[3:]] == ["parts.zip/bad.png", "parts.zip/damaged.png", "text.png"]
-    assert all(row.label is None and row.score is None and row.error.startswith(row.path) for row in rows[3:])
-    assert progress == [(6, 6)]
-    scores = {
-        name: float(pipe(path).image_scores[0])
-        for name, path in {
-            "parts.zip/holes/hole.png": files / "hole.png",
-            "good.png": files / "good.png",
-            "other.tif": files / "other.tif",
-        }.items()
-    }
-    found = {row.path: row.score for row in rows[:3]}
-    assert found == pytest.approx(scores, rel=1e-4)
-    assert [row.score for row in rows[:3]] == sorted(found.values(), reverse=True)
-    threshold = pipe.calibration.image_threshold(RATE)
-    assert all((row.label == "defective") == (row.score > threshold) for row in rows[:3])
-    assert [caption.split()[1] for _, caption in gallery] == [inspection._short(row.path) for row in rows[:3]]
-
-    with zipfile.ZipFile(files / "overlays.zip") as archive:
-        assert sorted(archive.namelist()) == sorted(f"{name}.overlay.png" for name in scores)
-        with archive.open("parts.zip/holes/hole.png.overlay.png") as file:
-            assert Image.open(file).size == (48, 32)
-
-    inspection.write_csv(rows, files / "table.csv")
-    with (files / "table.csv").open(newline="", encoding="utf-8") as file:
-        table = list(csv.DictReader(file))
-    assert [line["path"] for line in table] == [row.path for row in rows]
-    assert float(table[0]["score"]) == rows[0].score and table[-1]["score"] == ""
-
-
-def test_a_long_batch_lets_others_take_their_turn(pipe, files):
-    turns = []
-
-    class Turn:
-        def __enter__(self):
-            turns.append("taken")
-
-        def __exit__(self, *_):
-            turns.append("free")
-
-    samples = inspection.uploaded_samples([files / "good.png"] * (inspection.BATCH_SIZE + 1))
-    inspection.inspect_files(pipe, samples, RATE, files / "overlays.zip", turn=Turn())
-    assert turns == ["taken", "free"] * 2
-
-
-def test_summary_counts():
-    rows = [Row("a", 3.0, 0.1, "defective"), Row("b", 1.0, 0.5, "good"), Row("c", error="c: damaged")]
-    text = inspection.summary(rows, RATE)
-    assert "1 of 3 defective" in text and "1 good, at 10 %" in text and "1 could not be read" in text
-    assert inspection.GOOD in inspection.summary(rows[1:2], RATE)
-
-
-# --- the app
 
 
 def test_what_can_not_work_is_refused_before_the_app_starts(pipe, tmp_path):
@@ -339,7 +137,7 @@ def test_one_image_in_the_browser(pipe, open_page, files):
     page.get_by_role("button", name="Repair at this rate").click()
     page.locator("#note").get_by_text("at 50 % false alarms has been repaired").wait_for()
     page.locator("#repaired img").first.wait_for()
-    page.locator("#filmstrip img").wait_for()
+    page.locator("#trajectory img").wait_for()
 
 
 def test_a_file_that_is_no_image_is_refused_kindly_and_leaves_nothing_stale(open_page, files):

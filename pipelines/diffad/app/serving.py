@@ -1,14 +1,9 @@
-"""Serving the web app: which requests it takes, and that it leaves no files behind."""
+"""Serving the web app, and which requests it takes."""
 
 import ipaddress
-import os
 import re
-import signal
 import socket
-import tempfile
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -83,40 +78,6 @@ def _local_files_only(move):
         return await move(path)
 
     return guarded
-
-
-@contextmanager
-def temporary_files_removed() -> Iterator[None]:
-    """Puts everything that the app, gradio and Python write aside into one folder, which is gone when the app ends.
-
-    To be entered before the app is built. SIGTERM ends the app like Ctrl-C meanwhile.
-    """
-    former_folder, former_variable = tempfile.tempdir, os.environ.get("GRADIO_TEMP_DIR")
-    with _interrupted_by_sigterm(), tempfile.TemporaryDirectory(prefix="diffad-app-", ignore_cleanup_errors=True) as folder:
-        tempfile.tempdir = os.environ["GRADIO_TEMP_DIR"] = folder
-        try:
-            yield
-        finally:
-            tempfile.tempdir = former_folder
-            if former_variable is None:
-                del os.environ["GRADIO_TEMP_DIR"]
-            else:
-                os.environ["GRADIO_TEMP_DIR"] = former_variable
-
-
-@contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():  # no other may handle signals
-        yield
-        return
-    former = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, former)
 
 
 def launch(

@@ -1,5 +1,6 @@
 """diffad app"""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -35,15 +36,16 @@ def serve_app(
     diffad app runs/part --host 0.0.0.0 --allowed-host inspection.example.com
     ```
     """
-    try:
-        from ..app.page import build_app
-        from ..app.serving import launch, temporary_files_removed
-    except ModuleNotFoundError as error:
-        raise ValueError(f"the web app needs the Python package {error.name}: pip install 'diffad[app]'") from error
+    from ..app.temporary_files import temporary_files_removed
     from .loading import load_model
 
     pipe = load_model(model, device)
     pipe.set_progress_bar_config(disable=True)
-    with temporary_files_removed():
+    with temporary_files_removed(), suppress(KeyboardInterrupt):  # how a server ends
+        try:
+            from ..app.page import build_app
+            from ..app.serving import launch
+        except ModuleNotFoundError as error:
+            raise ValueError(f"the web app needs the Python package {error.name}: pip install 'diffad[app]'") from error
         app = build_app(pipe, Path(model).resolve().name, examples, round(max_megapixels * 1e6))
         launch(app, host, port, share, max_megabytes, allowed_host or (), inbrowser=browser)
