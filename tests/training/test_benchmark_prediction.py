@@ -1,22 +1,52 @@
-"""benchmark_prediction.py: a small run from end to end, and that it would notice what it looks for."""
+"""benchmarks/prediction.py: kills and resumes, small runs from end to end, and that it would notice what it looks for."""
 
 import json
+import sys
 
+import numpy as np
 import pytest
+from diffad.jobs.table import read_rows
 from diffad_training.benchmarks import prediction as benchmark
 from diffad_training.benchmarks.prediction import Level
 from tiny_pipeline import save_tiny_model
 
+# A run with a journal and a table that takes no model and no second to start.
+JOURNALLED = """
+import json, sys, time
+from pathlib import Path
+from diffad.jobs.resume import Journal
+output, rows = Path(sys.argv[1]), int(sys.argv[2])
+journal_path = output.with_name(f"{output.name}.journal")
+with Journal(journal_path, {"rows": rows}) as journal:
+    for i in range(journal.length, rows):
+        journal.append([{"path": str(i), "score": 1.0, "label": "good"}])
+        time.sleep(0.002)
+    output.write_text("".join(json.dumps(row) + "\\n" for row in journal))
+journal_path.unlink()
+"""
 
+
+def test_a_run_is_killed_at_every_wanted_moment_and_then_finished(tmp_path):
+    tables = [tmp_path / name for name in ("whole.jsonl", "resumed.jsonl")]
+    whole, resumed = ([sys.executable, "-c", JOURNALLED, table, 300] for table in tables)
+    levels = list(benchmark.watched(benchmark.start(whole), benchmark.journal_of(tables[0])))
+    assert 0 < max(level.rows for level in levels) <= 300
+    kills = benchmark.killed_and_resumed(resumed, benchmark.journal_of(tables[1]), 300, 4, np.random.default_rng(0))
+    assert len(kills) >= 4 and kills == sorted(kills) and kills[0] < 300
+    files = {str(i) for i in range(300)}
+    assert benchmark.compare(*(list(read_rows(table)) for table in tables), files) == {"lost": 0, "doubled": 0, "changed": 0}
+
+
+@pytest.mark.long
 def test_killed_run_ends_with_the_rows_of_an_uninterrupted_one(tmp_path, monkeypatch, capsys):
     save_tiny_model(tmp_path / "tiny")
     monkeypatch.setattr(benchmark, "RESULTS", tmp_path / "results" / "prediction.jsonl")
-    options = {"model": tmp_path / "tiny", "rows": 300, "images": 7, "kills": 1, "batch_size": 4}
+    options = {"model": tmp_path / "tiny", "rows": 1000, "images": 7, "kills": 4, "batch_size": 4}
     benchmark.main([word for name, value in options.items() for word in (f"--{name}", str(value))])
     (record,) = [json.loads(line) for line in (tmp_path / "results" / "prediction.jsonl").read_text().splitlines()]
     assert record == json.loads(capsys.readouterr().out)
     assert (record["lost"], record["doubled"], record["changed"]) == (0, 0, 0)
-    assert len(record["killed_after_rows"]) >= 1 and 0 < record["killed_after_rows"][0] < 300
+    assert len(record["killed_after_rows"]) >= 1 and 0 < record["killed_after_rows"][0] < 1000
     assert record["peak_resident_mib"] > 100
 
 

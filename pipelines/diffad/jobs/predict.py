@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -146,11 +147,7 @@ def run_prediction(
             for _ in summary.counted(read_rows(output)):
                 pass
             return summary
-        with Journal(journal_path, run) as journal:
-            try:
-                check_rows(journal, [printable(name) for name in names])
-            except ValueError as error:
-                raise ValueError(f"{journal_path}: {error}; remove the file to begin anew") from None
+        with Journal(journal_path, run, partial(check_rows, paths=[printable(name) for name in names])) as journal:
             with tqdm(
                 total=len(names), initial=journal.length, desc="predicting", unit="image", mininterval=1, disable=None
             ) as progress:

@@ -3,13 +3,15 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from ..atomic import write_text
+from ..text import one_line
 
 SHOWN_CHARACTERS = 100  # of a value in a message
 
@@ -45,13 +47,14 @@ class Journal:
     Args:
         path: of the journal; it is made if it does not exist.
         run: everything that rows depend on, as values JSON can hold.
+        check: raises ValueError unless the finished rows are some of this run.
 
     Raises:
-        ValueError: on entering, if the file is no journal, is damaged, or belongs to another run.
+        ValueError: on entering, if the file is no journal, is damaged, or belongs to another run; it is left as it is.
     """
 
-    def __init__(self, path: Path, run: dict):
-        self.path, self.run = path, run
+    def __init__(self, path: Path, run: dict, check: Callable[[Iterable[dict]], None] = lambda rows: None):
+        self.path, self.run, self.check = path, run, check
         self.length = 0  # finished rows
 
     def __enter__(self) -> "Journal":
@@ -100,6 +103,7 @@ class Journal:
                     f"{self.path}: belongs to an unfinished run that differs: {difference}; repeat that run to finish it, or "
                     "remove the file"
                 )
+            self._check_rows(entries - 1)
             self._file.truncate(end)
             self.length = entries - 1
         else:
@@ -107,12 +111,18 @@ class Journal:
             self._file.write(_line(self.run))
             self._file.flush()
 
+    def _check_rows(self, count: int) -> None:
+        try:
+            self.check(islice(self, count))
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}; remove the file to begin anew") from None
+
     def _parsed(self, line: bytes, number: int) -> dict:
         try:
             return _parsed_object(line)
         except ValueError as error:
             raise ValueError(
-                f"{self.path}: line {number} is not one of a journal ({error}); remove the file to begin anew"
+                f"{self.path}: line {number} is not one of a journal ({one_line(error)}); remove the file to begin anew"
             ) from None
 
 
@@ -138,7 +148,7 @@ def check_is_result(table: Path, run: Mapping) -> None:
             raise ValueError("no run and table in it")
     except ValueError as error:
         raise ValueError(
-            f"{path}: is not the record of a run ({error}); remove it and the table, or name another table"
+            f"{path}: is not the record of a run ({one_line(error)}); remove it and the table, or name another table"
         ) from None
     if recorded_table != _digest(table):
         raise ValueError(f"{table}: exists already; remove it, or name another file")
@@ -151,8 +161,8 @@ def difference_of_runs(kept: Mapping, run: Mapping) -> str | None:
     """The first thing in which a run differs from one that is kept, in words; None if they are the same."""
     for key in {**kept, **run}:
         if kept.get(key) != run.get(key):
-            there, now = (f"{one.get(key)}"[:SHOWN_CHARACTERS] for one in (kept, run))
-            return f"{key.replace('_', ' ')} {there} there, {now} now"
+            name, there, now = (" ".join(str(value).split())[:SHOWN_CHARACTERS] for value in (key, kept.get(key), run.get(key)))
+            return f"{name.replace('_', ' ')} {there} there, {now} now"
     return None
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..text import original_text, safe_cell
+from ..text import one_line, original_text, safe_cell
 
 # Everything but `path` is empty for an image that could not be read; `error` is empty for all others.
 SCHEMA = pa.schema(
@@ -58,13 +58,15 @@ def check_rows(rows: Iterable[dict], paths: Sequence[str]) -> None:
     for chunk in _chunks(rows):
         for row in chunk:
             if number == len(paths) or row.get("path") != paths[number]:
-                expected = f"of {paths[number]}" if number < len(paths) else "expected"
-                raise ValueError(f"row {number + 1} is of {str(row.get('path')):.200}, none {expected}")
+                expected = f", not {paths[number]!r}" if number < len(paths) else ", and there are no more images"
+                raise ValueError(f"row {number + 1} is of {str(row.get('path'))[:200]!r}{expected}")
             number += 1
         try:
             pa.Table.from_pylist(chunk, schema=SCHEMA)
         except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-            raise ValueError(f"one of the rows {number - len(chunk) + 1} to {number} fits no table: {error}") from None
+            raise ValueError(
+                f"one of the rows {number - len(chunk) + 1} to {number} fits no table: {one_line(error)}"
+            ) from None
 
 
 def write_table(rows: Iterable[dict], path: Path) -> None:
@@ -115,7 +117,7 @@ def read_rows(path: Path) -> Iterator[dict]:
                 raise ValueError("a row without a path")
             yield row
     except (ValueError, csv.Error, pa.ArrowException, RecursionError) as error:
-        raise ValueError(f"{path}: not a table of predictions ({error}); remove it, or name another file") from None
+        raise ValueError(f"{path}: not a table of predictions ({one_line(error)}); remove it, or name another file") from None
 
 
 def _read_csv(path: Path) -> Iterator[dict]:
