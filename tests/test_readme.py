@@ -19,13 +19,13 @@ import pytest
 import torch
 import typer
 from accelerate.state import AcceleratorState
+from adm_reference import trained
 from diffad.cli import app
 from diffad.data import evaluation_samples, training_samples
 from diffad_training import demo
 from diffad_training.config import TrainingConfig
 from hub_server import TOKEN, hub_server
 from PIL import Image
-from test_convert_adm import trained
 from test_hub import run as run_beside_hub
 from tiny_pipeline import save_test_images, smooth_images
 from typer.testing import CliRunner

@@ -8,7 +8,6 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
@@ -16,7 +15,8 @@ from typing import NoReturn
 from PIL import Image
 
 from ..data import Sample
-from ..imaging.reading import IMAGE_SUFFIXES, ImageError, read_image
+from ..imaging.decoding import ImageError, pixel_count
+from ..imaging.reading import IMAGE_SUFFIXES, read_image
 
 MAX_PIXELS = 50_000_000  # of an image, by default
 MAX_UNPACKED_BYTES = 2**30  # of an archive's member: a few megabytes can unpack to a full disk
@@ -39,19 +39,9 @@ def read_upload(path: str | Path, max_pixels: int = MAX_PIXELS, name: str | None
     """
     path = Path(path)
     name = name or path.name
-    if (pixels := _pixels(path)) > max_pixels:
+    if (pixels := pixel_count(path)) > max_pixels:
         raise ImageError(f"{name}: {pixels / 1e6:.1f} megapixels, more than the {max_pixels / 1e6:g} that are taken")
-    try:
-        return read_image(path)
-    except ImageError as error:
-        raise ImageError(str(error).replace(str(path), name)) from error
-
-
-def _pixels(path: Path) -> int:
-    """Number of pixels that an image file announces; 0 for what is no image, of which reading says what is wrong."""
-    with suppress(Exception), Image.open(path) as image:
-        return image.width * image.height
-    return 0
+    return read_image(path, name)
 
 
 def uploaded_samples(paths: Sequence[str | Path], max_pixels: int = MAX_PIXELS) -> list[Sample]:

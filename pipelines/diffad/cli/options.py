@@ -6,7 +6,7 @@ import typer
 
 from ..deprecation import LAST_RELEASE
 
-FORMER_NAMES = {"class-label": "category"}
+FORMER_NAMES = {"class-label": "category", "film": "trajectory", "position-free": "shared-gaussian", "recipe": "score"}
 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="Folder of a trained model, or its name on the Hub.", show_default=False)

@@ -18,7 +18,9 @@ def reconstruct(
     false_alarm_rate: FalseAlarmRate = None,
     category: Category = None,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
-    film: Annotated[bool, typer.Option("--film", help="Also write the way there: frames in a row, and animated.")] = False,
+    trajectory: Annotated[
+        bool, typer.Option("--trajectory", help="Also write the way there: frames in a row, and animated.")
+    ] = False,
     batch_size: BatchSize = 8,
     device: Device = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if an image could not be read.")] = False,
@@ -29,7 +31,7 @@ def reconstruct(
 
     ```
     diffad reconstruct new --model runs/part --output repaired
-    diffad reconstruct new --model runs/part --output repaired --film
+    diffad reconstruct new --model runs/part --output repaired --trajectory
     diffad reconstruct new --model runs/part --output repaired --preset paper
     ```
     """
@@ -37,7 +39,7 @@ def reconstruct(
     from .loading import load_model
 
     pipe = load_model(model, device)
-    summary = repair_folder(pipe, folder, output, preset, false_alarm_rate, seed, batch_size, category, film)
+    summary = repair_folder(pipe, folder, output, preset, false_alarm_rate, seed, batch_size, category, trajectory=trajectory)
     typer.echo(f"wrote {output}: {summary.images - len(summary.errors)} images, {summary.changed} of them changed")
     if summary.errors:
         typer.echo(f"unreadable images: {len(summary.errors)}", err=True)

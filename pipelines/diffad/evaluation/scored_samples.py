@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..data import DataError, Sample, load_mask
+from ..data import Sample, load_mask
 from ..pipeline_diffad import DiffADPipeline
 from ..scoring.tiling import working_size
 
@@ -76,11 +76,7 @@ def read_truth(samples: Sequence[Sample], map_size: tuple[int, int]) -> np.ndarr
             sample.read()
     if not with_masks:
         return None
-    masks = np.stack([load_mask(sample, map_size) for sample in samples])
-    if not masks.any():
-        name = next(sample.mask.name for sample in samples if sample.mask)
-        raise DataError(f"{name}: is blank, like all masks; mark the defects, or remove the masks to measure images only")
-    return masks
+    return np.stack([load_mask(sample, map_size) for sample in samples])
 
 
 def score_samples(

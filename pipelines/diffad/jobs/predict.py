@@ -11,8 +11,9 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .. import __version__
+from ..imaging.decoding import ImageError, pixel_count
 from ..imaging.drawing import overlay
-from ..imaging.reading import ImageError, read_image
+from ..imaging.reading import page_count, read_image
 from ..imaging.regions import bounding_boxes
 from ..imaging.streams import read_batches
 from ..models.digest import model_digest
@@ -120,13 +121,21 @@ def predict_folder(
         for i, name in enumerate(batch):
             threshold = result.pixel_thresholds[i]
             write_pictures(settings, name, images[i], result.anomaly_maps[i], result.masks[i], threshold)
-        return rows_of(batch, result)
+        return [row | {"pages": page_count(image)} for row, image in zip(rows_of(batch, result), images, strict=True)]
 
-    return run_prediction(names, lambda name: read_image(folder / name), score, output, run, batch_size)
+    return run_prediction(
+        names, lambda name: read_image(folder / name), score, output, run, batch_size, lambda name: pixel_count(folder / name)
+    )
 
 
 def run_prediction(
-    names: Sequence[str], read: Callable[[str], Image.Image], score: Score, output: Path, run: dict, batch_size: int
+    names: Sequence[str],
+    read: Callable[[str], Image.Image],
+    score: Score,
+    output: Path,
+    run: dict,
+    batch_size: int,
+    pixels: Callable[[str], int] | None = None,
 ) -> PredictionSummary:
     """Reads, scores and records images, from where the journal ends to the finished table; one of the same run stays.
 
@@ -134,6 +143,7 @@ def run_prediction(
         names: of all images of the run, the finished ones included.
         read: name to RGB image, or ImageError.
         run: everything that rows depend on; see [`diffad.jobs.resume.Journal`].
+        batch_size, pixels: of [`diffad.imaging.streams.read_batches`].
 
     Raises:
         ValueError: if the output or the journal belongs to another run or is damaged, or another process is writing either.
@@ -151,7 +161,7 @@ def run_prediction(
             with tqdm(
                 total=len(names), initial=journal.length, desc="predicting", unit="image", mininterval=1, disable=None
             ) as progress:
-                for batch in read_batches(names[journal.length :], read, batch_size):
+                for batch in read_batches(names[journal.length :], read, batch_size, pixels):
                     journal.append(_score_readable(batch, score))
                     progress.update(len(batch))
             write_table(summary.counted(iter(journal)), output)

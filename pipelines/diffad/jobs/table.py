@@ -28,6 +28,7 @@ SCHEMA = pa.schema(
         pa.field("error", pa.string()),
         pa.field("image_threshold", pa.float64()),  # a score above it is labelled defective
         pa.field("pixel_threshold", pa.float64()),  # pixels above it count as defective
+        pa.field("pages", pa.int32()),  # of the file, of which the first is judged
     ]
 )
 TEXT_COLUMNS = [field.name for field in SCHEMA if pa.types.is_string(field.type)]
