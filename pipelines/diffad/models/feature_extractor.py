@@ -108,6 +108,11 @@ class FeatureExtractor(Float32ModelMixin, ConfigMixin):
             raise ValueError(f"the weights of {name} lack {missing}")
         return extractor
 
+    def check_state(self) -> None:
+        super().check_state()
+        if not (self.feature_std > 0).all():
+            raise ValueError("feature_std is not positive")
+
     def train(self, mode: bool = True) -> "FeatureExtractor":
         """Stays in evaluation mode: the extractor is frozen, its batch statistics included."""
         return super().train(False)

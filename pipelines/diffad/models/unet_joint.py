@@ -12,6 +12,8 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.utils import BaseOutput
 from torch import nn
 
+from .saved_state import ChecksSavedState
+
 
 @dataclass
 class JointUNet2DOutput(BaseOutput):
@@ -51,7 +53,7 @@ class FeatureHead(nn.Module):
         return self.conv(hidden)  # (B, D, h, w)
 
 
-class JointUNet2DModel(UNet2DModel):
+class JointUNet2DModel(ChecksSavedState, UNet2DModel):
     """UNet2DModel that also rebuilds the features of the clean image from the noisy one (joint model of Sec. 3.2).
 
     Args beyond those of [`UNet2DModel`], which keep their meaning and defaults:

@@ -3,7 +3,8 @@
 import re
 
 import pytest
-from diffad.hub.card import DataTerms, Evaluation, model_card
+from diffad.hub.card import DataTerms, model_card
+from diffad.hub.evaluation_record import EvaluationRecord
 from huggingface_hub import ModelCard
 
 METRICS = {"image_auroc": 0.9, "image_ap": 0.8, "pixel_auroc": 0.7, "pixel_ap": 0.6, "aupro_30": 0.5}
@@ -11,7 +12,7 @@ RECIPE = {"timesteps": [20, 201], "weights": {"kl": 0.5, "mahalanobis": 0.5}, "n
 TRAINING = {"data": "gear", "seed": 7, "held_out_fraction": 0.15}
 
 
-def evaluation(data: str = "gear", metrics: dict = METRICS, **recipe) -> Evaluation:
+def evaluation(data: str = "gear", metrics: dict = METRICS, digest: str | None = "0123", **recipe) -> EvaluationRecord:
     content = {
         "scores": {"ensemble": metrics, "kl": {name: value / 2 for name, value in metrics.items()}, "kl@20": metrics},
         "images": {"good": 2, "defective": 3},
@@ -23,18 +24,20 @@ def evaluation(data: str = "gear", metrics: dict = METRICS, **recipe) -> Evaluat
         "recipe": {**RECIPE, **recipe},
         "cost": {"images_per_second": 5.0, "peak_memory_mib": 1536.0, "unet_parameters": 2e6, "threads": 2, "device": "cpu"},
     }
-    return Evaluation(data, content, [("good", 2, 0.5), ("hole", 3, 2 / 3)], sheet=None)
+    content |= {} if digest is None else {"model_digest": digest}
+    return EvaluationRecord(data, content, [("good", 2, 0.5), ("hole", 3, 2 / 3)], sheet=None)
 
 
-def card(evaluations=(), grid=(4, 4), sheets=None, **options) -> ModelCard:
+def card(evaluations=(), grid=(4, 4), sheets=None, configs=None, **options) -> ModelCard:
     configs = {
         "unet": {"sample_size": 32},
         "calibration": {**RECIPE, "per_image": False},
         "gaussian": {"grid": grid},
         "feature_extractor": {"backbone": "tf_efficientnet_lite0"},
+        **(configs or {}),
     }
     sheets = [f"samples/{one.data}.png" for one in evaluations] if sheets is None else sheets
-    return model_card("me/gear-detector", configs, "1.2", "diffad_code_0", evaluations, sheets, **options)
+    return model_card("me/gear-detector", configs, "0123", "1.2", "diffad_code_0", evaluations, sheets, **options)
 
 
 def table(text: str, heading: str) -> list[list[str]]:
@@ -125,7 +128,16 @@ def test_limits_and_usage_follow_the_model():
     assert "5.0% or more can be guaranteed" in card().text.replace("\n", " ")  # 1 / (19 + 1)
     assert "parts must lie in the image as they did" in card().text
     assert "parts must lie in the image as they did" not in card(grid=None).text
-    assert "class_labels" not in card().text
+    assert "categories" not in card().text
+
+
+def test_a_model_of_several_categories_says_how_they_are_named_and_recognised():
+    configs = {"discriminant": {"class_names": ["gear", "shaft"]}, "calibration": {**RECIPE, "num_calibration_images": [19, 9]}}
+    text = card(configs=configs, training=TRAINING).text.replace("\n", " ")
+    assert "One model of gear, shaft: `output.categories` names" in text and '`categories="gear"` gives it' in text
+    assert "28 calibration images (gear 19, shaft 9)" in text
+    assert "9 calibration images of the category with the fewest set the thresholds" in text
+    assert "10.0% or more can be guaranteed" in text  # 1 / (9 + 1)
 
 
 @pytest.mark.parametrize("options", [{}, {"training": TRAINING}])
@@ -140,6 +152,31 @@ def test_an_evaluation_of_another_calibration_is_refused():
         ValueError, match=r"gear was made with another calibration.*num_calibration_images 40, now 19.*evaluate again"
     ):
         card([evaluation(num_calibration_images=40)])
+
+
+def test_an_evaluation_of_another_model_is_refused():
+    with pytest.raises(ValueError, match=r"gear was made with another model.*model_digest 4567, now 0123.*evaluate again"):
+        card([evaluation(digest="4567")])
+
+
+def test_an_evaluation_that_names_no_model_is_said_to():
+    assert "The evaluation of shaft does not say which model" in card([evaluation(), evaluation("shaft", digest=None)]).text
+    with pytest.raises(ValueError, match=r"num_calibration_images 40, now 19"):
+        card([evaluation(digest=None, num_calibration_images=40)])
+
+
+def test_settings_of_older_evaluations_go_by_their_former_names():
+    older = evaluation(digest=None)
+    older.metrics["recipe"]["num_normals"] = older.metrics["recipe"].pop("num_calibration_images")
+    assert card([older]).text
+    older.metrics["recipe"]["num_normals"] = 40
+    with pytest.raises(ValueError, match=r"num_calibration_images 40, now 19"):
+        card([older])
+
+
+def test_names_do_not_break_tables():
+    odd = EvaluationRecord("gear", evaluation().metrics, [("a|b", 2, 0.5)], sheet=None)
+    assert "| gear | a\\|b | 2 | 50.0 |" in card([odd]).text
 
 
 def test_the_licence_of_mvtec_ad_can_not_be_forgotten():
