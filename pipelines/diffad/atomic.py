@@ -27,7 +27,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .disk_space import DiskFullError, check_space, in_units, is_disk_full
+from .disk_space import CHUNK, DiskFullError, check_space, in_units, is_disk_full
 
 DIGEST = "digest.json"
 COMPLETE = ".complete"  # files that are decided on and not yet in their places
@@ -36,7 +36,6 @@ LOCK = ".lock"
 REPLACED = ".replaced-"  # begins the names of files that make room and could not be removed
 WINDOWS = os.name == "nt"  # where open files can't be replaced, and no folder that holds one be renamed
 PATIENCE = 5.0  # seconds for which Windows' scanners and indexers may hold a file open
-CHUNK = 1 << 24  # bytes
 
 
 @contextmanager

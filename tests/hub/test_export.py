@@ -11,6 +11,7 @@ import torch
 from diffad import DiffADPipeline, FeatureExtractor
 from diffad.hub.card import DataTerms
 from diffad.hub.push import export_repo
+from diffad.models.digest import model_digest
 from diffad_training.config import parse_config
 from hub_models import change_metrics, golden_model, write_evaluation
 from PIL import Image
@@ -195,3 +196,18 @@ def test_only_the_pipelines_own_classes_are_written(pipe, tmp_path, monkeypatch)
     changed = DiffADPipeline(**pipe.components)
     with pytest.raises(ValueError, match="feature_extractor is .*OtherExtractor.*, not the class FeatureExtractor of diffad"):
         export_repo(changed, tmp_path / "repo")
+
+
+def test_the_card_of_an_exported_folder_can_be_edited_and_its_weights_can_not(model, tmp_path):
+    export_repo(model, tmp_path / "repo")
+    for path in (tmp_path / "repo").glob("*.md"):
+        path.write_text("Edited on the Hub.")
+    for path in (tmp_path / "repo").rglob("*.py"):
+        path.unlink()
+    assert model_digest(DiffADPipeline.from_pretrained(tmp_path / "repo").components) == model_digest(
+        DiffADPipeline.from_pretrained(model).components
+    )
+    path = tmp_path / "repo/scheduler/scheduler_config.json"
+    path.write_text(path.read_text().replace("0.02", "0.03"))
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        DiffADPipeline.from_pretrained(tmp_path / "repo")

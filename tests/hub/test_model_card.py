@@ -1,11 +1,14 @@
 """Model cards: metadata that the Hub reads back, tables from the evaluations, and refusal of a card that would mislead."""
 
 import re
+import shlex
 
 import pytest
+from diffad.cli import app
 from diffad.hub.card import DataTerms, model_card
 from diffad.hub.evaluation_record import EvaluationRecord
 from huggingface_hub import ModelCard
+from typer.main import get_command
 
 METRICS = {"image_auroc": 0.9, "image_ap": 0.8, "pixel_auroc": 0.7, "pixel_ap": 0.6, "aupro_30": 0.5}
 RECIPE = {"timesteps": [20, 201], "weights": {"kl": 0.5, "mahalanobis": 0.5}, "num_calibration_images": 19}
@@ -95,10 +98,23 @@ def test_the_commands_reproduce_the_run():
     assert (
         "accelerate launch -m diffad_training.train --config training_config.json --data DATA/gear --output_dir "
         "runs/gear-detector\n"
-        "python -m diffad.evaluation.evaluate --model runs/gear-detector --data DATA/gear --output_dir "
-        "runs/gear-detector-evaluation --false_alarm_rate 0.1\n```" in text
+        "diffad evaluate DATA/gear --model runs/gear-detector --output runs/gear-detector-evaluation "
+        "--false-alarm-rate 0.1\n```" in text
     )
     assert "seed 7" in text
+
+
+def test_the_command_line_knows_the_commands_of_evaluation():
+    odd = evaluation("my shaft")
+    odd.metrics.update(map_size="640x960", class_labels={"given": True, "images": {"my shaft": 5}})
+    lines = re.findall("^diffad evaluate .*$", card([evaluation(), odd], training=TRAINING).text, flags=re.MULTILINE)
+    group = get_command(app)
+    parse, parent = group.commands["evaluate"].make_context, group.context_class(group)
+    values = [parse("evaluate", shlex.split(line)[2:], parent=parent).params for line in lines]
+    assert [(one["category"], one["false_alarm_rate"], str(one["output"])) for one in values] == [
+        (None, 0.1, "runs/gear-detector-evaluation"),
+        ("my shaft", 0.1, "runs/gear-detector-evaluation-my shaft"),
+    ]
 
 
 def test_the_size_of_the_compared_maps_is_named_and_kept():
@@ -106,8 +122,8 @@ def test_the_size_of_the_compared_maps_is_named_and_kept():
     tiled.metrics["map_size"] = "640x960"
     text = card([evaluation(), tiled], training=TRAINING).text
     assert "compared at 256x256 and 640x960" in text
-    assert "runs/gear-detector-evaluation-shaft --false_alarm_rate 0.1 --map_size 640x960\n" in text
-    assert text.count("--map_size") == 1
+    assert "runs/gear-detector-evaluation-shaft --false-alarm-rate 0.1 --map-size 640x960\n" in text
+    assert text.count("--map-size") == 1
 
 
 def test_a_card_without_evaluation_training_or_licence_says_so():

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from diffad.hub.module_tree import modules_needed
 from diffad.hub.single_file import code_module_name, component_code, single_file_code
-from diffad.scoring import calibration
+from diffad.scoring import conformal
 from diffusers.utils import dynamic_modules_utils
 
 # What `pip install` of the packages that a card names brings, and Python has.
-INSTALLED_WITH_THE_CARD = {*sys.stdlib_module_names, "PIL", "diffusers", "numpy", "scipy", "torch", "torchvision"}
+INSTALLED_WITH_THE_CARD = {*sys.stdlib_module_names, "PIL", "diffusers", "filelock", "numpy", "safetensors", "scipy"}
+INSTALLED_WITH_THE_CARD |= {"torch", "torchvision"}
 # Every form of import that a package of subpackages has: up, down, sideways, renamed, of modules, of several names.
 TREE = {
     "entry.py": "import math\n\n"
@@ -181,7 +182,7 @@ def test_the_packages_own_code_runs(tmp_path):
     module = run(single_file_code(diffad.__version__), tmp_path)
     assert module.DiffADPipeline is not diffad.DiffADPipeline and module.DiffADPipeline.__module__ == "single_file"
     scores = np.arange(1.0, 20.0)
-    assert module.conformal_threshold(scores, 0.1) == calibration.conformal_threshold(scores, 0.1) == 18.0
+    assert module.conformal_threshold(scores, 0.1) == conformal.conformal_threshold(scores, 0.1) == 18.0
 
 
 def test_the_packages_own_code_asks_for_nothing_that_the_card_does_not_name():

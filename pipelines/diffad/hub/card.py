@@ -1,5 +1,6 @@
 """The model card (README.md) of a model repository, from what training and evaluation wrote; asks no network."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -272,18 +273,19 @@ def _costs(evaluations: Sequence[EvaluationRecord], summary: Mapping | None) -> 
 def _train_command(trained_on: str, class_names: Sequence[str], name: str) -> str:
     # The categories of a model of several lie side by side, and each is evaluated by itself.
     data = "DATA" if class_names else f"DATA/{trained_on}"
-    return f"accelerate launch -m diffad_training.train --config training_config.json --data {data} --output_dir runs/{name}"
+    words = ["accelerate", "launch", "-m", "diffad_training.train", "--config", "training_config.json"]
+    return shlex.join([*words, "--data", data, "--output_dir", f"runs/{name}"])
 
 
 def _evaluation_command(evaluation: EvaluationRecord, trained_on: str | None, name: str) -> str:
     output = f"{name}-evaluation" if evaluation.data == trained_on else f"{name}-evaluation-{evaluation.data}"
-    options = [f"--category {category}" for category in evaluation.given_categories]
+    words = ["diffad", "evaluate", f"DATA/{evaluation.data}", "--model", f"runs/{name}", "--output", f"runs/{output}"]
+    words += ["--false-alarm-rate", f"{evaluation.false_alarm_rate:g}"]
+    for category in evaluation.given_categories:
+        words += ["--category", category]
     if evaluation.map_size != "256x256":
-        options.append(f"--map_size {evaluation.map_size}")
-    return (
-        f"python -m diffad.evaluation.evaluate --model runs/{name} --data DATA/{evaluation.data} --output_dir runs/{output} "
-        f"--false_alarm_rate {evaluation.false_alarm_rate:g}" + "".join(f" {option}" for option in options)
-    )
+        words += ["--map-size", evaluation.map_size]
+    return shlex.join(words)
 
 
 def _requirements(configs: Mapping[str, Mapping]) -> str:

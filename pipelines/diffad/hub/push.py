@@ -11,6 +11,7 @@ from huggingface_hub.errors import HTTPError  # the HTTP library's, whichever th
 from huggingface_hub.utils import validate_repo_id
 
 from .. import __version__
+from ..atomic import writing
 from ..model_index import (
     COMPONENT_CLASSES,
     PACKAGE,
@@ -128,24 +129,29 @@ def _write_repo(
     repo_id: str,
 ) -> None:
     if isinstance(model, str | Path):
-        source = Path(model)
+        source = trained_in = Path(model)
         index = _saved_pipeline(source)
-        _copy_pipeline(source, folder, index)
-        pipe = DiffADPipeline.from_pretrained(source, use_safetensors=True)
+        pipe = DiffADPipeline.from_pretrained(source)
     else:
         # Where it was loaded from lie the settings that it was trained with.
         loaded_from = model.config.get("_name_or_path")
-        source = Path(loaded_from) if loaded_from else None
-        model.save_pretrained(folder)
-        index, pipe = _saved_pipeline(folder), model
+        trained_in = Path(loaded_from) if loaded_from else None
+        source = folder.with_name("saved")
+        model.save_pretrained(source)
+        index, pipe = _saved_pipeline(source), model
     if not pipe.calibration.is_fitted:
         raise ValueError("the pipeline is not calibrated: calibrate it on good images first (`diffad calibrate`)")
 
-    _remove_paths(folder, components(index))
-    code_module = _write_code(folder, index)
-    training, summary = (_read_if_there(source, name) for name in (TRAINING_CONFIG, TRAINING_SUMMARY))
+    code = single_file_code(__version__)
+    code_module = code_module_name(code)
+    # The digest over what is written here is checked on load: not over the card and others that one edits on the Hub.
+    with writing(folder) as unfinished:
+        _copy_components(source, unfinished, components(index))
+        _write_json(unfinished / MODEL_INDEX, with_repository_code(_without_paths(index), code_module))
+    _write_code(folder, index, code, code_module)
+    training, summary = (_read_if_there(trained_in, name) for name in (TRAINING_CONFIG, TRAINING_SUMMARY))
     if training is not None:
-        training = _without_paths(training)
+        training = _settings_without_paths(training)
         _write_json(folder / TRAINING_CONFIG, training)
     card = model_card(
         repo_id,
@@ -199,23 +205,23 @@ def _config_file(folder: Path, component: str) -> Path:
     return folder / component / ("config.json" if is_own else "scheduler_config.json")
 
 
-def _copy_pipeline(source: Path, folder: Path, index: dict) -> None:
-    for name in components(index):
+def _copy_components(source: Path, folder: Path, names: Iterable[str]) -> None:
+    """Copies weights and configurations, these without the folder that a component was once loaded from."""
+    for name in names:
         (folder / name).mkdir(parents=True)
-        for pattern in ("*.json", "*.safetensors"):
-            for path in (source / name).glob(pattern):
-                shutil.copyfile(path, folder / name / path.name)
+        for path in (*(source / name).glob("*.json"), *(source / name).glob("*.safetensors")):
+            shutil.copyfile(path, folder / name / path.name)
+        config_file = _config_file(folder, name)
+        config = read_json_object(config_file)
+        if _without_paths(config) != config:
+            _write_json(config_file, _without_paths(config))
 
 
-def _remove_paths(folder: Path, names: Iterable[str]) -> None:
-    """Removes the folders that components were once loaded from from their configurations."""
-    for path in (_config_file(folder, name) for name in names):
-        config = read_json_object(path)
-        if config.pop("_name_or_path", None) is not None:
-            _write_json(path, config)
+def _without_paths(config: dict) -> dict:
+    return {key: value for key, value in config.items() if key != "_name_or_path"}
 
 
-def _without_paths(training: dict) -> dict:
+def _settings_without_paths(training: dict) -> dict:
     """Settings of a training run without the machine's folders; of those that it read only the name is left."""
     kept = {key: value for key, value in training.items() if key not in LOCAL_SETTINGS}
     for key in ("data", "pretrained_unet"):
@@ -224,18 +230,12 @@ def _without_paths(training: dict) -> dict:
     return kept
 
 
-def _write_code(folder: Path, index: dict) -> str:
-    """Writes code and model_index.json; returns the code's module name."""
-    code = single_file_code(__version__)
-    module = code_module_name(code)
-    (folder / f"{module}.py").write_text(code, encoding="utf-8")
+def _write_code(folder: Path, index: dict, code: str, code_module: str) -> None:
+    (folder / f"{code_module}.py").write_text(code, encoding="utf-8")
     own = {name: class_name for name, (library, class_name) in components(index).items() if library == PACKAGE}
     for name in own:
-        path = folder / name / f"{component_module_name(module)}.py"
-        path.write_text(component_code(module, own.values()), encoding="utf-8")
-    index = {key: value for key, value in index.items() if key != "_name_or_path"}
-    _write_json(folder / MODEL_INDEX, with_repository_code(index, module))
-    return module
+        path = folder / name / f"{component_module_name(code_module)}.py"
+        path.write_text(component_code(code_module, own.values()), encoding="utf-8")
 
 
 def _copy_sheets(evaluations: Sequence[EvaluationRecord], folder: Path) -> list[str]:

@@ -197,7 +197,7 @@ class JointUNet2DModel(ChecksSavedState, UNet2DModel):
         if joint_config.get("num_class_embeds") is not None:
             weights["class_embedding.weight"] = torch.zeros_like(joint.class_embedding.weight)
         weights |= joint.feature_head.state_dict(prefix="feature_head.")
-        misfits = _shapes(weights) ^ _shapes(joint.state_dict())
+        misfits = _named_shapes(weights) ^ _named_shapes(joint.state_dict())
         if misfits:
             names = sorted({name for name, _ in misfits})
             raise ValueError(f"the UNet's weights do not fit the joint model's settings: {', '.join(names[:4])}, ...")
@@ -263,5 +263,5 @@ class JointUNet2DModel(ChecksSavedState, UNet2DModel):
         return embedding  # (B, E)
 
 
-def _shapes(weights: dict[str, torch.Tensor]) -> set[tuple[str, torch.Size]]:
+def _named_shapes(weights: dict[str, torch.Tensor]) -> set[tuple[str, torch.Size]]:
     return {(name, tensor.shape) for name, tensor in weights.items()}
