@@ -63,8 +63,8 @@ class Document:
 
     @property
     def inline_commands(self) -> list[str]:
-        """Commands with arguments in the prose."""
-        return re.findall(r"`((?:diffad|python|accelerate) [^`]*)`", self.prose)
+        """Commands of diffad with arguments in the prose."""
+        return re.findall(r"`(diffad [^`]*)`", self.prose)
 
 
 CARDS = tuple(Document(path.relative_to(ROOT).as_posix()) for path in sorted((ROOT / "model_cards").glob("*.md")))

@@ -51,7 +51,7 @@ SMALL_PAPER += ["--gaussian_dims", "null"]
 
 INSTALLERS = ("pip", "uv", "venv")
 # Folders of good images, with the number of images in each.
-FOLDERS = {"parts/good": 140, "new": 4, "held_out": 21, "lots/monday": 4, "lots/tuesday": 4}
+FOLDERS = {"parts/good": 140, "large/good": 4, "new": 4, "held_out": 21, "lots/monday": 4, "lots/tuesday": 4}
 FOLDERS |= {f"products/{name}": 8 for name in ("screw", "tile")}
 FOLDERS |= {f"anomalib_parts/{name}": 4 for name in ("good", "good_test", "bad", "masks")}
 
@@ -217,8 +217,7 @@ def push(words: list[str], workplace: Path) -> None:
 
 @pytest.mark.parametrize("command", [command for document in DOCUMENTS for command in document.inline_commands])
 def test_a_command_in_a_sentence_has_its_options(command):
-    program, name, *arguments = shlex.split(command)
-    assert program == "diffad"
+    _, name, *arguments = shlex.split(command)
     known = {option.replace("_", "-") for parameter in COMMANDS[name].params for option in parameter.opts}
     assert {word.replace("_", "-") for word in arguments if word.startswith("--")} <= known
 
