@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffad import DiffADPipeline, FeatureExtractor
+from diffad.atomic import COMPLETE
 from diffad.hub.card import DataTerms
 from diffad.hub.push import export_repo
 from diffad.models.digest import model_digest
@@ -211,3 +212,12 @@ def test_the_card_of_an_exported_folder_can_be_edited_and_its_weights_can_not(mo
     path.write_text(path.read_text().replace("0.02", "0.03"))
     with pytest.raises(ValueError, match=re.escape(str(path))):
         DiffADPipeline.from_pretrained(tmp_path / "repo")
+
+
+def test_a_model_whose_saving_was_killed_at_its_end_is_exported(model, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "model")
+    for name in ("gaussian/config.json", "digest.json"):
+        (folder / COMPLETE / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).rename(folder / COMPLETE / name)
+    export_repo(folder, tmp_path / "repo")
+    assert (tmp_path / "repo/gaussian/config.json").read_bytes() == (model / "gaussian/config.json").read_bytes()

@@ -11,7 +11,7 @@ from huggingface_hub.errors import HTTPError  # the HTTP library's, whichever th
 from huggingface_hub.utils import validate_repo_id
 
 from .. import __version__
-from ..atomic import writing
+from ..atomic import finish, writing
 from ..model_index import (
     COMPONENT_CLASSES,
     PACKAGE,
@@ -130,6 +130,7 @@ def _write_repo(
 ) -> None:
     if isinstance(model, str | Path):
         source = trained_in = Path(model)
+        finish(source)  # what a kill cut off
         index = _saved_pipeline(source)
         pipe = DiffADPipeline.from_pretrained(source)
     else:
