@@ -3,8 +3,7 @@
     python training/benchmarks/ablation.py --data_root DATA --models runs/screw-cpu-small-0 runs/magnetic_tile-cpu-small-0
 
 Nothing is trained: every row combines the same term maps of the test images in another way. Appends one line per model to
-training/benchmarks/results/ablation.jsonl, renders the table of
-model_cards/ablations.md from it, and draws model_cards/alpha.png.
+results/ablation.jsonl beside this file, renders the table of model_cards/ablations.md from it, and draws model_cards/alpha.png.
 """
 
 import argparse
@@ -50,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             evaluation = evaluate.score_samples(pipe, samples, masks, evaluate.PROTOCOL_MAP_SIZE, Path(scratch))
             maps = {name: evaluation.partials[:, i] for i, name in enumerate(evaluation.term_map_names)}
-            spread = dict(zip(pipe.calibration.term_map_names, pipe.calibration.term_std.tolist()))
+            spread = dict(zip(pipe.calibration.score_config.term_map_names, pipe.calibration.term_std.tolist()))
             rows = {}
             for name, combined in score_rows(maps, spread):
                 metrics = evaluate.measure(combined, image_score(torch.from_numpy(combined)).numpy(), evaluation)
@@ -65,7 +64,7 @@ def score_rows(maps: dict[str, np.ndarray], spread: dict[str, float]) -> Rows:
     """Every ablation's name and combined maps `(N, H, W)`.
 
     Args:
-        maps: term maps `(N, H, W)` by name (`kl@20`, `feature@401`, ...), standardised by held-out normal images.
+        maps: term maps `(N, H, W)` by name (`kl@20`, `feature@401`, ...), standardised by calibration images.
         spread: the standard deviations by which they were divided.
     """
     timesteps = sorted({int(name.partition("@")[2]) for name in maps if "@" in name})
