@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from diffad.diffusion.reverse_step import ReverseStep
+from diffusers import DDPMScheduler
 
 LINEAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))  # abar of the paper's schedule
 FULL = tuple(range(1000))
@@ -45,3 +46,13 @@ def random_images(*shape: int, seed: int = 0, dtype=torch.float64) -> torch.Tens
 
 def random_normal(*shape: int, seed: int = 1, dtype=torch.float64) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def scheduler_in_float64(**config) -> DDPMScheduler:
+    """Lets diffusers' own arithmetic run in double precision."""
+    scheduler = DDPMScheduler(**{"variance_type": "learned_range", "timestep_spacing": "linspace", **config})
+    scheduler.betas = scheduler.betas.double()
+    scheduler.alphas = 1 - scheduler.betas
+    scheduler.alphas_cumprod = scheduler.alphas.cumprod(0)
+    scheduler.one = torch.tensor(1.0, dtype=torch.float64)
+    return scheduler

@@ -103,7 +103,10 @@ def tiled_pipeline(class_names: tuple[str, ...] | None = None, **score_settings)
         images = torch.from_numpy(pixels).float() / 127.5 - 1
         labels = None if class_names is None else torch.full((8,), label)
         with torch.no_grad():
-            values = {"gaussian": pipe.feature_extractor(images), "residual_gaussian": pipe.scorer.feature_residuals(images, labels)}
+            values = {
+                "gaussian": pipe.feature_extractor(images),
+                "residual_gaussian": pipe.scorer.feature_residuals(images, labels),
+            }
         for name, gaussian in gaussians.items():
             moments = gaussian.new_moments()
             gaussian.accumulate(moments, values[name])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from bayes_reference import FULL, LINEAR, RESPACED, exact_step
 from diffad.diffusion.chain import ReverseChain, check_scheduler
-from diffusers import DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler
 
 
 def make_scheduler(**config) -> DDPMScheduler:
@@ -121,6 +121,8 @@ def test_schedulers_that_the_score_does_not_know_are_refused(config):
     for refuse in (check_scheduler, ReverseChain):
         with pytest.raises(ValueError, match=f"scheduler: {next(iter(config))} '{next(iter(config.values()))}' is not"):
             refuse(make_scheduler(**config))
+    with pytest.raises(ValueError, match="variance_type None is not"):
+        check_scheduler(DDIMScheduler())
     check_scheduler(make_scheduler(prediction_type="sample"))
 
 

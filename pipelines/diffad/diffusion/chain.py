@@ -16,14 +16,15 @@ def check_scheduler(scheduler: DDPMScheduler) -> None:
     Raises:
         ValueError: naming the setting.
     """
-    if scheduler.config.prediction_type not in PREDICTION_TYPES:
+    # Not every kind of scheduler has both settings.
+    prediction_type, variance_type = (scheduler.config.get(name) for name in ("prediction_type", "variance_type"))
+    if prediction_type not in PREDICTION_TYPES:
         raise ValueError(
-            f"scheduler: prediction_type {scheduler.config.prediction_type!r} is not supported; there are "
-            f"{' and '.join(PREDICTION_TYPES)}"
+            f"scheduler: prediction_type {prediction_type!r} is not supported; there are {' and '.join(PREDICTION_TYPES)}"
         )
-    if scheduler.config.variance_type != "learned_range":
+    if variance_type != "learned_range":
         raise ValueError(
-            f"scheduler: variance_type {scheduler.config.variance_type!r} is not supported; the model learns the variance: "
+            f"scheduler: variance_type {variance_type!r} is not supported; the model learns the variance: "
             'use DDPMScheduler(variance_type="learned_range")'
         )
 
