@@ -207,13 +207,13 @@ def live_bytes() -> int:
     """Of all tensors and images."""
     alive = gc.get_objects()
     tensors = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in alive if type(t) is torch.Tensor}
-    return sum(tensors.values()) + sum(3 * i.width * i.height for i in alive if isinstance(i, Image.Image))
+    return sum(tensors.values()) + sum(3 * i.width * i.height for i in alive if issubclass(type(i), Image.Image))
 
 
 def test_no_more_is_alive_after_many_images_than_after_few():
     pipe = tiled_pipeline()
     peaks = []
-    for count in (3, 8, 40):  # the first makes what is cached for good
+    for count in (2, 6, 24):  # the first makes what is cached for good
         reads, most = 0, 0
 
         def read(count=count) -> Image.Image:
@@ -225,7 +225,7 @@ def test_no_more_is_alive_after_many_images_than_after_few():
 
         pipe.calibrate([read] * count, batch_size=4, short_side=2 * SIZE)
         peaks.append(most)
-    assert peaks[2] - peaks[1] <= 40 * 2 * 8  # a score and a maximum of each image
+    assert peaks[2] - peaks[1] <= 24 * 2 * 8  # a score and a maximum of each image
 
 
 def test_memory_of_the_process_does_not_grow_with_the_number_of_images():
