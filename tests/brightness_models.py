@@ -1,25 +1,24 @@
-"""What a recipe may ask of a pipeline, answered without networks: dark is defective, and nothing is ever noised."""
+"""What a method of repair may ask of a model, answered without networks: dark is defective, and nothing is ever noised."""
 
 from collections.abc import Callable
 
 import torch
-from diffad.repair.context import Models
-from diffad.repair.gradient_denoising import Distance
+from diffad.repair.context import Distance, RepairContext
 
 
 def brightness(images: torch.Tensor) -> torch.Tensor:
     return images.mean(dim=1)
 
 
-def brightness_models(
+def brightness_context(
     predict_x0: Callable[[torch.Tensor, int], torch.Tensor], distance: Distance = brightness, batch: int = 1, stride: int = 1
-) -> Models:
+) -> RepairContext:
     """Maps are 0 where an image is white and 1 where it is black, defective above 0.9."""
 
-    def select(index: torch.Tensor) -> Models:
-        return brightness_models(predict_x0, distance, len(index), stride)
+    def select(index: torch.Tensor) -> RepairContext:
+        return brightness_context(predict_x0, distance, len(index), stride)
 
-    return Models(
+    return RepairContext(
         size=(32, 32),
         stride=stride,
         select=select,
@@ -27,7 +26,7 @@ def brightness_models(
         add_noise=lambda x, t: x,
         predict_x0=predict_x0,
         reverse_step=None,
-        chain=None,
+        chain_timesteps=lambda num_inference_steps: list(range(999, -1, -1)),
         anomaly_map=lambda x: (1 - brightness(x)) / 2,
         image_score=lambda maps: maps.amax(dim=(1, 2)),
         image_threshold=torch.full((batch,), 0.9),

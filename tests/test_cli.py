@@ -150,11 +150,14 @@ def test_unreadable_images_are_reported_and_fail_the_run_only_if_asked(model, pa
     assert (tmp_path / "strict.csv").read_bytes() == (tmp_path / "out.csv").read_bytes()
 
 
-def test_reconstruct_films_what_it_changes(model, parts, tmp_path):
-    result = run("reconstruct", parts / "test", "--model", model, "--output", tmp_path / "out", "--film")
+@pytest.mark.parametrize(("option", "warning"), [("--trajectory", ""), ("--film", "--film is now called --trajectory")])
+def test_reconstruct_shows_the_way_to_what_it_changes(model, parts, tmp_path, option, warning):
+    result = run("reconstruct", parts / "test", "--model", model, "--output", tmp_path / "out", option)
     assert result.exit_code == 0 and "5 images, 2 of them changed" in result.stdout
-    films = sorted(path.relative_to(tmp_path / "out/film").as_posix() for path in (tmp_path / "out/film").rglob("*.*"))
-    assert films == ["block/0.gif", "block/0.png", "block/1.gif", "block/1.png"]
+    assert warning in result.stderr and ("--film" in result.stderr) == bool(warning)
+    written = tmp_path / "out" / "trajectory"
+    pictures = sorted(path.relative_to(written).as_posix() for path in written.rglob("*.*"))
+    assert pictures == ["block/0.gif", "block/0.png", "block/1.gif", "block/1.png"]
 
 
 def test_reconstruct_writes_repaired_images_and_their_changes(model, parts, tmp_path):

@@ -65,7 +65,7 @@ def test_summary_and_repository_name_the_categories(pipe, tmp_path):
     assert summary["threshold at 5%, washer"].startswith(threshold) and summary["threshold at 5%, nut"].startswith("none")
     export_repo(pipe, tmp_path / "repository")
     card = (tmp_path / "repository" / "README.md").read_text()
-    assert "One model of nut, bolt, washer" in card and "55 good images (nut 18, bolt 18, washer 19)" in card
+    assert "One model of nut, bolt, washer" in card and "55 calibration images (nut 18, bolt 18, washer 19)" in card
     assert DiffADPipeline.from_pretrained(tmp_path / "repository").category_names == list(NAMES)
 
 

@@ -67,7 +67,7 @@ def build_calibration(config: TrainingConfig) -> Calibration:
 
 
 def build_discriminant(config: TrainingConfig, feature_channels: int) -> LinearDiscriminant | None:
-    return LinearDiscriminant(feature_channels, tuple(config.categories)) if config.categories else None
+    return LinearDiscriminant(feature_channels, tuple(config.categories), knows_distances=True) if config.categories else None
 
 
 def choose_precision(config: TrainingConfig) -> str:

@@ -21,6 +21,7 @@ _SOURCES = {
     "SchedulerMixin": "diffusers",
     "detection_metrics": ".evaluation.metrics",
     "localization_metrics": ".evaluation.metrics",
+    "push": ".hub.push",
 }
 __all__ = list(_SOURCES)
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # the same, as type checkers and editors read it
 
     from .evaluation.metrics import detection_metrics as detection_metrics
     from .evaluation.metrics import localization_metrics as localization_metrics
+    from .hub.push import push as push
     from .imaging.reading import ImageError as ImageError
     from .models.discriminant import LinearDiscriminant as LinearDiscriminant
     from .models.feature_extractor import FeatureExtractor as FeatureExtractor

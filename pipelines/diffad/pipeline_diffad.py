@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -16,13 +15,14 @@ from .deprecation import accepts_former_names
 from .diffusion.chain import check_scheduler
 from .imaging.maps import is_size, resize_map
 from .imaging.preprocessing import ImageInput, as_image_list
-from .model_index import PACKAGE, with_installed_classes
+from .model_index import PACKAGE
 from .models.discriminant import LinearDiscriminant
 from .models.feature_extractor import FeatureExtractor
 from .models.gaussian import PadimGaussian
 from .models.unet_joint import JointUNet2DModel
 from .pipeline_former_names import FormerNames
 from .pipeline_output import DiffADOutput, ReconstructionOutput
+from .pipeline_saving import SavedWhole
 from .repair.binding import ContextBuilder, mean_mahalanobis_loss
 from .repair.presets import RepairMethod, check_fits_tiles, resolve_method
 from .repair.run import repair_batch, step_callback
@@ -39,7 +39,7 @@ LOADABLE_CLASSES.setdefault(
 )
 
 
-class DiffADPipeline(FormerNames, DiffusionPipeline):
+class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
     """Anomaly detection and localization by a joint diffusion model of pixels and features.
 
     Args:
@@ -81,16 +81,6 @@ class DiffADPipeline(FormerNames, DiffusionPipeline):
         parts |= {"residual_gaussian": residual_gaussian, "calibration": calibration, "discriminant": discriminant}
         self.register_modules(**parts)
         self._built_scorer: tuple[list, Scorer] | None = None
-
-    @classmethod
-    def _dict_from_json_file(cls, *args, **kwargs) -> dict:
-        # A repository's own code is for readers without diffad. This class needs none of it, nor trust in it.
-        return with_installed_classes(super()._dict_from_json_file(*args, **kwargs))
-
-    def push_to_hub(self, repo_id: str, **options) -> str:
-        """Uploads a complete model repository; options and errors are those of [`diffad.push`]."""
-        # Through the public API, because the Hub's room stands above the pipeline.
-        return import_module(PACKAGE).push(self, repo_id, **options)
 
     @property
     def category_names(self) -> list[str] | None:
@@ -148,7 +138,7 @@ class DiffADPipeline(FormerNames, DiffusionPipeline):
         self.check_inputs(images, batch_size, false_alarm_rate if categories is None else None, map_size, output_type)
         scorer, terms = self.scorer, TERMS if return_term_maps else None
         reader = InputReader(scorer, self.discriminant, self._execution_device)
-        category_of = reader.categories(images, categories, batch_size)  # N indices, or None for a model of one category
+        category_of, unknown = reader.categories(images, categories, batch_size)  # N indices or None for one category, (N,)
         rates = self.calibration.rates(false_alarm_rate, category_of, len(images))  # (N,)
 
         # 2. Scores and maps, one batch after the other
@@ -169,13 +159,13 @@ class DiffADPipeline(FormerNames, DiffusionPipeline):
         self.maybe_free_model_hooks()
 
         # 3. Verdicts, each at the thresholds of its category
-        verdicts = self.calibration.judge(image_scores, anomaly_maps, rates, category_of)
+        verdicts = self.calibration.judge(image_scores, anomaly_maps, rates, category_of, unknown)
         output = DiffADOutput(
             image_scores=image_scores,
             anomaly_maps=anomaly_maps,
             **verdicts._asdict(),  # p-values, labels, masks, rates and thresholds
             term_maps=term_maps if return_term_maps else None,
-            categories=None if category_of is None else [self.category_names[i] for i in category_of],
+            categories=None if category_of is None else reader.names_of(category_of, unknown),
         ).converted(output_type, self._execution_device)
         return output if return_dict else output.to_tuple()
 
@@ -217,7 +207,7 @@ class DiffADPipeline(FormerNames, DiffusionPipeline):
         scorer, device = self.scorer, self._execution_device
         check_fits_tiles(method, scorer.config.short_side)
         reader = InputReader(scorer, self.discriminant, device)
-        category_of = reader.categories(images, categories, batch_size)
+        category_of, _ = reader.categories(images, categories, batch_size)
         rates = self.calibration.rates(false_alarm_rate, category_of, len(images))  # (N,)
         thresholds = torch.from_numpy(self.calibration.thresholds(rates, category_of)).float().to(device)  # (2, N)
         builder = ContextBuilder(scorer, self.scheduler, self.unet.output_stride, seed, batch_size, device)
@@ -269,7 +259,8 @@ class DiffADPipeline(FormerNames, DiffusionPipeline):
         check_fits_model(calibration.score_config, self.image_size, self.gaussian.config.grid)
         scorer = self._make_scorer(calibration)
         reader = InputReader(scorer, self.discriminant, self._execution_device)
-        fit_calibration(scorer, reader, images, reader.categories(images, categories, batch_size), batch_size)
+        fit_calibration(scorer, reader, images, reader.categories(images, categories, batch_size).indices, batch_size)
+        reader.fit_unknown(images, batch_size)
         self.calibration = calibration
         self.maybe_free_model_hooks()
         return calibration

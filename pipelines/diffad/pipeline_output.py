@@ -29,7 +29,8 @@ class DiffADOutput(BaseOutput):
             those of its category.
         term_maps: per image the standardised map of each score term at each timestep (`kl@20`, ..., `mahalanobis`), if
             asked for.
-        categories: name of each image's category, given or recognised, for a model trained on several.
+        categories: name of each image's category, given or recognised, for a model trained on several; None for a part of a
+            product that it has never seen, which is scored as the nearest category and called defective.
     """
 
     image_scores: Array
@@ -41,7 +42,7 @@ class DiffADOutput(BaseOutput):
     image_thresholds: Array
     pixel_thresholds: Array
     term_maps: list[dict[str, Array]] | None = None
-    categories: list[str] | None = None
+    categories: list[str | None] | None = None
 
     def converted(self, output_type: str, device: torch.device) -> "DiffADOutput":
         """All arrays and maps as numpy arrays (`np`) or as tensors on a device (`pt`)."""

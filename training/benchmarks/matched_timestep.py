@@ -9,17 +9,25 @@ and writes training/benchmarks/results/matched_timestep.json.
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffad import DiffADPipeline
+from diffad.diffusion.chain import ReverseChain
 from diffad.imaging.preprocessing import single_batch
-from diffad.repair.gradient_denoising import added_variance, gradient_step, loss_and_gradient, matched_timestep, unit_direction
-from diffad.repair.presets import GradientDenoising
+from diffad.repair.gradient_denoising import (
+    GradientDenoising,
+    added_variance,
+    gradient_step,
+    loss_and_gradient,
+    matched_timestep,
+    unit_direction,
+)
 from diffad_training.benchmarks.choose_weights import held_out_images
 from diffad_training.benchmarks.repair import psnr
-from diffad_training.benchmarks.synthetic_defects import defect_set
+from diffad_training.benchmarks.synthetic_defects import SyntheticDefect, defect_set
 from tqdm.auto import tqdm
 
 RESULTS = Path(__file__).parent / "results" / "matched_timestep.json"
@@ -38,50 +46,51 @@ def main(arguments: list[str] | None = None) -> None:
         pipe = DiffADPipeline.from_pretrained(model)
         pipe.set_progress_bar_config(disable=True)
         defects = list(defect_set(held_out_images(model, pipe.image_size), options.images, SEED))
-        recipe = GradientDenoising(num_steps=options.num_steps)
-        correlation = float(np.mean([direction_correlation(pipe, defect.defective, recipe) for defect in defects]))
-        variance = added_variance(recipe.step_size, recipe.denoise_every, correlation)
+        method = GradientDenoising(num_steps=options.num_steps)
+        correlation = float(np.mean([direction_correlation(pipe, defect.defective, method) for defect in defects]))
+        variance = added_variance(method.step_size, method.denoise_every, correlation)
         results[model.name] = {
             "correlation": correlation,
             "added_variance": variance,
             "matched_timestep": matched_timestep(pipe.scheduler.alphas_cumprod, variance),
-            "timesteps": {t: _try(pipe, defects, recipe, t) for t in tqdm(TIMESTEPS, desc=model.name)},
+            "timesteps": {t: measure_timestep(pipe, defects, method, t) for t in tqdm(TIMESTEPS, desc=model.name)},
         }
         print(model.name, json.dumps(results[model.name], indent=1))
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def direction_correlation(pipe: DiffADPipeline, image: np.ndarray, recipe: GradientDenoising) -> float:
-    """Mean correlation between any two of the N_d directions before the first denoising."""
-    x = single_batch(image)
+def direction_correlation(pipe: DiffADPipeline, image: np.ndarray, method: GradientDenoising) -> float:
+    """Mean correlation between any two of the N_d directions before the first denoising of an image `(H, W, 3)` uint8."""
+    x = single_batch(image)  # (1, 3, H, W)
     directions = []
-    for _ in range(recipe.denoise_every):
+    for _ in range(method.denoise_every):
         _, gradient = loss_and_gradient(x, lambda images: pipe.gaussian(pipe.feature_extractor(images)))
         directions.append(unit_direction(gradient))
-        x = gradient_step(x, directions[-1], recipe.step_size)
-    matrix = np.corrcoef(torch.cat(directions).flatten(1).numpy())
-    return float(matrix[np.triu_indices_from(matrix, k=1)].mean())
+        x = gradient_step(x, directions[-1], method.step_size)
+    correlations = np.corrcoef(torch.cat(directions).flatten(1).numpy())  # (N_d, N_d)
+    return float(correlations[np.triu_indices_from(correlations, k=1)].mean())
 
 
-def _try(pipe: DiffADPipeline, defects: list, recipe: GradientDenoising, timestep: int) -> dict[str, float]:
-    """Median PSNR inside and outside the defects, and Eq. 12 before and after, with nearest timestep of the 250-step chain."""
-    pipe.scheduler.set_timesteps(recipe.num_inference_steps)
-    nearest = min(pipe.scheduler.timesteps.tolist(), key=lambda t: abs(t - timestep))
+def measure_timestep(
+    pipe: DiffADPipeline, defects: Sequence[SyntheticDefect], method: GradientDenoising, timestep: int
+) -> dict[str, float]:
+    """Median PSNR inside and outside the defects, and Eq. 12 before and after, at the nearest timestep of the chain."""
+    chain = ReverseChain(pipe.scheduler, method.num_inference_steps).timesteps
+    nearest = min(chain, key=lambda t: abs(t - timestep))
     rows = []
     for defect in defects:
-        output = pipe.reconstruct(defect.defective, recipe, timestep=nearest, return_traces=True)
-        image = np.asarray(output.images[0])
+        output = pipe.reconstruct(defect.defective, method, timestep=nearest, return_traces=True)
+        image, trace = np.asarray(output.images[0]), output.traces[0]
         rows.append(
-            (
-                psnr(image, defect.normal, defect.mask),
-                psnr(image, defect.normal, ~defect.mask),
-                output.traces[0][0],
-                output.traces[0][-1],
-            )
+            {
+                "psnr_inside": psnr(image, defect.normal, defect.mask),
+                "psnr_outside": psnr(image, defect.normal, ~defect.mask),
+                "eq12_before": float(trace[0]),
+                "eq12_after": float(trace[-1]),
+            }
         )
-    inside, outside, before, after = np.median(rows, axis=0)
-    return {"psnr_inside": inside, "psnr_outside": outside, "eq12_before": before, "eq12_after": after}
+    return {name: float(np.median([row[name] for row in rows])) for name in rows[0]}
 
 
 if __name__ == "__main__":

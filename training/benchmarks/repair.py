@@ -3,10 +3,10 @@
     python training/benchmarks/repair.py --data_root DATA --models runs/screw-cpu-small-0 runs/magnetic_tile-cpu-small-0
 
 Synthetic defects are put on good TEST images, which no choice has seen, so that the true image is known: PSNR, SSIM and the
-distance of features inside the defect (repair) and outside (preservation), Eq. 12, time and UNet passes, for every recipe. On
+distance of features inside the defect (repair) and outside (preservation), Eq. 12, time and UNet passes, for every method. On
 real test images: how many defective ones score as normal after repair, and how much of good ones is changed.
-Appends one line per model to training/benchmarks/results/repair.jsonl and renders the tables between the markers of README.md (summary)
-and model_cards/repair.md (everything) from it.
+Appends one line per model to training/benchmarks/results/repair.jsonl and renders the tables between the markers of README.md
+(summary) and model_cards/repair.md (everything) from it.
 """
 
 import argparse
@@ -26,23 +26,25 @@ from diffad.imaging.maps import resize_map
 from diffad.imaging.preprocessing import resize_rgb, single_batch
 from diffad.repair.fill import fill_from_surroundings
 from diffad.repair.presets import PRESETS
-from diffad_training.benchmarks.records import append_result, fill_tables, latest_results
+from diffad_training.benchmarks.records import append_result
+from diffad_training.benchmarks.repair_tables import table, update_tables
 from diffad_training.benchmarks.synthetic_defects import SyntheticDefect, defect_set
 from PIL import Image
 from skimage.metrics import structural_similarity
 from tqdm.auto import tqdm
 
-RESULTS = Path(__file__).parent / "results" / "repair.jsonl"
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "training" / "benchmarks" / "results" / "repair.jsonl"
 DOCUMENTS = (ROOT / "README.md", ROOT / "model_cards" / "repair.md")
-# The number of gradient steps is the issue of cost: the paper's 500 take five times as long.
-RECIPES = {
+# Fewer gradient steps than the paper's 500, which take five times as long.
+METHODS = {
     "diffad": {"preset": "default"},
     "Algorithm 1": {"preset": "paper", "num_steps": 100},
     "gradient descent": {"preset": "gradient_descent", "num_steps": 30},
     "partial diffusion, t = 100": {"preset": "partial_diffusion", "timestep": 100},
     "partial diffusion, t = 200": {"preset": "partial_diffusion", "timestep": 200},
 }
+Method = Callable[[np.ndarray], np.ndarray]  # repairs an image (H, W, 3) uint8
 CHANGED = 2  # grey levels above which a pixel counts as changed
 
 
@@ -79,27 +81,27 @@ def run(pipe: DiffADPipeline, data: Path, synthetic: int, real: int, seed: int) 
     good = [sample for sample in samples if not sample.is_defective]
     defective = [sample for sample in samples if sample.is_defective]
     rng = np.random.default_rng(seed)
-    normals = [_pixels(good[i].read(), pipe) for i in rng.permutation(len(good))]
-    defects = list(defect_set(normals, synthetic, seed))
-    recipes: dict[str, Callable] = {"nothing": lambda image: image, "fill": lambda image: fill(pipe, image)}
-    recipes |= {name: _repair(pipe, settings) for name, settings in RECIPES.items()}
+    good_images = [_pixels(good[i].read(), pipe) for i in rng.permutation(len(good))]
+    defects = list(defect_set(good_images, synthetic, seed))
+    methods: dict[str, Method] = {"nothing": lambda image: image, "fill": lambda image: fill(pipe, image)}
+    methods |= {name: _repair(pipe, settings) for name, settings in METHODS.items()}
     chosen = [defective[i] for i in rng.permutation(len(defective))[:real]]
     return {
-        "synthetic": {name: measure(pipe, recipe, defects, name) for name, recipe in recipes.items()},
+        "synthetic": {name: measure(pipe, method, defects, name) for name, method in methods.items()},
         "synthetic_images": len(defects),
         "real": {
             "defective": real_defects(pipe, [sample.read() for sample in chosen]),
-            "good": good_images(pipe, [Image.fromarray(image) for image in normals[:real]]),
+            "good": changes_of_good_images(pipe, [Image.fromarray(image) for image in good_images[:real]]),
         },
     }
 
 
-def measure(pipe: DiffADPipeline, recipe: Callable, defects: list[SyntheticDefect], name: str) -> dict:
+def measure(pipe: DiffADPipeline, method: Method, defects: list[SyntheticDefect], name: str) -> dict:
     """Median and worst decile of every figure over the defects, and means of the costs."""
     rows = []
     passes = UNetPasses(pipe)
     started = time.perf_counter()
-    repaired = [recipe(defect.defective) for defect in tqdm(defects, desc=name, mininterval=2)]
+    repaired = [method(defect.defective) for defect in tqdm(defects, desc=name, mininterval=2)]
     seconds = (time.perf_counter() - started) / len(defects)
     unet_passes = passes.stop()
     for defect, image in zip(defects, repaired):
@@ -169,10 +171,10 @@ def fill(pipe: DiffADPipeline, image: np.ndarray) -> np.ndarray:
     output = pipe(image)
     if not output.is_defective[0]:
         return image
-    recipe = PRESETS["default"]
+    method = PRESETS["default"]
     anomaly_map = torch.from_numpy(output.anomaly_maps[0])[None]
     threshold = torch.from_numpy(output.pixel_thresholds)
-    region = recipe.find_region(anomaly_map, threshold, recipe.peak_share)
+    region = method.find_region(anomaly_map, threshold, method.peak_share)
     filled = fill_from_surroundings(single_batch(image, pipe.device).cpu(), region)[0]
     return ((filled + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
 
@@ -190,7 +192,7 @@ def real_defects(pipe: DiffADPipeline, images: list[Image.Image]) -> dict:
     }
 
 
-def good_images(pipe: DiffADPipeline, images: list[Image.Image]) -> dict:
+def changes_of_good_images(pipe: DiffADPipeline, images: list[Image.Image]) -> dict:
     """Of good images: the share of pixels that repair changes."""
     repaired = pipe.reconstruct(images).images
     changed = [(np.abs(np.asarray(a, int) - np.asarray(b, int)).max(axis=2) > CHANGED).mean() for a, b in zip(images, repaired)]
@@ -216,74 +218,7 @@ class UNetPasses:
         return self.count
 
 
-def table(record: dict) -> str:
-    """Markdown table of one category."""
-    columns = ["recipe", "PSNR inside", "PSNR outside", "SSIM inside", "feature distance inside", "Eq. 12", "scored normal"]
-    columns += ["s/image", "UNet passes"]
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    for name, figures in record["synthetic"].items():
-        cells = [
-            f"{figures[key]['median']:.{digits}f} ({figures[key]['worst_decile']:.{digits}f})"
-            for key, digits in (
-                ("psnr_inside", 1),
-                ("psnr_outside", 1),
-                ("ssim_inside", 2),
-                ("feature_distance_inside", 2),
-                ("mahalanobis", 0),
-            )
-        ]
-        cells += [f"{100 * figures['scored_normal']:.0f} %", f"{figures['seconds']:.2f}", f"{figures['unet_passes']:.0f}"]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    defective, good = record["real"]["defective"], record["real"]["good"]
-    lines += [
-        "",
-        f"{record['synthetic_images']} synthetic defects on good test images, median and (worst decile). Real test images: of "
-        f"{defective['images']} defective ones {100 * defective['normal_before']:.0f} % score as normal before and "
-        f"{100 * defective['normal_after']:.0f} % after repair; {100 * good['changed_pixels']:.2f} % of the pixels "
-        f"of {good['images']} good ones are changed. Seed {record['seed']}, {record['machine']}, {record['date']}.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-# Recipes of the summary, with their column titles.
-SUMMARY = {
-    "nothing": "untouched",
-    "fill": "filled",
-    "gradient descent": "gradient descent",
-    "partial diffusion, t = 100": "partial diffusion, t = 100",
-    "Algorithm 1": "Algorithm 1",
-    "diffad": "**diffad**",
-}
-
-
-def summary(records: list[dict]) -> str:
-    """Markdown table of all categories: median PSNR inside and outside the defect, cost, and what becomes of real defects."""
-    columns = ["category", *(f"inside: {title}" for title in SUMMARY.values()), "outside: Algorithm 1", "outside: **diffad**"]
-    columns += ["UNet passes", "s/image", "real defects scored normal: before", "after", "pixels of good images changed"]
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    for record in records:
-        synthetic, ours = record["synthetic"], record["synthetic"]["diffad"]
-        defective, good = record["real"]["defective"], record["real"]["good"]
-        cells = [f"{synthetic[name]['psnr_inside']['median']:.1f}" for name in SUMMARY]
-        cells += [f"{synthetic[name]['psnr_outside']['median']:.1f}" for name in ("Algorithm 1", "diffad")]
-        cells += [f"{ours['unet_passes']:.0f}", f"{ours['seconds']:.1f}"]
-        cells += [f"{100 * defective[key]:.0f} %" for key in ("normal_before", "normal_after")]
-        cells += [f"{100 * good['changed_pixels']:.2f} %"]
-        lines.append(f"| {record['category']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def update_tables(document: Path, results: Path) -> None:
-    """Fills `<!-- repair -->` (newest table of every category) and `<!-- repair:summary -->`, up to `<!-- /repair -->`."""
-    newest = latest_results(results, ["category"])
-    tables = {
-        "": "\n".join(f"**{record['category']}**\n\n{table(record)}" for record in newest),
-        "summary": summary(newest),
-    }
-    fill_tables(document, "repair", tables.__getitem__)
-
-
-def _repair(pipe: DiffADPipeline, settings: dict) -> Callable[[np.ndarray], np.ndarray]:
+def _repair(pipe: DiffADPipeline, settings: dict) -> Method:
     return lambda image: np.asarray(pipe.reconstruct(image, **settings).images[0])
 
 

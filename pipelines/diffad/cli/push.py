@@ -30,10 +30,13 @@ def push(
     ```
     """
     # Not at the top: these take seconds to import.
+    from diffusers.utils import logging
+
     from ..hub.card import DataTerms
     from ..hub.push import export_repo
     from ..hub.push import push as push_model
 
+    logging.disable_progress_bar()  # of loading
     terms = DataTerms(license=license, datasets=tuple(dataset or ()), note=data_note)
     if dry_run is not None:
         export_repo(model, dry_run, evaluation or (), terms, repo_id)

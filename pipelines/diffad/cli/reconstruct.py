@@ -18,7 +18,10 @@ def reconstruct(
     false_alarm_rate: FalseAlarmRate = None,
     category: Category = None,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
-    film: Annotated[bool, typer.Option("--film", help="Also write the way there: frames in a row, and animated.")] = False,
+    trajectory: Annotated[
+        bool, typer.Option("--trajectory", help="Also write the way there: frames in a row, and animated.")
+    ] = False,
+    film: Annotated[bool, typer.Option("--film", hidden=True)] = False,  # former name
     batch_size: BatchSize = 8,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if an image could not be read.")] = False,
 ) -> None:
@@ -28,15 +31,20 @@ def reconstruct(
 
     ```
     diffad reconstruct new --model runs/part --output repaired
-    diffad reconstruct new --model runs/part --output repaired --film
+    diffad reconstruct new --model runs/part --output repaired --trajectory
     diffad reconstruct new --model runs/part --output repaired --preset paper
     ```
     """
+    from ..deprecation import LAST_RELEASE
     from ..jobs.repair import repair_folder
     from .loading import load_model
 
+    if film:
+        typer.echo(f"--film is now called --trajectory; the former name goes after diffad {LAST_RELEASE}", err=True)
     pipe = load_model(model)
-    summary = repair_folder(pipe, folder, output, preset, false_alarm_rate, seed, batch_size, category, film)
+    summary = repair_folder(
+        pipe, folder, output, preset, false_alarm_rate, seed, batch_size, category, trajectory=trajectory or film
+    )
     typer.echo(f"wrote {output}: {summary.images - len(summary.errors)} images, {summary.changed} of them changed")
     if summary.errors:
         typer.echo(f"unreadable images: {len(summary.errors)}", err=True)

@@ -1,12 +1,13 @@
 """The model card (README.md) of a model repository, from what training and evaluation wrote; asks no network."""
 
-import csv
-import json
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from .evaluation_record import EvaluationRecord, check_is_of_model
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 TAGS = ("anomaly-detection", "anomaly-localization", "industrial-inspection", "diffad")
@@ -37,23 +38,6 @@ MVTEC_AD_CATEGORIES = (
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What training/evaluate.py wrote about one category.
-
-    Args:
-        data: name of the data folder.
-        metrics: content of metrics.json.
-        defects: `(kind, images, share called defective)`, the good images first.
-        sheet: sample pictures, or None.
-    """
-
-    data: str
-    metrics: dict
-    defects: list[tuple[str, int, float]]
-    sheet: Path | None
-
-
-@dataclass(frozen=True)
 class DataTerms:
     """What only the author knows of the training images.
 
@@ -68,46 +52,24 @@ class DataTerms:
     note: str | None = None
 
 
-def read_evaluation(folder: str | Path) -> Evaluation:
-    """Reads the output folder of an evaluation.
-
-    Raises:
-        ValueError: naming the file that is missing or not of an evaluation.
-    """
-    folder = Path(folder)
-    paths = {name: folder / name for name in ("metrics.json", "scores.csv")}
-    for path in paths.values():
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file; --evaluation wants the output folder of an evaluation")
-    try:
-        metrics = json.loads(paths["metrics.json"].read_text())
-        with paths["scores.csv"].open(newline="") as file:
-            rows = [(row["defect"], int(row["called_defective"])) for row in csv.DictReader(file)]
-        kinds = sorted({kind for kind, _ in rows}, key=lambda kind: (kind != "good", kind))
-        calls = {kind: [called for other, called in rows if other == kind] for kind in kinds}
-        defects = [(kind, len(called), sum(called) / len(called)) for kind, called in calls.items()]
-        sheet = folder / "sheet.png"
-        return Evaluation(metrics["data"], metrics, defects, sheet if sheet.is_file() else None)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder}: not the output of an evaluation ({error!r})") from None
-
-
 def model_card(
     repo_id: str,
-    configs: dict[str, dict],
+    configs: Mapping[str, Mapping],
+    digest: str,
     version: str,
     code_module: str,
-    evaluations: Sequence[Evaluation] = (),
+    evaluations: Sequence[EvaluationRecord] = (),
     sheets: Sequence[str] = (),
-    training: dict | None = None,
-    training_summary: dict | None = None,
+    training: Mapping | None = None,
+    training_summary: Mapping | None = None,
     terms: DataTerms | None = None,
 ) -> ModelCard:
     """Renders the card.
 
     Args:
         repo_id: `owner/name` on the Hub, or the repository's folder.
-        configs: configuration of each component by its name.
+        configs: configuration of each component by its name, as JSON has it.
+        digest: of the model, by [`diffad.models.digest.model_digest`].
         version: of diffad.
         code_module: name of the module that holds the repository's code.
         evaluations: none, or one for each category.
@@ -117,12 +79,12 @@ def model_card(
         terms: what the author says of the data.
 
     Raises:
-        ValueError: if an evaluation is of another calibration than the model's, or the licence of MVTec AD is left out.
+        ValueError: if an evaluation is of another model, or the licence of MVTec AD is left out.
     """
     terms = terms or DataTerms()
     calibration, unet = configs["calibration"], configs["unet"]
     for evaluation in evaluations:
-        _check_belongs(evaluation, calibration)
+        check_is_of_model(evaluation, calibration, digest)
         if evaluation.data in MVTEC_AD_CATEGORIES and terms.license is None:
             raise ValueError(
                 f"the data folder is named {evaluation.data} like a category of MVTec AD, whose licence also binds models "
@@ -152,13 +114,13 @@ def model_card(
         code_module=code_module,
         requirements=_requirements(configs),
         class_names=class_names,
-        false_alarm_rate=_false_alarm_rate(evaluations),
+        false_alarm_rate=evaluations[0].false_alarm_rate if evaluations else 0.05,
         data_note=terms.note or "The author has not described the training images.",
         license=terms.license,
         trained_on=trained_on,
         image_size=f"{size}x{size}" if isinstance(size, int) else "x".join(map(str, size)),
         protocol=_protocol(calibration["num_calibration_images"], class_names),
-        map_sizes=" and ".join(dict.fromkeys(_map_size(evaluation) for evaluation in evaluations)),
+        map_sizes=" and ".join(dict.fromkeys(evaluation.map_size for evaluation in evaluations)),
         evaluations=[
             {"data": evaluation.data, "sheet": sheet, "command": _evaluation_command(evaluation, trained_on, name)}
             for evaluation, sheet in zip(evaluations, sheets, strict=True)
@@ -166,26 +128,16 @@ def model_card(
         category_table=_category_table(evaluations),
         operating_points="\n".join(_operating_point(evaluation) for evaluation in evaluations),
         defect_table=_defect_table(evaluations),
-        recipe=_recipe(calibration),
+        score=_score_in_words(calibration),
         term_table="\n\n".join(_term_table(evaluation, titled=len(evaluations) > 1) for evaluation in evaluations),
-        limits=_limits(configs, calibration["num_calibration_images"], training),
+        limits=_limits(configs, evaluations, training),
         costs=_costs(evaluations, training_summary),
         train_command=_train_command(trained_on, class_names, name) if training else None,
         seed=training["seed"] if training else None,
     )
 
 
-def _check_belongs(evaluation: Evaluation, calibration: dict) -> None:
-    recipe = evaluation.metrics["recipe"]
-    differing = [key for key in sorted(recipe.keys() & calibration.keys()) if recipe[key] != calibration[key]]
-    if differing:
-        raise ValueError(
-            f"the evaluation of {evaluation.data} was made with another calibration than the model's "
-            f"({differing[0]} {recipe[differing[0]]}, now {calibration[differing[0]]}): evaluate again"
-        )
-
-
-def _results(evaluation: Evaluation, datasets: Sequence[str]) -> list[EvalResult]:
+def _results(evaluation: EvaluationRecord, datasets: Sequence[str]) -> list[EvalResult]:
     metrics = evaluation.metrics["scores"]["ensemble"]
     return [
         EvalResult(
@@ -206,14 +158,14 @@ def _results(evaluation: Evaluation, datasets: Sequence[str]) -> list[EvalResult
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 
 
-def _percentages(metrics: dict) -> list[str]:
+def _percentages(metrics: Mapping) -> list[str]:
     return [f"{100 * metrics[key]:.1f}" if key in metrics else "" for key in METRICS]
 
 
-def _category_table(evaluations: Sequence[Evaluation]) -> str:
+def _category_table(evaluations: Sequence[EvaluationRecord]) -> str:
     headings = [heading for _, heading in METRICS.values()]
     rows = [
         [
@@ -233,7 +185,7 @@ def _category_table(evaluations: Sequence[Evaluation]) -> str:
     return _table(["category", "good", "defective", *headings], rows)
 
 
-def _operating_point(evaluation: Evaluation) -> str:
+def _operating_point(evaluation: EvaluationRecord) -> str:
     point = evaluation.metrics["operating_point"]
     return (
         f"{evaluation.data}: at a requested false-alarm rate of {point['requested_false_alarm_rate']:.1%}, "
@@ -242,7 +194,7 @@ def _operating_point(evaluation: Evaluation) -> str:
     )
 
 
-def _defect_table(evaluations: Sequence[Evaluation]) -> str:
+def _defect_table(evaluations: Sequence[EvaluationRecord]) -> str:
     rows = [
         [evaluation.data, kind, str(images), f"{100 * share:.1f}"]
         for evaluation in evaluations
@@ -251,7 +203,7 @@ def _defect_table(evaluations: Sequence[Evaluation]) -> str:
     return _table(["category", "kind", "images", "called defective (%)"], rows)
 
 
-def _term_table(evaluation: Evaluation, titled: bool) -> str:
+def _term_table(evaluation: EvaluationRecord, titled: bool) -> str:
     scores = evaluation.metrics["scores"]
     terms = [name for name in scores if name != "ensemble" and "@" not in name]
     rows = [[TERM_NAMES.get(name, name), *_percentages(scores[name])] for name in terms]
@@ -259,13 +211,9 @@ def _term_table(evaluation: Evaluation, titled: bool) -> str:
     return f"{evaluation.data}:\n\n{table}" if titled else table
 
 
-def _recipe(calibration: dict) -> str:
+def _score_in_words(calibration: Mapping) -> str:
     weights = ", ".join(f"{weight:g} x {TERM_NAMES.get(term, term)}" for term, weight in calibration["weights"].items())
     return f"Anomaly map: {weights}; mean over the timesteps {', '.join(map(str, calibration['timesteps']))}."
-
-
-def _false_alarm_rate(evaluations: Sequence[Evaluation]) -> float:
-    return evaluations[0].metrics["operating_point"]["requested_false_alarm_rate"] if evaluations else 0.05
 
 
 def images_per_category(num_calibration_images: int | Sequence[int]) -> list[int]:
@@ -275,20 +223,20 @@ def images_per_category(num_calibration_images: int | Sequence[int]) -> list[int
 
 def _protocol(num_calibration_images: int | Sequence[int], class_names: Sequence[str]) -> str:
     counts = images_per_category(num_calibration_images)
-    of_classes = f" ({', '.join(f'{name} {count}' for name, count in zip(class_names, counts))})" if class_names else ""
+    of_categories = f" ({', '.join(f'{name} {n}' for name, n in zip(class_names, counts))})" if class_names else ""
     return (
-        "Training and calibration read good images only, no defective one and no mask. Statistics and thresholds come from "
-        f"{sum(counts)} good images{of_classes} that neither the network nor the Gaussians were fitted on."
+        "Training and calibration read good images only, no defective one and no mask. The thresholds come from "
+        f"{sum(counts)} calibration images{of_categories}: good ones that neither the network nor the Gaussians were fitted on."
     )
 
 
-def _limits(configs: dict[str, dict], num_calibration_images: int | Sequence[int], training: dict | None) -> list[str]:
-    counts = images_per_category(num_calibration_images)
-    num_calibration_images, of_category = min(counts), " of the category with the fewest" if len(counts) > 1 else ""
+def _limits(configs: Mapping[str, Mapping], evaluations: Sequence[EvaluationRecord], training: Mapping | None) -> list[str]:
+    counts = images_per_category(configs["calibration"]["num_calibration_images"])
+    n, of_category = min(counts), " of the category with the fewest" if len(counts) > 1 else ""
     limits = [
         "Valid for images taken as in training: same part, camera, light, framing. After a change, recalibrate on good images.",
-        f"{num_calibration_images} good images{of_category} set the thresholds: a false-alarm rate of {1 / (num_calibration_images + 1):.1%} or more "
-        "can be guaranteed, on average over such sets of images. The rate met on one test set scatters around it.",
+        f"{n} calibration images{of_category} set the thresholds: a false-alarm rate of {1 / (n + 1):.1%} or more can be "
+        "guaranteed, on average over such sets of images. The rate met on one test set scatters around it.",
         "A high score says that something is unusual, not what it is; a defect smaller than a few pixels after resizing can be "
         "missed.",
     ]
@@ -296,10 +244,16 @@ def _limits(configs: dict[str, dict], num_calibration_images: int | Sequence[int
         limits.append("Normal features are kept for each position: parts must lie in the image as they did in training.")
     if training:
         limits.append("Figures are of one training run, with one seed.")
+    limits += [
+        f"The evaluation of {one.data} does not say which model it measured; settings of the score and number of calibration "
+        "images are this model's."
+        for one in evaluations
+        if not one.names_its_model
+    ]
     return limits
 
 
-def _costs(evaluations: Sequence[Evaluation], summary: dict | None) -> list[str]:
+def _costs(evaluations: Sequence[EvaluationRecord], summary: Mapping | None) -> list[str]:
     costs = []
     if summary:
         costs.append(
@@ -319,26 +273,21 @@ def _costs(evaluations: Sequence[Evaluation], summary: dict | None) -> list[str]
 def _train_command(trained_on: str, class_names: Sequence[str], name: str) -> str:
     # The categories of a model of several lie side by side, and each is evaluated by itself.
     data = "DATA" if class_names else f"DATA/{trained_on}"
-    return f"accelerate launch -m diffad_training.train --config training_config.json --data {data} --output_dir runs/{name}"
+    words = ["accelerate", "launch", "-m", "diffad_training.train", "--config", "training_config.json"]
+    return shlex.join([*words, "--data", data, "--output_dir", f"runs/{name}"])
 
 
-def _map_size(evaluation: Evaluation) -> str:
-    return evaluation.metrics.get("map_size", "256x256")  # older evaluations name none
-
-
-def _evaluation_command(evaluation: Evaluation, trained_on: str | None, name: str) -> str:
+def _evaluation_command(evaluation: EvaluationRecord, trained_on: str | None, name: str) -> str:
     output = f"{name}-evaluation" if evaluation.data == trained_on else f"{name}-evaluation-{evaluation.data}"
-    rate = evaluation.metrics["operating_point"]["requested_false_alarm_rate"]
-    categories = evaluation.metrics.get("class_labels", {"given": False})  # older evaluations have none
-    options = [f"--category {label}" for label in categories["images"]] if categories["given"] else []
-    if _map_size(evaluation) != "256x256":
-        options.append(f"--map_size {_map_size(evaluation)}")
-    return (
-        f"python -m diffad.evaluation.evaluate --model runs/{name} --data DATA/{evaluation.data} "
-        f"--output_dir runs/{output} --false_alarm_rate {rate:g}" + "".join(f" {option}" for option in options)
-    )
+    words = ["diffad", "evaluate", f"DATA/{evaluation.data}", "--model", f"runs/{name}", "--output", f"runs/{output}"]
+    words += ["--false-alarm-rate", f"{evaluation.false_alarm_rate:g}"]
+    for category in evaluation.given_categories:
+        words += ["--category", category]
+    if evaluation.map_size != "256x256":
+        words += ["--map-size", evaluation.map_size]
+    return shlex.join(words)
 
 
-def _requirements(configs: dict[str, dict]) -> str:
+def _requirements(configs: Mapping[str, Mapping]) -> str:
     backbone = "timm" if configs["feature_extractor"]["backbone"] else "transformers"
     return f"diffusers accelerate torchvision scipy {backbone}"

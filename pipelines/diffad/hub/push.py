@@ -3,29 +3,44 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HTTPError  # the HTTP library's, whichever the Hub's client uses
 from huggingface_hub.utils import validate_repo_id
 
-from ..model_index import with_installed_classes, with_repository_code
-from .card import DataTerms, Evaluation, images_per_category, model_card, read_evaluation
-from .single_file import FILE_PREFIX, code_module_name, component_code, component_module_name, single_file_code
-
-if TYPE_CHECKING:
-    from ..pipeline_diffad import DiffADPipeline
+from .. import __version__
+from ..atomic import finish, writing
+from ..model_index import (
+    COMPONENT_CLASSES,
+    PACKAGE,
+    component_module_name,
+    components,
+    read_json_object,
+    with_installed_classes,
+    with_repository_code,
+)
+from ..models.digest import model_digest
+from ..pipeline_diffad import DiffADPipeline
+from .card import DataTerms, model_card
+from .checked_json import read_checked
+from .evaluation_record import EvaluationRecord, read_evaluation
+from .single_file import FILE_PREFIX, code_module_name, component_code, single_file_code
 
 MODEL_INDEX = "model_index.json"
 TRAINING_CONFIG, TRAINING_SUMMARY = "training_config.json", "training_summary.json"
+# What training leaves there, and what a card needs of it.
+TRAINING_FILES = {
+    TRAINING_CONFIG: ("the settings of a training run", {"data": str, "seed": int}),
+    TRAINING_SUMMARY: ("the summary of a training run", {"steps": int, "seconds": float, "peak_memory_mib": float}),
+}
 # Settings that name folders of the machine, or how a run was carried out and not what comes of it.
 LOCAL_SETTINGS = ("output_dir", "cache_dir", "resume_from_checkpoint", "report_to")
 
 
 def push(
-    model: "DiffADPipeline | str | Path",
+    model: DiffADPipeline | str | Path,
     repo_id: str,
     evaluations: Sequence[str | Path] = (),
     terms: DataTerms | None = None,
@@ -51,8 +66,6 @@ def push(
         ValueError: as `export_repo`.
         ConnectionError: if the Hub can't be reached or refuses.
     """
-    from .. import __version__
-
     validate_repo_id(repo_id)
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as scratch:
@@ -72,7 +85,7 @@ def push(
 
 
 def export_repo(
-    model: "DiffADPipeline | str | Path",
+    model: DiffADPipeline | str | Path,
     folder: str | Path,
     evaluations: Sequence[str | Path] = (),
     terms: DataTerms | None = None,
@@ -81,15 +94,18 @@ def export_repo(
     """Writes a repository: safetensors, configurations, code, card and sample pictures. Asks no network.
 
     Args:
-        model: a pipeline, or the folder of a trained one; weights of a folder are copied as they are.
+        model: a pipeline, or the folder of a trained one, which is loaded to be sure that it can be; weights of a folder are
+            copied as they are.
         folder: where to; created, and must be empty.
-        evaluations: output folders of evaluations, for the card.
+        evaluations: output folders of evaluations of this model, for the card. That they are of this model is told by the
+            digest in them; those before diffad 0.2 have none, so that settings are compared and the card says so.
         terms: licence and origin of the training images, for the card.
         repo_id: name that the card uses; None is the folder.
 
     Raises:
-        ValueError: if the folder is not empty, `model` is no complete pipeline with safetensors and a calibration, or the card
-            can't be written (see [`diffad.hub.card.model_card`]).
+        ValueError: if the folder is not empty, `model` is no complete pipeline with safetensors and a calibration, one of its
+            files is damaged, or an evaluation is of another model or its data needs a licence (see
+            [`diffad.hub.card.model_card`]).
     """
     folder = Path(folder)
     read = [read_evaluation(path) for path in evaluations]
@@ -105,31 +121,44 @@ def export_repo(
         unfinished.rename(folder)
 
 
-def _write_repo(model, folder: Path, evaluations: Sequence[Evaluation], terms: DataTerms | None, repo_id: str) -> None:
-    from .. import __version__
-
+def _write_repo(
+    model: DiffADPipeline | str | Path,
+    folder: Path,
+    evaluations: Sequence[EvaluationRecord],
+    terms: DataTerms | None,
+    repo_id: str,
+) -> None:
     if isinstance(model, str | Path):
-        source = Path(model)
-        config = _saved_pipeline(source)
-        _copy_pipeline(source, folder, config)
+        source = trained_in = Path(model)
+        finish(source)  # what a kill cut off
+        index = _saved_pipeline(source)
+        pipe = DiffADPipeline.from_pretrained(source)
     else:
         # Where it was loaded from lie the settings that it was trained with.
         loaded_from = model.config.get("_name_or_path")
-        source = Path(loaded_from) if loaded_from else None
-        model.save_pretrained(folder)
-        config = _saved_pipeline(folder)
-    configs = {name: _remove_paths(folder, name) for name in _components(config)}
-    if 0 in images_per_category(configs["calibration"]["num_calibration_images"]):
-        raise ValueError("the pipeline is not calibrated: call pipe.calibrate(normal_images) first")
+        trained_in = Path(loaded_from) if loaded_from else None
+        source = folder.with_name("saved")
+        model.save_pretrained(source)
+        index, pipe = _saved_pipeline(source), model
+    if not pipe.calibration.is_fitted:
+        raise ValueError("the pipeline is not calibrated: calibrate it on good images first (`diffad calibrate`)")
 
-    code_module = _write_code(folder, config, __version__)
-    training, summary = (_read_json(source / name) if source else None for name in (TRAINING_CONFIG, TRAINING_SUMMARY))
+    code = single_file_code(__version__)
+    code_module = code_module_name(code)
+    # The digest over what is written here is checked on load: not over the card and others that one edits on the Hub.
+    with writing(folder) as unfinished:
+        _copy_components(source, unfinished, components(index))
+        _write_json(unfinished / MODEL_INDEX, with_repository_code(_without_paths(index), code_module))
+    _write_code(folder, index, code, code_module)
+    training, summary = (_read_if_there(trained_in, name) for name in (TRAINING_CONFIG, TRAINING_SUMMARY))
     if training is not None:
-        training = _without_paths(training)
+        training = _settings_without_paths(training)
         _write_json(folder / TRAINING_CONFIG, training)
     card = model_card(
         repo_id,
-        configs,
+        # As JSON has them, and under their present names also where an older version saved the model.
+        {name: json.loads(getattr(pipe, name).to_json_string()) for name in components(index)},
+        model_digest(pipe.components),
         __version__,
         code_module,
         evaluations,
@@ -156,68 +185,61 @@ def _reason(error: Exception) -> str:
 
 
 def _saved_pipeline(folder: Path) -> dict:
-    """model_index.json of a pipeline, which must be complete."""
-    config = _read_json(folder / MODEL_INDEX)
-    if config is None:
+    """model_index.json of a saved pipeline, which must be complete: installed classes, no file damaged, none missing."""
+    path = folder / MODEL_INDEX
+    if not path.is_file():
         raise ValueError(f"{folder}: no {MODEL_INDEX}; give the folder of a trained pipeline")
-    config = with_installed_classes(config)
-    if config["_class_name"] != "DiffADPipeline":
-        raise ValueError(f"{folder}: a {config['_class_name']}, not a DiffADPipeline")
-    for name, (library, _) in _components(config).items():
+    index = with_installed_classes(read_json_object(path), path)
+    for name, (library, _) in components(index).items():
+        config = _config_file(folder, name)
+        if not config.is_file():
+            raise ValueError(f"{folder / name}: no {config.name}; the pipeline is not complete")
+        read_json_object(config)
         # Of the components only the scheduler, which is diffusers' own, has no weights.
-        needed = ("*.json",) if library == "diffusers" else ("*.json", "*.safetensors")
-        for pattern in needed:
-            if not any((folder / name).glob(pattern)):
-                raise ValueError(f"{folder / name}: no {pattern}; the pipeline is not complete")
-    return config
+        if library == PACKAGE and not any((folder / name).glob("*.safetensors")):
+            raise ValueError(f"{folder / name}: no *.safetensors; the pipeline is not complete")
+    return index
 
 
-def _components(config: dict) -> dict[str, list[str]]:
-    # An optional component that is not there has an entry of nulls.
-    return {name: value for name, value in config.items() if isinstance(value, list) and value[0] is not None}
+def _config_file(folder: Path, component: str) -> Path:
+    is_own = COMPONENT_CLASSES[component][0] == PACKAGE
+    return folder / component / ("config.json" if is_own else "scheduler_config.json")
 
 
-def _copy_pipeline(source: Path, folder: Path, config: dict) -> None:
-    for name in _components(config):
+def _copy_components(source: Path, folder: Path, names: Iterable[str]) -> None:
+    """Copies weights and configurations, these without the folder that a component was once loaded from."""
+    for name in names:
         (folder / name).mkdir(parents=True)
-        for pattern in ("*.json", "*.safetensors"):
-            for path in (source / name).glob(pattern):
-                shutil.copyfile(path, folder / name / path.name)
+        for path in (*(source / name).glob("*.json"), *(source / name).glob("*.safetensors")):
+            shutil.copyfile(path, folder / name / path.name)
+        config_file = _config_file(folder, name)
+        config = read_json_object(config_file)
+        if _without_paths(config) != config:
+            _write_json(config_file, _without_paths(config))
 
 
-def _remove_paths(folder: Path, component: str) -> dict:
-    """Configuration of a component, from which the folder that it was once loaded from is removed."""
-    (path,) = (folder / component).glob("*config.json")
-    config = json.loads(path.read_text())
-    if config.pop("_name_or_path", None) is not None:
-        _write_json(path, config)
-    return config
+def _without_paths(config: dict) -> dict:
+    return {key: value for key, value in config.items() if key != "_name_or_path"}
 
 
-def _without_paths(training: dict) -> dict:
+def _settings_without_paths(training: dict) -> dict:
     """Settings of a training run without the machine's folders; of those that it read only the name is left."""
     kept = {key: value for key, value in training.items() if key not in LOCAL_SETTINGS}
     for key in ("data", "pretrained_unet"):
-        if kept[key] is not None and (Path(kept[key]).is_absolute() or Path(kept[key]).exists()):
+        if isinstance(kept.get(key), str) and (Path(kept[key]).is_absolute() or Path(kept[key]).exists()):
             kept[key] = Path(kept[key]).resolve().name
     return kept
 
 
-def _write_code(folder: Path, config: dict, version: str) -> str:
-    """Writes code and model_index.json; returns the code's module name."""
-    code = single_file_code(version)
-    module = code_module_name(code)
-    (folder / f"{module}.py").write_text(code, encoding="utf-8")
-    own = {name: class_name for name, (library, class_name) in _components(config).items() if library == "diffad"}
-    components = component_code(module, own.values())
+def _write_code(folder: Path, index: dict, code: str, code_module: str) -> None:
+    (folder / f"{code_module}.py").write_text(code, encoding="utf-8")
+    own = {name: class_name for name, (library, class_name) in components(index).items() if library == PACKAGE}
     for name in own:
-        (folder / name / f"{component_module_name(module)}.py").write_text(components, encoding="utf-8")
-    config = {key: value for key, value in config.items() if key != "_name_or_path"}
-    _write_json(folder / MODEL_INDEX, with_repository_code(config, module, component_module_name(module)))
-    return module
+        path = folder / name / f"{component_module_name(code_module)}.py"
+        path.write_text(component_code(code_module, own.values()), encoding="utf-8")
 
 
-def _copy_sheets(evaluations: Sequence[Evaluation], folder: Path) -> list[str]:
+def _copy_sheets(evaluations: Sequence[EvaluationRecord], folder: Path) -> list[str]:
     """Copies the sample pictures and returns their places in the repository, empty where there are none."""
     places: list[str] = []
     for evaluation in evaluations:
@@ -232,8 +254,10 @@ def _copy_sheets(evaluations: Sequence[Evaluation], folder: Path) -> list[str]:
     return places
 
 
-def _read_json(path: Path) -> dict | None:
-    return json.loads(path.read_text()) if path.is_file() else None
+def _read_if_there(folder: Path | None, name: str) -> dict | None:
+    if folder is None or not (folder / name).is_file():
+        return None
+    return read_checked(folder / name, *TRAINING_FILES[name])
 
 
 def _write_json(path: Path, content: dict) -> None:

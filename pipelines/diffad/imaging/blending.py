@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..autocast import without_autocast
 from .maps import resize_map
 
 BACK_PROJECTIONS = 10  # leaves half a grey level in the mean, of about six
@@ -40,8 +41,9 @@ def _back_project(levels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """`(3, H, W)` levels that become the given ones when they are brought to `size` and back."""
     rows, columns = (_round_trip(*lengths) for lengths in zip(levels.shape[-2:], size, strict=True))  # (H, H), (W, W)
     found = torch.zeros_like(levels)
-    for _ in range(BACK_PROJECTIONS):
-        found = found + levels - rows @ found @ columns.T
+    with without_autocast(levels.device.type):
+        for _ in range(BACK_PROJECTIONS):
+            found = found + levels - rows @ found @ columns.T
     return found
 
 

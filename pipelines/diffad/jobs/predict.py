@@ -14,9 +14,10 @@ from ..imaging.drawing import overlay
 from ..imaging.reading import ImageError, read_image
 from ..imaging.regions import bounding_boxes
 from ..imaging.streams import read_batches
+from ..models.digest import model_digest
 from ..pipeline_diffad import DiffADPipeline
 from ..pipeline_output import DiffADOutput
-from .fingerprint import files_digest, model_digest
+from .fingerprint import files_digest
 from .folders import image_names, picture_path
 from .journal import Journal, only_writer
 from .run_record import check_is_result, write_record
@@ -108,7 +109,7 @@ def predict_folder(
         "version": __version__,
         "folder": str(folder.resolve()),
         "images": files_digest(folder, names),
-        "model": model_digest(pipe),
+        "model": model_digest(pipe.components),
         **{key: _as_text(value) for key, value in dataclasses.asdict(settings).items()},
     }
 

@@ -1,9 +1,8 @@
 """Calibrates a saved pipeline anew, on a folder of good images."""
 
-import os
-import tempfile
 from pathlib import Path
 
+from ..atomic import writing
 from ..data import DataError, find_layout, plain_folder
 from ..pipeline_diffad import DiffADPipeline
 from .folders import image_names
@@ -27,14 +26,9 @@ def held_out_images(folder: Path) -> list[Path]:
 
 
 def save_calibration(pipe: DiffADPipeline, model: Path) -> None:
-    """Replaces the calibration of a saved pipeline by two renames; if the second fails, the old one is put back."""
-    folder = model / "calibration"
-    with tempfile.TemporaryDirectory(dir=model, prefix=".calibration") as scratch:
-        new, old = Path(scratch) / "new", Path(scratch) / "old"
-        pipe.calibration.save_pretrained(new)
-        os.rename(folder, old)
-        try:
-            os.rename(new, folder)
-        except BaseException:
-            os.rename(old, folder)
-            raise
+    """Replaces what calibration sets in a saved pipeline: all of it or, if the process is killed, nothing."""
+    parts = {"calibration": pipe.calibration, "discriminant": pipe.discriminant}
+    with writing(model) as unfinished:
+        for name, part in parts.items():
+            if part is not None:
+                part.save_pretrained(unfinished / name)

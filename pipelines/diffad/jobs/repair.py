@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ..deprecation import warn_renamed
 from ..imaging.drawing import filmstrip
 from ..imaging.reading import ImageError, read_image
 from ..imaging.streams import read_batches
@@ -17,7 +18,13 @@ from .folders import image_names, picture_path
 
 @dataclass
 class RepairSummary:
-    """`changed` counts the images that were not returned as they came, `errors` holds a message per unreadable image."""
+    """What became of a folder.
+
+    Args:
+        images: their number, unreadable ones included.
+        changed: how many were not returned as they came.
+        errors: a message per unreadable image.
+    """
 
     images: int = 0
     changed: int = 0
@@ -33,18 +40,27 @@ def repair_folder(
     seed: int = 0,
     batch_size: int = 8,
     category: str | None = None,
-    film: bool = False,
+    trajectory: bool = False,
+    film: bool | None = None,
 ) -> RepairSummary:
     """Writes `output/repaired` and `output/difference`, PNG files under the names of the images below `folder`.
 
-    A difference of 255 is a change by the whole range of grey levels; see [`DiffADPipeline.reconstruct`] for the arguments.
-    `category` is the category of all images, for a model of several; None recognises each image's. With `film` the way from
-    each changed image to its repair is written to `output/film`, as a row of frames (PNG) and animated (GIF).
+    A difference of 255 is a change by the whole range of grey levels.
+
+    Args:
+        preset, false_alarm_rate, seed, batch_size: as for [`DiffADPipeline.reconstruct`].
+        category: of all images, for a model of several; None recognises each image's.
+        trajectory: also write the way from each changed image to its repair to `output/trajectory`, as a row of frames (PNG)
+            and animated (GIF).
+        film: former name of `trajectory`.
 
     Raises:
         DataError: if there are no images, or the output lies among them.
         ValueError: if the preset does not exist, or the pipeline can't give the false-alarm rate or does not know the category.
     """
+    if film is not None:
+        warn_renamed("film", "trajectory")
+        trajectory = film
     pipe.set_progress_bar_config(disable=True)
     names = image_names(folder, [output])
     summary = RepairSummary()
@@ -52,20 +68,35 @@ def repair_folder(
         for batch in read_batches(names, lambda name: read_image(folder / name), batch_size):
             summary.images += len(batch)
             summary.errors += [str(image) for _, image in batch if isinstance(image, ImageError)]
-            readable = [(name, image) for name, image in batch if not isinstance(image, ImageError)]
+            readable = {name: image for name, image in batch if not isinstance(image, ImageError)}
             if readable:
-                images = [image for _, image in readable]
-                steps = "all" if film else ()
-                repair = pipe.reconstruct(images, preset, batch_size, category, false_alarm_rate, seed, steps)
-                for i, ((name, before), image) in enumerate(zip(readable, repair.images, strict=True)):
-                    difference = repair.difference_maps[i]
-                    image.save(picture_path(output / "repaired", name, ".png"))
-                    levels = (255 * difference).round().astype(np.uint8)
-                    Image.fromarray(levels).save(picture_path(output / "difference", name, ".png"))
-                    summary.changed += bool(difference.any())
-                    if film and difference.any():
-                        frames = trajectory_row(before, repair.intermediates[i], image)
-                        filmstrip(*frames).save(picture_path(output / "film", name, ".png"))
-                        save_animation(picture_path(output / "film", name, ".gif"), before, repair.intermediates[i], image)
+                repair = pipe.reconstruct(
+                    list(readable.values()),
+                    preset,
+                    batch_size=batch_size,
+                    categories=category,
+                    false_alarm_rate=false_alarm_rate,
+                    seed=seed,
+                    intermediate_steps="all" if trajectory else (),
+                )
+                for i, (name, before) in enumerate(readable.items()):
+                    after, difference = repair.images[i], repair.difference_maps[i]
+                    _save_repair(output, name, after, difference)
+                    if difference.any():
+                        summary.changed += 1
+                        if trajectory:
+                            _save_trajectory(output / "trajectory", name, before, repair.intermediates[i], after)
             progress.update(len(batch))
     return summary
+
+
+def _save_repair(output: Path, name: str, repaired: Image.Image, difference: np.ndarray) -> None:
+    repaired.save(picture_path(output / "repaired", name, ".png"))
+    levels = (255 * difference).round().astype(np.uint8)  # (H, W)
+    Image.fromarray(levels).save(picture_path(output / "difference", name, ".png"))
+
+
+def _save_trajectory(output: Path, name: str, before: Image.Image, steps: list[Image.Image], after: Image.Image) -> None:
+    frames, captions = trajectory_row(before, steps, after)
+    filmstrip(frames, captions).save(picture_path(output, name, ".png"))
+    save_animation(picture_path(output, name, ".gif"), before, steps, after)

@@ -58,7 +58,9 @@ class FeatureExtractor(Float32ModelMixin, ConfigMixin):
         import timm
 
         pretrained = timm.create_model(name, pretrained=True, features_only=True, out_indices=levels)
-        return cls._from_timm_weights(name, levels, stride, pretrained.state_dict())
+        # Of a name that says where weights come from (hf-hub:...) the plain one, which builds the network without asking.
+        architecture = pretrained.pretrained_cfg.get("architecture") or name
+        return cls._from_timm_weights(architecture, levels, stride, pretrained.state_dict())
 
     @classmethod
     def from_lite_package(cls, size: str = "lite0", levels: tuple[int, ...] = (2, 3), stride: int = 8) -> "FeatureExtractor":
@@ -108,6 +110,11 @@ class FeatureExtractor(Float32ModelMixin, ConfigMixin):
             raise ValueError(f"the weights of {name} lack {missing}")
         return extractor
 
+    def check_state(self) -> None:
+        super().check_state()
+        if not (self.feature_std > 0).all():
+            raise ValueError("feature_std is not positive")
+
     def train(self, mode: bool = True) -> "FeatureExtractor":
         """Stays in evaluation mode: the extractor is frozen, its batch statistics included."""
         return super().train(False)
@@ -155,6 +162,8 @@ class FeatureExtractor(Float32ModelMixin, ConfigMixin):
 def _build_timm(name: str, levels: tuple[int, ...]) -> torch.nn.Module:
     import timm
 
+    if ":" in name:
+        raise ValueError(f"backbone {name!r} names a place to download from; a saved model names the architecture alone")
     build = partial(timm.create_model, name, pretrained=False, features_only=True, out_indices=tuple(levels))
     try:
         backbone = build(strict_img_size=False)  # Swin and its like take other sizes than their own only when told
@@ -166,6 +175,8 @@ def _build_timm(name: str, levels: tuple[int, ...]) -> torch.nn.Module:
 def _build_transformers(config: dict) -> torch.nn.Module:
     from transformers import AutoBackbone, AutoConfig
 
+    if config.get("use_pretrained_backbone"):
+        raise ValueError("transformers_config asks for a pretrained backbone, which would be downloaded")
     return AutoBackbone.from_config(AutoConfig.for_model(**config))
 
 

@@ -3,9 +3,10 @@
 from diffusers import ModelMixin
 
 from ..autocast import without_autocast
+from .saved_state import ChecksSavedState
 
 
-class Float32ModelMixin(ModelMixin):
+class Float32ModelMixin(ChecksSavedState, ModelMixin):
     """ModelMixin that follows the device of its pipeline but not the dtype, neither a cast nor autocast.
 
     Precision matrices overflow in half precision, and reference features must not depend on the UNet's type. A subclass

@@ -46,6 +46,13 @@ class PadimGaussian(Float32ModelMixin, ConfigMixin):
         # Inverse Cholesky factor W of the covariance: (f - mu)^T Sigma^-1 (f - mu) = |W (f - mu)|^2.
         self.register_buffer("whitening", torch.zeros(num_classes * self.positions, num_dims, num_dims))
 
+    def check_state(self) -> None:
+        super().check_state()
+        if not (self.whitening.diagonal(dim1=1, dim2=2) > 0).all():
+            raise ValueError("whitening is not the inverse of a Cholesky factor: its diagonal is not positive")
+        if not ((self.dims >= 0) & (self.dims < self.config.feature_channels)).all():
+            raise ValueError(f"dims holds channels beyond the {self.config.feature_channels} of the features")
+
     def new_moments(self) -> StreamingMoments:
         """An empty accumulator for one class, of the right shape, on this model's device where that knows float64."""
         device = "cpu" if self.mean.device.type == "mps" else self.mean.device

@@ -12,6 +12,8 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.utils import BaseOutput
 from torch import nn
 
+from .saved_state import ChecksSavedState
+
 
 @dataclass
 class JointUNet2DOutput(BaseOutput):
@@ -51,7 +53,7 @@ class FeatureHead(nn.Module):
         return self.conv(hidden)  # (B, D, h, w)
 
 
-class JointUNet2DModel(UNet2DModel):
+class JointUNet2DModel(ChecksSavedState, UNet2DModel):
     """UNet2DModel that also rebuilds the features of the clean image from the noisy one (joint model of Sec. 3.2).
 
     Args beyond those of [`UNet2DModel`], which keep their meaning and defaults:
@@ -195,7 +197,7 @@ class JointUNet2DModel(UNet2DModel):
         if joint_config.get("num_class_embeds") is not None:
             weights["class_embedding.weight"] = torch.zeros_like(joint.class_embedding.weight)
         weights |= joint.feature_head.state_dict(prefix="feature_head.")
-        misfits = _shapes(weights) ^ _shapes(joint.state_dict())
+        misfits = _named_shapes(weights) ^ _named_shapes(joint.state_dict())
         if misfits:
             names = sorted({name for name, _ in misfits})
             raise ValueError(f"the UNet's weights do not fit the joint model's settings: {', '.join(names[:4])}, ...")
@@ -261,5 +263,5 @@ class JointUNet2DModel(UNet2DModel):
         return embedding  # (B, E)
 
 
-def _shapes(weights: dict[str, torch.Tensor]) -> set[tuple[str, torch.Size]]:
+def _named_shapes(weights: dict[str, torch.Tensor]) -> set[tuple[str, torch.Size]]:
     return {(name, tensor.shape) for name, tensor in weights.items()}

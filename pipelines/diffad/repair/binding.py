@@ -1,7 +1,6 @@
 """What methods of repair may ask, answered by the parts of a pipeline."""
 
 from collections.abc import Callable
-from functools import cached_property
 
 import torch
 from diffusers import DDPMScheduler
@@ -29,18 +28,14 @@ class ContextBuilder:
     def __init__(self, scorer: Scorer, scheduler: DDPMScheduler, stride: int, seed: int, batch_size: int, device: torch.device):
         self.scorer, self.scheduler, self.stride = scorer, scheduler, stride
         self.seed, self.batch_size, self.device = seed, batch_size, device
-        self._respaced: dict[int, Denoiser] = {}
+        self._denoisers: dict[int | None, Denoiser] = {}
 
-    @cached_property
-    def denoiser(self) -> Denoiser:
-        """Along the full chain."""
-        return Denoiser(self.scorer.denoiser.unet, self.scheduler, device=self.device)
-
-    def respaced(self, length: int) -> Denoiser:
-        """Along a respaced chain."""
-        if length not in self._respaced:
-            self._respaced[length] = Denoiser(self.scorer.denoiser.unet, self.scheduler, length, self.device)
-        return self._respaced[length]
+    def denoiser(self, num_inference_steps: int | None = None) -> Denoiser:
+        """Along a respaced chain, or the full one; made when it is first asked for."""
+        if num_inference_steps not in self._denoisers:
+            unet = self.scorer.denoiser.unet
+            self._denoisers[num_inference_steps] = Denoiser(unet, self.scheduler, num_inference_steps, self.device)
+        return self._denoisers[num_inference_steps]
 
     def noise(self, like: torch.Tensor, number: int) -> torch.Tensor:
         """The one noise image that seed, number and the size of images `(B, C, H, W)` determine, `(C, H, W)`."""
@@ -65,7 +60,7 @@ class ContextBuilder:
 
         def reverse_step(xt: torch.Tensor, t: int, length: int, draw: int | None) -> torch.Tensor:
             noise = None if draw is None else self.noise(xt, full_length + draw)
-            return in_parts(lambda part: self.respaced(length).reverse_step(part, timestep(t), category, noise), xt)
+            return in_parts(lambda part: self.denoiser(length).reverse_step(part, timestep(t), category, noise), xt)
 
         return RepairContext(
             size=self.scorer.image_size,
@@ -74,10 +69,10 @@ class ContextBuilder:
             distance=lambda images: in_parts(
                 lambda part: self.scorer.gaussian(self.scorer.feature_extractor(part), category), images
             ),
-            add_noise=lambda images, t: self.denoiser.add_noise(images, self.noise(images, t), timestep(t)),
-            predict_x0=lambda xt, t: in_parts(lambda part: self.denoiser(part, timestep(t), category).x0, xt),
+            add_noise=lambda images, t: self.denoiser().add_noise(images, self.noise(images, t), timestep(t)),
+            predict_x0=lambda xt, t: in_parts(lambda part: self.denoiser()(part, timestep(t), category).x0, xt),
             reverse_step=reverse_step,
-            chain_timesteps=lambda length: list(self.respaced(length).chain.timesteps),
+            chain_timesteps=lambda length: list(self.denoiser(length).chain.timesteps),
             anomaly_map=lambda images: self.scorer(images, category, tiles_per_pass=self.batch_size).anomaly_maps,
             image_score=self.scorer.calibration.image_scores,
             image_threshold=image_threshold,

@@ -1,57 +1,60 @@
-"""What every recipe that turns defective images into normal ones is given, and what it gives back.
+"""What every method of repair is given, and what it gives back.
 
-A recipe is a frozen set of settings with a `run` that takes a batch `(B, 3, H, W)` in [-1, 1] through its steps.
+A method is a frozen set of settings whose `run(images, context, on_step)` repairs a batch `(B, 3, H, W)` in [-1, 1].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from .gradient_denoising import Distance
-
-# Called with the images after every step; returns the images to go on with.
-Report = Callable[[torch.Tensor], torch.Tensor]
+# Images (B, 3, H, W) to squared Mahalanobis distances (B, h, w), differentiable.
+Distance = Callable[[torch.Tensor], torch.Tensor]
+# Called with the images (B, 3, H, W) after every step; returns the images to go on with.
+OnStep = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Reconstruction:
-    """What a recipe makes of a batch.
+class RepairResult:
+    """A repaired batch.
 
     Args:
         images: `(B, 3, H, W)` in [-1, 1], perhaps beyond.
-        replaced: `(B, 1, H, W)` in [0, 1], where nothing of the input is to remain.
+        replaced: `(B, 1, H, W)` in [0, 1], 1 where nothing of the input is to remain.
     """
 
     images: torch.Tensor
     replaced: torch.Tensor
 
     @classmethod
-    def changed(cls, images: torch.Tensor) -> "Reconstruction":
-        """Of a recipe that changes everything a little and replaces nothing."""
+    def of_adjusted(cls, images: torch.Tensor) -> "RepairResult":
+        """Result of a method that adjusts every pixel a little and replaces none."""
         return cls(images, torch.zeros_like(images[:, :1]))
 
 
 @dataclass(frozen=True)
 class RepairContext:
-    """What recipes may ask of the pipeline; every function takes a batch and treats its images independently.
+    """Model, noise and thresholds for a batch of B images, as methods of repair see them.
 
-    All take images of the model's resolution; `anomaly_map`, of a model that scores images in tiles, larger ones, too, and
-    `add_noise` and `predict_x0` any whose sides are divisible by the stride.
+    Every function takes B images, in the order of the batch, and treats them independently. They are float32 images
+    `(B, 3, height, width)` in [-1, 1] of the model's resolution; those of `anomaly_map` are larger where a model scores images
+    in tiles, and those of `add_noise`, `predict_x0` and `reverse_step` may have any sides that are divisible by `stride`.
+    All results are float32, whatever the type of the UNet.
 
     Args:
         size: `(height, width)`, the model's resolution.
-        stride: pixels by which the sides of what `predict_x0` takes are divisible.
-        select: the same for some images of the batch, by their indices, of which one may occur several times.
+        stride: pixels by which the sides of what the UNet takes are divisible.
+        select: `(N,)` indices of images to the context of these N images; an index may occur several times.
         distance: images to squared Mahalanobis distances `(B, h, w)`, differentiable.
         add_noise: `(images, t)` to x_t, with the one noise image that seed, t and the images' size determine.
         predict_x0: `(x_t, t)` to the clean images; one UNet pass.
         reverse_step: `(x_t, t, num_inference_steps, draw)` to x_{t-1} of the respaced chain; one UNet pass. The mean of
             p_theta where `draw` is None, else a sample with the noise of that number.
-        chain: `num_inference_steps` to the descending timesteps of the respaced chain.
-        anomaly_map: images to standardised anomaly maps `(B, H, W)`; as many UNet passes as the calibration has timesteps.
-        image_score: anomaly maps to image scores `(B,)`.
-        image_threshold, pixel_threshold: `(B,)`, above them images and pixels are called defective.
+        chain_timesteps: `num_inference_steps` to the descending timesteps of the respaced chain; None to those of the full one.
+        anomaly_map: images to standardised anomaly maps `(B, H, W)`; as many UNet passes as the score has timesteps.
+        image_score: anomaly maps `(B, H, W)` to image scores `(B,)`.
+        image_threshold: `(B,)`, scores above it make an image defective.
+        pixel_threshold: `(B,)`, values of the anomaly map above it make a pixel defective.
     """
 
     size: tuple[int, int]
@@ -61,8 +64,19 @@ class RepairContext:
     add_noise: Callable[[torch.Tensor, int], torch.Tensor]
     predict_x0: Callable[[torch.Tensor, int], torch.Tensor]
     reverse_step: Callable[[torch.Tensor, int, int, int | None], torch.Tensor]
-    chain_timesteps: Callable[[int], list[int]]
+    chain_timesteps: Callable[[int | None], list[int]]
     anomaly_map: Callable[[torch.Tensor], torch.Tensor]
     image_score: Callable[[torch.Tensor], torch.Tensor]
     image_threshold: torch.Tensor
     pixel_threshold: torch.Tensor
+
+    def check_timesteps(self, timesteps: Sequence[int], num_inference_steps: int | None = None) -> None:
+        """Refuses timesteps, in original units, that are not part of a respaced chain, or of the full one.
+
+        Raises:
+            ValueError: naming them.
+        """
+        chain = self.chain_timesteps(num_inference_steps)
+        if off := sorted(set(timesteps).difference(chain)):
+            nearest = sorted({min(chain, key=lambda t: abs(t - wrong)) for wrong in off})
+            raise ValueError(f"timesteps {off} are not in the chain of {len(chain)} steps; the nearest are {nearest}")

@@ -34,7 +34,7 @@ def _harmonic(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
 def structure_weight(
     denoised: torch.Tensor, filled: torch.Tensor, region: torch.Tensor, error: float, sigma: float = 8.0
 ) -> torch.Tensor:
-    """How far to go from `filled` to `denoised`: to where both differ by structure, and not where only by error.
+    """Weight of `denoised` against `filled`: high where both differ by structure, 0 where they differ by error only.
 
     The weight of the positive-part James-Stein estimator, locally: max(0, 1 - error^2 / E[d^2]) with d = denoised - filled and
     E the mean over the pixels of the region nearby.

@@ -4,139 +4,172 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .context import Reconstruction, RepairContext, Report
+from .context import OnStep, RepairContext, RepairResult
 from .cycle_spinning import cycle_spin
 from .fill import fill_from_surroundings, structure_weight
 from .gradient_denoising import mahalanobis_loss
-from .mask import contradicted, defect_region, soft_edge
-from .texture import transfer_grain
-from .windows import Window, in_turns, repair_windows
+from .mask import defect_region, differs_from_prediction, soft_edge
+from .texture import transfer_texture
+from .windows import Window, cut_windows, in_rounds, paste_windows, repair_masks, repair_windows
 
 
 @dataclass(frozen=True)
-class Repair:
+class Inpainting:
     """Denoising where the anomaly map says there is a defect, and nowhere else (ours).
 
     The marked region is filled from its surroundings, then noised and denoised at falling noise levels with the input put back
     outside each time, so that structure returns first and detail last; the last level looks at the image in several frames
-    ([`diffad.repair.cycle_spinning`]). A halo around the region, where the map is lower, keeps its content but for what the denoised
-    image contradicts, such as the faint ends of a scratch. Where the fill and the denoised image agree but for what the
-    denoiser errs, the fill stays. Grain, which both lack, is borrowed from the image's surroundings where that lowers Eq. 12.
-    An image that scores as normal is returned as it is. One that still scores as defective gets another go with what is marked
-    then added to the region; of all goes the one with the lowest score counts.
+    ([`diffad.repair.cycle_spinning`]). A border zone around the region, where the map is lower, keeps its content but for what
+    differs from the denoised image, such as the faint ends of a scratch. Where the fill and the denoised image agree but for
+    what the denoiser errs, the fill stays. Texture, which both lack, is transferred from the image's surroundings where that
+    lowers Eq. 12. An image that scores as normal is returned as it is. One that still scores as defective gets another attempt
+    with what is marked then added to the region; of all attempts the one with the lowest score counts.
 
-    Images larger than the model's resolution are repaired at their size in the windows of [`diffad.repair.windows`]: one around each
-    marked region with its halo, for large regions several, of which each sees what the earlier ones have made of their part.
+    Images larger than the model's resolution are repaired at their size in the windows of [`diffad.repair.windows`]: one around
+    each marked region with its border zone, for large regions several, of which each sees what the earlier ones have made of
+    their part.
 
     Args:
         timesteps: noise levels, descending.
         spins: shifted frames over which the last noise level averages.
         denoiser_error: root mean square, in the range [-1, 1], of the difference to the fill that is taken for an error.
-        grain: strength of the borrowed grain in the first go; further goes borrow it whole. 0 is none, ever. Its pattern is not
-            the one that was there, so that every bit of it takes the repaired place away from the true one, while without any
-            it looks blurred.
+        texture_strength: of the texture in the first attempt; further attempts transfer it whole. 0 is none, ever. Its pattern
+            is not the one that was there, so that every bit of it takes the repaired place away from the true one, while
+            without any it looks blurred.
         region_level: pixels of a region exceed this share of the pixel threshold; it must reach above the threshold itself.
         peak_share: and this share of the region's own peak.
-        halo_share: the same for the halo.
-        contrast: difference to the denoised image, in the range [-1, 1], from which pixels of the halo are repaired.
-        margin: pixels by which region and halo are widened, at the resolution of the anomaly map.
+        border_share: the same for the border zone.
+        border_difference: from which difference to the denoised image, in the range [-1, 1], the border zone is repaired.
+        margin: pixels by which region and border zone are widened, at the resolution of the anomaly map.
         attempts: how often the region is found anew.
+
+    Raises:
+        ValueError: if a setting is out of its range.
     """
 
     timesteps: tuple[int, ...] = (490, 300, 150, 50)
     spins: int = 4
     denoiser_error: float = 0.06
-    grain: float = 0.4
+    texture_strength: float = 0.4
     region_level: float = 0.7
     peak_share: float = 0.6
-    halo_share: float = 0.3
-    contrast: float = 0.3
+    border_share: float = 0.3
+    border_difference: float = 0.3
     margin: int = 4
     attempts: int = 2
 
-    def run(self, images: torch.Tensor, models: RepairContext, report: Report) -> Reconstruction:
-        region = halo = replaced = torch.zeros_like(images[:, :1])  # (B, 1, H, W)
+    def __post_init__(self):
+        if not self.timesteps:
+            raise ValueError("timesteps must hold at least one noise level")
+        for name, lowest in (("spins", 1), ("margin", 0), ("attempts", 0)):
+            if getattr(self, name) < lowest:
+                raise ValueError(f"{name} must be at least {lowest}, got {getattr(self, name)}")
+
+    def run(self, images: torch.Tensor, context: RepairContext, on_step: OnStep) -> RepairResult:
+        """Repairs those of the images `(B, 3, H, W)` that score as defective.
+
+        Raises:
+            ValueError: if a noise level is not in the chain, or a score is not finite.
+        """
+        context.check_timesteps(self.timesteps)
+        region, border = torch.zeros_like(images[:, :1]), torch.zeros_like(images[:, :1])  # (B, 1, H, W), of all attempts
+        best = _BestAttempt(images)
         repaired = images  # (B, 3, H, W)
-        best = _Best(images, replaced)
-        active = torch.arange(len(images), device=images.device)  # the images that score as defective
-        for attempt in range(self.attempts + 1):
-            if len(active):
-                selected = models.select(active)
-                anomaly_map, score = _judge(repaired[active], selected)
-                if attempt:
-                    best.update(active, repaired, replaced, score)
-                defective = score > selected.image_threshold
-                active, anomaly_map = active[defective], anomaly_map[defective]
-            if attempt == self.attempts:
-                break
-            if len(active) == 0:
-                # As many steps whatever the batch.
-                for _ in range(len(self.timesteps) + 1):
-                    repaired = report(repaired)
+        anomaly_map, score = _score(images, context)  # (B, H, W), (B,)
+        defective = (score > context.image_threshold).nonzero()[:, 0]  # (D,), indices of the images to repair
+        anomaly_map = anomaly_map[defective]  # (D, H, W)
+        for attempt in range(self.attempts):
+            if len(defective) == 0:
+                repaired = self._change_nothing(repaired, on_step)
                 continue
-            threshold = models.select(active).pixel_threshold
-            found = self.find_region(anomaly_map, threshold, self.peak_share)
-            region = region.index_copy(0, active, torch.maximum(region[active], found))
-            found = self.find_region(anomaly_map, threshold, self.halo_share)
-            halo = halo.index_copy(0, active, torch.maximum(halo[active], found))
-            go = replace(self, grain=1.0) if attempt and self.grain else self
-            repaired, replaced = go._repair(images, repaired, region, halo, active, models, report)
-        return Reconstruction(best.images, soft_edge(best.replaced))
+            threshold = context.select(defective).pixel_threshold  # (D,)
+            for mask, share in ((region, self.peak_share), (border, self.border_share)):
+                mask[defective] = torch.maximum(mask[defective], self.find_region(anomaly_map, threshold, share))
+            windows = _windows_around(torch.maximum(region, border), defective, context.size)
+            # Further attempts start from the input again, and transfer texture whole.
+            repaired = repaired.index_copy(0, defective, images[defective])
+            method = replace(self, texture_strength=1.0) if attempt and self.texture_strength else self
+            repaired, replaced = method._repair(repaired, region, windows, context, on_step)
+            anomaly_map, score = _score(repaired[defective], context.select(defective))  # (D, H, W), (D,)
+            best.update(defective, repaired, replaced, score)
+            still_defective = score > context.image_threshold[defective]  # (D,)
+            defective, anomaly_map = defective[still_defective], anomaly_map[still_defective]
+        return RepairResult(best.images, soft_edge(best.replaced))
 
     def find_region(self, anomaly_map: torch.Tensor, threshold: torch.Tensor, peak_share: float) -> torch.Tensor:
         """`(B, 1, H, W)`, 1 where the map `(B, H, W)` shows a defect down to a share of its peak."""
         return defect_region(anomaly_map, threshold, self.region_level, peak_share, self.margin)
 
+    def _change_nothing(self, images: torch.Tensor, on_step: OnStep) -> torch.Tensor:
+        """The steps of an attempt without change, so that their number does not depend on what else is in the batch."""
+        for _ in range(len(self.timesteps) + 1):
+            images = on_step(images)
+        return images
+
     def _repair(
-        self, images, repaired, region, halo, active, models: RepairContext, report: Report
+        self, images: torch.Tensor, region: torch.Tensor, windows: list[Window], context: RepairContext, on_step: OnStep
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`repaired` with the active images repaired anew from `images`, and `(B, 1, H, W)` where these are replaced."""
-        repaired, left_over, replaced = repaired.index_copy(0, active, images[active]), region.clone(), torch.zeros_like(region)
-        marked = torch.maximum(region, halo)[:, 0].bool().cpu().numpy()
-        windows = [window for i in active.tolist() for window in repair_windows(marked[i], models.size, i)]
-        for turn in in_turns(windows):
-            repaired, replaced = self._repair_windows(repaired, replaced, left_over, turn, models, report)
-            for window in turn:
-                left_over[window.place] *= torch.from_numpy(~window.own).to(left_over)
-        return repaired, replaced
+        """One attempt: repairs `region` `(B, 1, H, W)` and its border zone in images `(B, 3, H, W)`, window by window.
+
+        Returns:
+            `(B, 3, H, W)` repaired images, and `(B, 1, H, W)`, 1 where something was replaced.
+        """
+        unrepaired = region.clone()  # (B, 1, H, W), 1 on defect that no window has repaired yet
+        replaced = torch.zeros_like(region)  # (B, 1, H, W)
+        for apart in in_rounds(windows):
+            images, changed = self._repair_windows(images, unrepaired, apart, context, on_step)  # changed: (N, 1, h, w)
+            for window, changed_in_window in zip(apart, changed, strict=True):
+                replaced[window.index] = torch.maximum(replaced[window.index], changed_in_window)
+                unrepaired[window.index] *= torch.from_numpy(~window.to_repair).to(unrepaired)
+        return images, replaced
 
     def _repair_windows(
-        self, images, replaced, unsound, windows: list[Window], models: RepairContext, report: Report
+        self, images: torch.Tensor, unrepaired: torch.Tensor, windows: list[Window], context: RepairContext, on_step: OnStep
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`images` and `replaced` with the windows' own pixels repaired; fill and grain shun all that are `unsound`."""
-        inputs, unsound = _cut(images, windows), _cut(unsound, windows)  # (windows, C, *size)
-        own = torch.stack([torch.from_numpy(window.own)[None] for window in windows]).to(inputs)
-        region = own * unsound
-        models = models.select(torch.tensor([window.image for window in windows], device=inputs.device))
-        repaired = torch.where(region > 0, fill_from_surroundings(inputs, unsound), inputs)
-        for level, t in enumerate(self.timesteps, start=1):
-            spins = self.spins if level == len(self.timesteps) else 1
-            denoised = cycle_spin(
-                lambda frame, t=t: models.predict_x0(models.add_noise(frame, t), t), repaired, models.stride, spins
-            )
-            own = torch.maximum(region, own * contradicted(inputs, denoised, self.contrast))
-            opacity = soft_edge(own)
-            images = report(_put(images, torch.lerp(inputs, denoised, opacity), windows))
-            repaired = _cut(images, windows)
-        filled = fill_from_surroundings(inputs, torch.maximum(unsound, own))
-        weight = structure_weight(denoised, filled, own, self.denoiser_error)
-        repaired = torch.lerp(inputs, torch.lerp(filled, denoised, weight), opacity)
-        replaced = _put(replaced, torch.maximum(_cut(replaced, windows), own), windows)
-        grain = transfer_grain(inputs, denoised, weight, self.denoiser_error, own, opacity, unsound)
-        grained = repaired + self.grain * opacity * grain
-        gain = mahalanobis_loss(models.distance(repaired)) - mahalanobis_loss(models.distance(grained))  # (windows,)
-        return report(_put(images, torch.where(gain.view(-1, 1, 1, 1) > 0, grained, repaired), windows)), replaced
+        """Repairs what is to be repaired in N windows that don't overlap, side by side as one batch.
+
+        Args:
+            images: `(B, 3, H, W)`, where earlier windows have repaired their part.
+            unrepaired: `(B, 1, H, W)`, 1 on defect of these and later windows, from which nothing is filled or copied.
+
+        Returns:
+            `(B, 3, H, W)` images with the windows repaired, and `(N, 1, h, w)`, 1 where something in them was replaced.
+        """
+        inputs, unrepaired = cut_windows(images, windows), cut_windows(unrepaired, windows)  # (N, 3, h, w), (N, 1, h, w)
+        context = context.select(torch.tensor([window.image for window in windows], device=inputs.device))
+        changed = repair_masks(windows, inputs)  # (N, 1, h, w), in the border zone narrowed level by level
+        region = changed * unrepaired  # (N, 1, h, w)
+
+        current = torch.where(region > 0, fill_from_surroundings(inputs, unrepaired), inputs)  # (N, 3, h, w)
+        spins_of_level = [1] * (len(self.timesteps) - 1) + [self.spins]
+        for t, spins in zip(self.timesteps, spins_of_level, strict=True):
+            denoised = _denoise(current, t, spins, context)  # (N, 3, h, w)
+            differs = differs_from_prediction(inputs, denoised, self.border_difference)  # (N, 1, h, w)
+            changed = torch.maximum(region, changed * differs)
+            opacity = soft_edge(changed)  # (N, 1, h, w)
+            images = on_step(paste_windows(images, torch.lerp(inputs, denoised, opacity), windows))  # (B, 3, H, W)
+            current = cut_windows(images, windows)
+
+        filled = fill_from_surroundings(inputs, torch.maximum(unrepaired, changed))  # (N, 3, h, w)
+        weight = structure_weight(denoised, filled, changed, self.denoiser_error)  # (N, 1, h, w)
+        smooth = torch.lerp(inputs, torch.lerp(filled, denoised, weight), opacity)  # (N, 3, h, w)
+        texture = transfer_texture(inputs, denoised, weight, self.denoiser_error, changed, opacity, unrepaired)
+        textured = smooth + self.texture_strength * opacity * texture  # (N, 3, h, w)
+        gain = mahalanobis_loss(context.distance(smooth)) - mahalanobis_loss(context.distance(textured))  # (N,)
+        repaired = torch.where(gain.view(-1, 1, 1, 1) > 0, textured, smooth)
+        return on_step(paste_windows(images, repaired, windows)), changed
 
 
-class _Best:
-    """Of several goes, for each image the one with the lowest score: its image and where it is replaced."""
+class _BestAttempt:
+    """Of several attempts at B images, for each image the one with the lowest score: its image and where it is replaced."""
 
-    def __init__(self, images: torch.Tensor, replaced: torch.Tensor):
-        self.images, self.replaced = images, replaced
-        self.score = torch.full_like(images[:, 0, 0, 0], torch.inf)
+    def __init__(self, images: torch.Tensor):
+        self.images = images  # (B, 3, H, W)
+        self.replaced = torch.zeros_like(images[:, :1])  # (B, 1, H, W)
+        self.score = torch.full_like(images[:, 0, 0, 0], torch.inf)  # (B,)
 
     def update(self, tried: torch.Tensor, images: torch.Tensor, replaced: torch.Tensor, score: torch.Tensor) -> None:
-        """Keeps what has improved: `images` and `replaced` are of the whole batch, `score` of the indices `tried`."""
+        """Keeps what has improved: `images` and `replaced` are of all B images, `score` of the indices `tried`."""
         improved = score < self.score[tried]
         chosen = tried[improved]
         self.images = self.images.index_copy(0, chosen, images[chosen])
@@ -144,22 +177,22 @@ class _Best:
         self.score = self.score.index_copy(0, chosen, score[improved])
 
 
-def _judge(images: torch.Tensor, models: RepairContext) -> tuple[torch.Tensor, torch.Tensor]:
+def _windows_around(marked: torch.Tensor, indices: torch.Tensor, size: tuple[int, int]) -> list[Window]:
+    """Windows of a size in which what is marked in images `(B, 1, H, W)` of some indices is repaired."""
+    marked = marked[:, 0].bool().cpu().numpy()  # (B, H, W)
+    return [window for i in indices.tolist() for window in repair_windows(marked[i], size, i)]
+
+
+def _denoise(images: torch.Tensor, t: int, spins: int, context: RepairContext) -> torch.Tensor:
+    """Images `(N, 3, h, w)` noised to timestep t and denoised in one pass, mean over shifted frames."""
+    return cycle_spin(lambda frame: context.predict_x0(context.add_noise(frame, t), t), images, context.stride, spins)
+
+
+def _score(images: torch.Tensor, context: RepairContext) -> tuple[torch.Tensor, torch.Tensor]:
     """Anomaly maps `(B, H, W)` and scores `(B,)`."""
-    anomaly_map = models.anomaly_map(images)
-    score = models.image_score(anomaly_map)
+    anomaly_map = context.anomaly_map(images)
+    score = context.image_score(anomaly_map)
     if not score.isfinite().all():
         # It would pass for normal.
         raise ValueError("the score of an image is not finite; use float32 or bfloat16 weights")
     return anomaly_map, score
-
-
-def _cut(images: torch.Tensor, windows: list[Window]) -> torch.Tensor:
-    return torch.stack([images[window.place] for window in windows])
-
-
-def _put(images: torch.Tensor, parts: torch.Tensor, windows: list[Window]) -> torch.Tensor:
-    images = images.clone()
-    for window, part in zip(windows, parts, strict=True):
-        images[window.place] = part
-    return images

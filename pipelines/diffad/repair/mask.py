@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import binary_dilation, binary_fill_holes
+from scipy.ndimage import binary_dilation, binary_fill_holes, maximum
 
 from ..imaging.maps import normal_level, smooth_map
 from ..imaging.regions import connected_regions
@@ -12,7 +12,7 @@ from ..imaging.regions import connected_regions
 def defect_region(
     anomaly_map: torch.Tensor, threshold: torch.Tensor, level: float, peak_share: float, margin: int
 ) -> torch.Tensor:
-    """What of the map is defect: connected regions that reach above the threshold, each down to a share of its own peak.
+    """Defects of a map: connected regions that reach above the threshold, each down to a share of its own peak.
 
     Maps are blurred, so that a strong defect lifts a wide surrounding above any fixed level; its edge lies near half its peak.
     Heights are above the normal level, which for a positive threshold is 0.
@@ -30,32 +30,35 @@ def defect_region(
     """
     regions = []
     for values, highest in zip(anomaly_map.cpu().numpy(), threshold.tolist(), strict=True):
-        peak = min(highest, values.max())
-        normal = normal_level(peak)
-        labels, count = connected_regions(values >= normal + level * (peak - normal))
-        region = np.zeros(values.shape, dtype=bool)
-        for index in range(1, count + 1):
-            inside = labels == index
-            own_peak = values[inside].max()
-            if own_peak >= peak:
-                region |= inside & (values >= normal + peak_share * (own_peak - normal))
+        region = _defects(values, highest, level, peak_share)
         if margin:
             region = binary_dilation(region, iterations=margin)
         regions.append(binary_fill_holes(region))
     return torch.from_numpy(np.stack(regions)).to(anomaly_map)[:, None]
 
 
-def contradicted(images: torch.Tensor, denoised: torch.Tensor, contrast: float) -> torch.Tensor:
-    """`(B, 1, H, W)`, 1 within two pixels of where images `(B, 3, H, W)` differ from `denoised` by more than `contrast`.
+def _defects(values: np.ndarray, threshold: float, level: float, peak_share: float) -> np.ndarray:
+    """Bool `(H, W)`, the defects of one map `(H, W)`, neither widened nor filled."""
+    lowest_peak = min(threshold, values.max())
+    normal = normal_level(lowest_peak)
+    labels, count = connected_regions(values >= normal + level * (lowest_peak - normal))
+    # One pass for all regions: there can be many thousands. Label 0 is what lies outside of them.
+    peak_of_label = np.asarray(maximum(values, labels, np.arange(count + 1)), dtype=values.dtype)
+    peak = peak_of_label[labels]  # (H, W), of the region that each pixel belongs to
+    return (labels > 0) & (peak >= lowest_peak) & (values >= normal + peak_share * (peak - normal))
 
-    The difference is averaged over channels and smoothed by a pixel, so that the grain of a surface alone does not count.
+
+def differs_from_prediction(images: torch.Tensor, denoised: torch.Tensor, difference: float) -> torch.Tensor:
+    """`(B, 1, H, W)`, 1 within two pixels of where images `(B, 3, H, W)` are further than `difference` from `denoised`.
+
+    The distance is averaged over channels and smoothed by a pixel, so that the texture of a surface alone does not count.
     """
-    difference = smooth_map((images - denoised).abs().mean(dim=1), 1.0)[:, None]  # (B, 1, H, W)
-    return F.max_pool2d((difference > contrast).to(images), kernel_size=5, stride=1, padding=2)
+    distance = smooth_map((images - denoised).abs().mean(dim=1), 1.0)[:, None]  # (B, 1, H, W)
+    return F.max_pool2d((distance > difference).to(images), kernel_size=5, stride=1, padding=2)
 
 
 def soft_edge(region: torch.Tensor, sigma: float = 2.0) -> torch.Tensor:
-    """Opacity of the repaired image: 1 inside the region, falling to 0 outside within a few pixels."""
+    """Opacity `(B, 1, H, W)` of the repaired image: 1 inside the region, falling to 0 outside within a few pixels."""
     blurred = smooth_map(region[:, 0], sigma)[:, None]
     # A convolution by way of a Fourier transform leaves traces of nothing everywhere.
     return torch.maximum(region, torch.where(blurred > 1e-4, blurred, 0))

@@ -1,4 +1,4 @@
-"""The grain of a surface, which a mean lacks, borrowed from the image's own sound surroundings."""
+"""The texture of a surface, which a mean lacks, transferred from a patch of the image's own sound surroundings."""
 
 import numpy as np
 import torch
@@ -8,93 +8,113 @@ from scipy.signal import correlate
 from ..imaging.regions import connected_regions
 from .fill import fill_from_surroundings, structure_weight
 
-RING = 6  # pixels around a region that must look alike at the lender's place
+RING_WIDTH = 6  # pixels around a region by which its source patch is chosen
+Box = tuple[slice, slice]  # rows and columns
 
 
-def transfer_grain(
+def transfer_texture(
     images: torch.Tensor,
     denoised: torch.Tensor,
     weight: torch.Tensor,
     error: float,
     region: torch.Tensor,
-    wanted: torch.Tensor,
-    unsound: torch.Tensor,
+    target: torch.Tensor,
+    excluded: torch.Tensor,
 ) -> torch.Tensor:
-    """What a repair lacks of the image's detail, copied from where the surroundings look most alike.
+    """Texture that a repair lacks of the image, copied from where the surroundings look most alike.
 
-    The repair is `weight * denoised + (1 - weight) * fill`. The same mixture is made at the lender's place, with a region of
-    the same shape filled there, and what it lacks of the image there is lent. Where all is fill, that is seamless cloning of
-    the lender's place (Perez et al. 2003); but what is structure by [`structure_weight`] stays there.
-    A region for which there is no sound place that is large enough is halved, and its halves again, down to a few pixels.
+    The repair is `weight * denoised + (1 - weight) * fill`. The same mixture is made in the source patch, with a region of the
+    same shape filled there, and what it lacks of the image there is the texture. Where all is fill, that is seamless cloning of
+    the source patch (Perez et al. 2003); but what is structure by [`structure_weight`] stays there.
+    A region for which no source patch is large enough is halved, and its halves again, down to a few pixels.
 
     Args:
-        images: `(B, 3, H, W)`, true outside the region and what is unsound.
+        images: `(B, 3, H, W)`, true outside the region and what is excluded.
         denoised: `(B, 3, H, W)`, their smooth version.
         weight: `(B, 1, H, W)` in [0, 1].
         error: of the denoiser, as for [`structure_weight`].
         region: `(B, 1, H, W)`, above 0 where the repair replaces the image.
-        wanted: `(B, 1, H, W)`, above 0 where grain is wanted: the region, perhaps with a margin where the repair fades.
-        unsound: `(B, 1, H, W)`, above 0 where nothing is borrowed either.
+        target: `(B, 1, H, W)`, above 0 where texture is needed: the region, perhaps with a margin where the repair fades.
+        excluded: `(B, 1, H, W)`, above 0 where no source patch may lie; none lies in the target either.
 
     Returns:
-        `(B, 3, H, W)`, to be added to the repair; 0 where none is wanted and where no place is sound.
+        `(B, 3, H, W)`, to be added to the repair; 0 outside the target and where there is no source patch.
     """
-    arrays = [tensor.cpu().double().numpy() for tensor in (images, denoised, weight, region, wanted, unsound)]
-    grains = [
-        _grain(image, smooth, share[0], error, inside[0] > 0, reach[0] > 0, shunned[0] > 0)
-        for image, smooth, share, inside, reach, shunned in zip(*arrays)
+    arrays = (tensor.cpu().double().numpy() for tensor in (images, denoised, weight, region, target, excluded))
+    textures = [
+        _texture(image, smooth, share[0], error, inside[0] > 0, needed[0] > 0, forbidden[0] > 0)
+        for image, smooth, share, inside, needed, forbidden in zip(*arrays)
     ]
-    return torch.from_numpy(np.stack(grains)).to(images)
+    return torch.from_numpy(np.stack(textures)).to(images)
 
 
-def _grain(image, denoised, weight, error, region, wanted, unsound) -> np.ndarray:
-    """Of one image: `(3, H, W)` twice, `(H, W)`, a number, and three bool masks `(H, W)`."""
-    grain = np.zeros_like(image)
-    taboo = wanted | unsound
-    labels, count = connected_regions(wanted)
-    parts = [labels == index for index in range(1, count + 1)]
-    while parts and not taboo.all():
-        part = parts.pop()
-        box, reach = _box(part)
-        shift = best_shift(image, taboo, box, reach)
-        if shift is not None:
-            source = tuple(slice(side.start + by, side.stop + by) for side, by in zip(box, shift))
-            lender, smooth, inside = (
-                torch.from_numpy(patch[None])
-                for patch in (image[:, *source], denoised[:, *source], (reach & region[box])[None])
-            )
-            filled = fill_from_surroundings(lender, inside)
-            share = structure_weight(smooth, filled, inside, error).clamp_min(torch.from_numpy(weight[box]))
-            lacking = (lender - filled - share * (smooth - filled))[0].numpy()  # (3, *box)
-            grain[:, *box] = np.where(reach, lacking, grain[:, *box])
-        elif max(reach.shape) > 4 * RING:
-            parts += _halves(part)
-    return grain
+def _texture(
+    image: np.ndarray,
+    denoised: np.ndarray,
+    weight: np.ndarray,
+    error: float,
+    region: np.ndarray,
+    target: np.ndarray,
+    excluded: np.ndarray,
+) -> np.ndarray:
+    """Texture of one image: images `(3, H, W)`, weight `(H, W)`, bool masks `(H, W)`."""
+    texture = np.zeros_like(image)  # (3, H, W)
+    excluded = target | excluded
+    if excluded.all():
+        return texture
+    labels, count = connected_regions(target)
+    for index in range(1, count + 1):
+        parts = [labels == index]
+        while parts:
+            part = parts.pop()
+            box = _box_with_ring(part)
+            inside = part[box]  # (h, w) of the box, as all that follows
+            shift = best_shift(image, excluded, box, inside)
+            if shift is not None:
+                source = _shifted(box, shift)
+                lacking = _lacking_detail(
+                    image[:, *source], denoised[:, *source], weight[box], error, inside & region[box]
+                )  # (3, h, w)
+                texture[:, *box] = np.where(inside, lacking, texture[:, *box])
+            elif max(inside.shape) > 4 * RING_WIDTH:
+                parts += halves(part)
+    return texture
 
 
-def best_shift(image: np.ndarray, unsound: np.ndarray, box: tuple[slice, slice], reach: np.ndarray) -> tuple[int, int] | None:
-    """The shift `(down, right)` of a region to a sound place whose ring around it is most like the region's own.
+def _lacking_detail(
+    patch: np.ndarray, denoised: np.ndarray, weight: np.ndarray, error: float, region: np.ndarray
+) -> np.ndarray:
+    """What a repair of the region `(h, w)` within a sound patch `(3, h, w)` would lack of it: `(3, h, w)`."""
+    patch, denoised, region = (torch.from_numpy(array[None]) for array in (patch, denoised, region[None]))
+    filled = fill_from_surroundings(patch, region)
+    # The patch's own structure is no texture, even where the repair is all fill.
+    share = structure_weight(denoised, filled, region, error).clamp_min(torch.from_numpy(weight))
+    return (patch - filled - share * (denoised - filled))[0].numpy()
 
-    A region without sound pixels around it takes the nearest place. Compares the image and nothing that a network computed, so
+
+def best_shift(image: np.ndarray, excluded: np.ndarray, box: Box, inside: np.ndarray) -> tuple[int, int] | None:
+    """The shift `(down, right)` from a region to the source patch whose ring is most like the region's own.
+
+    A region without sound pixels around it takes the nearest patch. Compares the image and nothing that a network computed, so
     that rounding can't change the choice.
 
     Args:
         image: `(3, H, W)`.
-        unsound: bool `(H, W)`, every region of the image.
-        box: rows and columns around one region and its ring.
-        reach: bool, that region within the box.
+        excluded: bool `(H, W)`, where the source patch may not lie; every region of the image is among it.
+        box: rows and columns around one region and its ring, `(h, w)` pixels.
+        inside: bool `(h, w)`, the region within the box.
 
     Returns:
-        None where no shift keeps the box inside the image and the region off unsound pixels.
+        None where no shift keeps the box inside the image and the region and its ring off excluded pixels.
     """
-    ring = binary_dilation(reach, iterations=RING) & ~unsound[box]
-    own = image[:, *box]
-    needed = (reach | ring).astype(float)
-    taken = correlate(unsound.astype(float), needed, mode="valid", method="fft") > 0.5
-    if taken.all():
+    ring = binary_dilation(inside, iterations=RING_WIDTH) & ~excluded[box]
+    # Every (..., H - h + 1, W - w + 1) below holds a value for each place of the box.
+    overlap = correlate(excluded.astype(float), (inside | ring).astype(float), mode="valid", method="fft")
+    forbidden = overlap > 0.5  # counts of pixels
+    if forbidden.all():
         return None
-    ones, template = ring.astype(float), own * ring
-    # sum over the ring of (shifted - own)^2 for all shifts at once
+    ones, template = ring.astype(float), image[:, *box] * ring
+    # sum over the ring of (patch - template)^2, expanded so that it is a correlation for all places at once
     cost = (
         sum(
             correlate(channel**2, ones, mode="valid", method="fft") - 2 * correlate(channel, part, mode="valid", method="fft")
@@ -105,25 +125,30 @@ def best_shift(image: np.ndarray, unsound: np.ndarray, box: tuple[slice, slice],
     rows, columns = np.indices(cost.shape)
     # Of equally good places the nearest; the term is far below any visible difference.
     distance = np.hypot(rows - box[0].start, columns - box[1].start)
-    cost = np.where(taken, np.inf, cost / max(ring.sum(), 1) + 1e-6 * distance)
+    cost = np.where(forbidden, np.inf, cost / max(ring.sum(), 1) + 1e-6 * distance)
     row, column = np.unravel_index(cost.argmin(), cost.shape)
     return int(row - box[0].start), int(column - box[1].start)
 
 
-def _box(inside: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray]:
-    """Rows and columns of a region and its ring within the image, and the region in that box."""
-    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-    box = (
-        slice(max(rows[0] - RING, 0), min(rows[-1] + RING + 1, inside.shape[0])),
-        slice(max(columns[0] - RING, 0), min(columns[-1] + RING + 1, inside.shape[1])),
+def _box_with_ring(part: np.ndarray) -> Box:
+    """Box around a region `(H, W)` and its ring, as far as the image reaches."""
+    rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
+    return (
+        slice(max(rows[0] - RING_WIDTH, 0), min(rows[-1] + RING_WIDTH + 1, part.shape[0])),
+        slice(max(columns[0] - RING_WIDTH, 0), min(columns[-1] + RING_WIDTH + 1, part.shape[1])),
     )
-    return box, inside[box]
 
 
-def _halves(part: np.ndarray) -> list[np.ndarray]:
-    """The part divided across the longer side of its extent, in two."""
-    places = np.nonzero(part)  # rows, columns
-    axis = int(np.ptp(places[1]) > np.ptp(places[0]))
-    middle = (places[axis].min() + places[axis].max() + 1) // 2
+def _shifted(box: Box, shift: tuple[int, int]) -> Box:
+    rows, columns = (slice(side.start + by, side.stop + by) for side, by in zip(box, shift, strict=True))
+    return rows, columns
+
+
+def halves(part: np.ndarray) -> list[np.ndarray]:
+    """The part `(H, W)` divided across the longer side of its extent, in two."""
+    rows, columns = np.nonzero(part)
+    axis = int(np.ptp(columns) > np.ptp(rows))
+    positions = (rows, columns)[axis]
+    middle = (positions.min() + positions.max() + 1) // 2
     first = np.expand_dims(np.arange(part.shape[axis]) < middle, 1 - axis)
     return [part & first, part & ~first]

@@ -120,12 +120,25 @@ class Calibration(Float32ModelMixin, ConfigMixin):
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict, **kwargs):
-        return super().extract_init_dict(_with_present_names(config_dict), **kwargs)
+        return super().extract_init_dict(cls.present_names(config_dict), **kwargs)
+
+    @classmethod
+    def present_names(cls, saved: Mapping[str, object]) -> dict[str, object]:
+        return {FORMER_NAMES.get(name, name): value for name, value in saved.items()}
 
     def _fix_state_dict_keys_on_load(self, state_dict: dict) -> None:
-        renamed = _with_present_names(state_dict)
+        renamed = self.present_names(state_dict)
         state_dict.clear()
         state_dict.update(renamed)
+
+    def check_state(self) -> None:
+        super().check_state()
+        if not (self.term_std > 0).all():
+            raise ValueError("term_std is not positive")
+        for name in ("calibration_scores", "calibration_maxima"):
+            for of_category in getattr(self, name).split(self.images_per_category):
+                if not (of_category.diff() >= 0).all():
+                    raise ValueError(f"{name} is not sorted")
 
     @property
     def score_config(self) -> ScoreConfig:
@@ -321,6 +334,7 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         anomaly_maps: Sequence[torch.Tensor],
         rates: np.ndarray,
         categories: Sequence[int] | None,
+        unknown: np.ndarray,
     ) -> Verdicts:
         """What the thresholds of each image's category say of N images at their false-alarm rates.
 
@@ -328,6 +342,7 @@ class Calibration(Float32ModelMixin, ConfigMixin):
             image_scores, rates: `(N,)`.
             anomaly_maps: N maps `(height, width)` of any size.
             categories: category index of each image, where there are several.
+            unknown: `(N,)` bool; a part of an unknown product is never good.
 
         Raises:
             ValueError: if a score is not finite.
@@ -337,7 +352,7 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         above = [m > threshold for m, threshold in zip(anomaly_maps, pixel_thresholds.tolist(), strict=True)]
         return Verdicts(
             p_values=self.p_values(image_scores, categories),
-            is_defective=image_scores > image_thresholds,
+            is_defective=(image_scores > image_thresholds) | unknown,
             masks=[mask & self.inside(mask.shape).to(mask.device) for mask in above],
             false_alarm_rates=rates,
             image_thresholds=image_thresholds,
@@ -379,8 +394,3 @@ def split_for_statistics(images: np.ndarray, seed: int) -> tuple[np.ndarray, np.
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed), device="cpu").numpy()
     count = len(images) - conformal.images_behind_thresholds(len(images))
     return np.sort(images[order[:count]]), np.sort(images[order[count:]])
-
-
-def _with_present_names(saved: Mapping) -> dict:
-    """Saved settings or tensors, which may have been saved under former names."""
-    return {FORMER_NAMES.get(name, name): value for name, value in saved.items()}

@@ -18,6 +18,18 @@ from .tiling import cut, tile_corners, working_size
 Categories = str | int | Sequence[str | int]
 
 
+class CategoriesOfImages(NamedTuple):
+    """Categories of N images.
+
+    Args:
+        indices: of the categories; None for a model of one category.
+        unknown: `(N,)` bool, True for an image of a product that the model has never seen; its index is the nearest one.
+    """
+
+    indices: list[int] | None
+    unknown: np.ndarray
+
+
 class ImageBatch(NamedTuple):
     """Images that are scored together.
 
@@ -93,16 +105,39 @@ class InputReader:
         """Of a model trained on several categories, in the order of their indices."""
         return None if self.discriminant is None else list(self.discriminant.config.class_names)
 
-    def categories(self, images: Sequence[ImageInput], given: Categories | None, batch_size: int) -> list[int] | None:
-        """The category index of every image, given or recognised; None for a model of one category.
+    def categories(self, images: Sequence[ImageInput], given: Categories | None, batch_size: int) -> CategoriesOfImages:
+        """The category of every image, given or recognised.
 
         Raises:
             ValueError: as [`category_indices`].
         """
         indices = category_indices(given, self.category_names, len(images))
         if indices is not None or self.discriminant is None:
-            return indices
-        return [index for batch in self.batches(images, None, batch_size) for index in self._recognize(batch, batch_size)]
+            return CategoriesOfImages(indices, np.zeros(len(images), dtype=bool))
+        pooled = self.pooled_features(images, batch_size)
+        recognised = self.discriminant.scores(pooled).argmax(dim=1).tolist()
+        return CategoriesOfImages(recognised, self.discriminant.is_unknown(pooled).cpu().numpy())
+
+    def names_of(self, indices: Sequence[int], unknown: np.ndarray) -> list[str | None]:
+        """Names of categories, None for unknown ones."""
+        return [None if is_unknown else self.category_names[i] for i, is_unknown in zip(indices, unknown, strict=True)]
+
+    def fit_unknown(self, images: Sequence[ImageInput], batch_size: int) -> None:
+        """Sets from calibration images how far from every category an unknown product lies; without effect for one category."""
+        if self.discriminant is not None and self.discriminant.config.knows_distances:
+            distances = self.discriminant.distances(self.pooled_features(images, batch_size))
+            self.discriminant.set_limit(distances.cpu().numpy())
+
+    def pooled_features(self, images: Sequence[ImageInput], batch_size: int) -> torch.Tensor:
+        """Spatial means of the features of every image `(N, D)`; of one that is scored in tiles, of all its tiles."""
+        pooled = []
+        for batch in self.batches(images, None, batch_size):
+            size, tile = tuple(batch.pixels.shape[-2:]), self.scorer.image_size
+            corners = tile_corners(size, tile, self.scorer.config.tile_overlap)  # one where the image is scored whole
+            parts = cut(batch.pixels, corners, tile).split(batch_size)
+            means = torch.cat([self.scorer.feature_extractor(part).mean(dim=(2, 3)) for part in parts])  # (B tiles, D)
+            pooled.append(means.view(len(batch.pixels), -1, means.shape[1]).mean(dim=1))
+        return torch.cat(pooled)
 
     def batches(
         self,
@@ -141,11 +176,3 @@ class InputReader:
                 pixels = np.stack([resize_rgb(image, size) for image, size in zip(originals, sizes, strict=True)])
                 of_batch = None if categories is None else torch.tensor([category], device=self.device)
                 yield ImageBatch(batch, to_model_range(torch.from_numpy(pixels).to(self.device)), of_batch, originals)
-
-    def _recognize(self, batch: ImageBatch, batch_size: int) -> list[int]:
-        """The category index of every image; of one that is scored in tiles, by the mean of its tiles."""
-        size, tile = tuple(batch.pixels.shape[-2:]), self.scorer.image_size
-        corners = tile_corners(size, tile, self.scorer.config.tile_overlap)  # one where the image is scored whole
-        parts = cut(batch.pixels, corners, tile).split(batch_size)
-        scores = torch.cat([self.discriminant(self.scorer.feature_extractor(part)) for part in parts])  # (B tiles, K)
-        return scores.view(len(batch.pixels), -1, scores.shape[1]).mean(dim=1).argmax(dim=1).tolist()

@@ -1,9 +1,9 @@
-"""Our recipe, step by step, with networks that are known functions."""
+"""Our method, step by step, with networks that are known functions."""
 
 import pytest
 import torch
-from brightness_models import brightness_models
-from diffad.repair.inpainting import Repair
+from brightness_models import brightness_context
+from diffad.repair.inpainting import Inpainting
 
 
 def white(noisy: torch.Tensor, t: int) -> torch.Tensor:
@@ -15,28 +15,28 @@ def smoothness(images: torch.Tensor) -> torch.Tensor:
     return -(images - images.mean(dim=(2, 3), keepdim=True)).square().mean(dim=1)
 
 
-def run(images: torch.Tensor, predict=white, report=lambda x: x, **settings):
-    recipe = Repair(**{"timesteps": (2, 1), "spins": 1, "margin": 0, "region_level": 0.1} | settings)
-    return recipe.run(images, brightness_models(predict, smoothness), report)
+def run(images: torch.Tensor, predict=white, on_step=lambda x: x, **settings):
+    method = Inpainting(**{"timesteps": (2, 1), "spins": 1, "margin": 0, "region_level": 0.1} | settings)
+    return method.run(images, brightness_context(predict, smoothness), on_step)
 
 
-def test_halo_is_repaired_only_where_the_denoised_image_contradicts_it():
+def test_border_zone_is_repaired_only_where_it_differs_from_the_denoised_image():
     images = torch.ones(1, 3, 32, 32)
     images[..., 16, 4:28] = 0.2  # a scratch of height 0.4, below the region's share of its peak
     images[..., 16, 12:20] = -1  # but in the middle
     images[..., 10:16, 14:18] = 0.35  # height 0.33, of a surface that a denoiser gives back
-    assert torch.allclose(run(images, halo_share=0.6).images[..., 16, 4:8], images[..., 16, 4:8], atol=0.01)
+    assert torch.allclose(run(images, border_share=0.6).images[..., 16, 4:8], images[..., 16, 4:8], atol=0.01)
 
     def keeps_the_surface(noisy: torch.Tensor, t: int) -> torch.Tensor:
         return torch.where((noisy - 0.35).abs() < 0.01, noisy, torch.ones_like(noisy))
 
-    result = run(images, keeps_the_surface, halo_share=0.3, contrast=0.2)
+    result = run(images, keeps_the_surface, border_share=0.3, border_difference=0.2)
     assert (result.images[..., 16, 4:28] > 0.99).all()
     assert torch.equal(result.images[..., 10:12, 14:18], images[..., 10:12, 14:18])
     assert (result.replaced[..., 16, 4:28] == 1).all()
 
 
-def test_further_goes_borrow_grain_whole():
+def test_further_attempts_transfer_texture_whole():
     generator = torch.Generator().manual_seed(0)
     images = 0.7 + 0.3 * torch.rand(1, 3, 32, 32, generator=generator)
     images[..., :4, :4] = -1
@@ -46,14 +46,14 @@ def test_further_goes_borrow_grain_whole():
         painted[..., :4, :4] = -0.9
         return painted
 
-    def grain_of(attempts: int) -> float:
-        """Contrast within the region after the last go."""
+    def texture_of(attempts: int) -> float:
+        """Contrast within the region after the last attempt."""
         steps = []
-        run(images, too_dark, lambda x: steps.append(x) or x, grain=0.25, attempts=attempts)
+        run(images, too_dark, lambda x: steps.append(x) or x, texture_strength=0.25, attempts=attempts)
         return steps[-1][..., :4, :4].std().item()
 
-    assert grain_of(1) > 0.005
-    assert grain_of(2) == pytest.approx(4 * grain_of(1), rel=0.3)
+    assert texture_of(1) > 0.005
+    assert texture_of(2) == pytest.approx(4 * texture_of(1), rel=0.3)
 
 
 def test_costs_and_frames_are_what_the_settings_say():
@@ -66,8 +66,8 @@ def test_costs_and_frames_are_what_the_settings_say():
         sizes.add(noisy.shape[-1])
         return torch.full_like(noisy, -0.9)
 
-    recipe = Repair(timesteps=(490, 300, 150, 50), spins=3, attempts=2, denoiser_error=0.0)
-    result = recipe.run(images, brightness_models(stubborn, stride=4), lambda x: x)
+    method = Inpainting(timesteps=(490, 300, 150, 50), spins=3, attempts=2, denoiser_error=0.0)
+    result = method.run(images, brightness_context(stubborn, stride=4), lambda x: x)
     assert calls == [490, 300, 150, 50, 50, 50] * 2 and sizes == {36}
     assert torch.allclose(result.images[..., 14:18, 14:18], torch.tensor(-0.9))
 
@@ -82,10 +82,10 @@ def test_fill_stays_where_the_denoised_image_differs_by_no_more_than_it_errs():
     assert torch.allclose(result.images[..., 14:18, 14:18], torch.tensor(0.9 - 0.2 * (1 - 0.09)))
 
 
-def test_no_grain_at_all_where_it_is_switched_off():
+def test_no_texture_at_all_where_it_is_switched_off():
     images = 0.7 + 0.3 * torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     images[..., :4, :4] = -1
-    result = run(images, lambda noisy, t: torch.full_like(noisy, -0.9), grain=0.0, denoiser_error=0.0, attempts=2)
+    result = run(images, lambda noisy, t: torch.full_like(noisy, -0.9), texture_strength=0.0, denoiser_error=0.0, attempts=2)
     assert torch.allclose(result.images[..., :4, :4], torch.tensor(-0.9))
 
 
@@ -94,3 +94,20 @@ def test_a_network_that_overflows_is_an_error_and_not_a_good_part():
     images[..., 14:18, 14:18] = -1
     with pytest.raises(ValueError, match="not finite; use float32 or bfloat16"):
         run(images, lambda noisy, t: torch.full_like(noisy, torch.nan))
+
+
+@pytest.mark.parametrize(("first", "second", "kept"), [(-0.85, -0.95, -0.85), (-0.95, -0.85, -0.85)])
+def test_of_all_attempts_the_one_with_the_lowest_score_counts(first, second, kept):
+    images = torch.ones(2, 3, 32, 32)
+    images[0, :, 14:18, 14:18] = -1
+    levels = iter((first, first, second, second))  # two noise levels in each attempt; both stay defective
+    result = run(images, lambda noisy, t: torch.full_like(noisy, next(levels)), denoiser_error=0.0, attempts=2)
+    torch.testing.assert_close(result.images[0, :, 14:18, 14:18], torch.full((3, 4, 4), kept))
+    assert (result.replaced[0, :, 14:18, 14:18] == 1).all()
+    assert torch.equal(result.images[1], images[1]) and not result.replaced[1].any()
+
+
+def test_no_attempt_leaves_the_images_as_they_are():
+    images = -torch.ones(1, 3, 32, 32)
+    result = run(images, attempts=0)
+    assert torch.equal(result.images, images) and not result.replaced.any()

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from brightness_models import brightness_models
-from diffad.repair.inpainting import Repair
+from brightness_models import brightness_context
+from diffad.repair.inpainting import Inpainting
 from PIL import Image
 from scipy.ndimage import binary_dilation
 from tiny_pipeline import SIZE, category_images, smooth_images, tiled_pipeline
 
 SETTINGS = {"timesteps": (50, 20), "margin": 2, "attempts": 1}
-STEPS = len(SETTINGS["timesteps"]) + 1  # of a go at one turn of windows
+STEPS = len(SETTINGS["timesteps"]) + 1  # of an attempt at one round of windows
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +115,8 @@ def repair_black(images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]
         seen.append(noisy.clone())
         return torch.full_like(noisy, 0.5)
 
-    recipe = Repair(timesteps=(1,), spins=1, margin=0, attempts=1, denoiser_error=0.0)
-    return recipe.run(images, brightness_models(predict), lambda x: x).images, seen
+    method = Inpainting(timesteps=(1,), spins=1, margin=0, attempts=1, denoiser_error=0.0)
+    return method.run(images, brightness_context(predict), lambda x: x).images, seen
 
 
 def test_each_window_sees_what_the_earlier_ones_have_repaired():
@@ -132,7 +132,7 @@ def test_each_window_sees_what_the_earlier_ones_have_repaired():
     assert torch.equal(repaired[..., :1], images[..., :1]) and torch.equal(repaired[..., 95:], images[..., 95:])
 
 
-def test_nothing_is_filled_from_marked_regions_whose_turn_comes_later():
+def test_nothing_is_filled_from_marked_regions_that_are_repaired_later():
     images = torch.ones(1, 3, 96, 96)
     images[..., 40:50, 40:50] = -1
     images[..., 44:47, 52:68] = -1  # beside it, and not in its window as a whole
@@ -142,7 +142,7 @@ def test_nothing_is_filled_from_marked_regions_whose_turn_comes_later():
     assert (seen[0][..., 45 - 29, 53 - 29 : 60 - 29] == -1).all()
 
 
-def test_windows_are_repaired_with_the_label_of_their_image():
+def test_windows_are_repaired_with_the_category_of_their_image():
     pipe = tiled_pipeline(("nut", "bolt"), weights={"mahalanobis": 1.0})
     torch.nn.init.normal_(pipe.unet.class_embedding.weight, std=3)
     normals = [image for label in (0, 1) for image in category_images(5, 4, label, size=(96, 64))]
@@ -156,7 +156,7 @@ def test_windows_are_repaired_with_the_label_of_their_image():
     assert np.abs(grey(both.images[0]) - grey(both.images[1])).max() > 1
 
 
-def test_recipes_for_whole_images_are_refused(pipe):
+def test_methods_for_whole_images_are_refused(pipe):
     image = smooth_images(1, seed=6, size=(96, 64))[0]
     for preset in ("paper", "gradient_descent", "partial_diffusion"):
         with pytest.raises(ValueError, match="scores them in tiles: repair with the default preset"):

@@ -7,7 +7,8 @@ import pytest
 import skimage.metrics
 import torch
 from diffad_training.benchmarks import repair as benchmark_repair
-from diffad_training.benchmarks.repair import SUMMARY, UNetPasses, compare, measure, psnr, run, summary, update_tables
+from diffad_training.benchmarks.repair import UNetPasses, compare, measure, psnr, run
+from diffad_training.benchmarks.repair_tables import SUMMARY, summary, update_tables
 from diffad_training.benchmarks.synthetic_defects import defect_set
 from tiny_pipeline import smooth_images, tiny_pipeline
 
@@ -62,16 +63,16 @@ def test_worst_decile_is_on_the_bad_side(pipe, defects):
     assert figures["unet_passes"] == 0
 
 
-def test_all_recipes_run_and_their_tables_are_rendered(pipe, tmp_path, monkeypatch):
+def test_all_methods_run_and_their_tables_are_rendered(pipe, tmp_path, monkeypatch):
     data = tmp_path / "nut"
     for folder, seed in (("train/good", 1), ("test/good", 2), ("test/hole", 3)):
         (data / folder).mkdir(parents=True)
         for i, image in enumerate(smooth_images(3, seed)):
             image.save(data / folder / f"{i}.png")
-    fast = {name: {"preset": "default"} for name in benchmark_repair.RECIPES} | {
+    fast = {name: {"preset": "default"} for name in benchmark_repair.METHODS} | {
         "Algorithm 1": {"preset": "paper", "num_steps": 5}
     }
-    monkeypatch.setattr(benchmark_repair, "RECIPES", fast)
+    monkeypatch.setattr(benchmark_repair, "METHODS", fast)
     with torch.no_grad():
         result = run(pipe, data, synthetic=3, real=2, seed=1)
     assert list(result["synthetic"]) == ["nothing", "fill", *fast]

@@ -3,12 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from diffad.diffusion.chain import chain_step
-from diffad.diffusion.noise import timestep_noise
-from diffad.diffusion.reverse_step import add_noise, posterior_mean, predict_x0
 from diffad.imaging.preprocessing import resize_rgb, to_model_range
-from diffad.repair.gradient_denoising import gradient_step, loss_and_gradient, unit_direction
-from diffad.repair.presets import GradientDenoising
+from diffad.repair.gradient_denoising import GradientDenoising, loss_and_gradient
+from diffusers import DDPMScheduler
 from PIL import Image
 from tiny_pipeline import smooth_images, tiny_pipeline
 
@@ -58,52 +55,68 @@ def test_default_leaves_normal_images_as_they_are(pipe):
 
 def test_default_changes_the_marked_region_only(pipe, defective):
     assert pipe(defective).is_defective.all()
-    output = pipe.reconstruct(defective, margin=1, halo_share=0.6, attempts=1, **FAST["default"])
+    output = pipe.reconstruct(defective, margin=1, border_share=0.6, attempts=1, **FAST["default"])
     for index, change in enumerate(output.difference_maps):
         assert change.max() > 0.1 and (change == 0).mean() > 0.2
         assert change[10 : 18 + index, 12:22].mean() > 2 * change.mean()
 
 
-def test_algorithm_1_step_by_step(pipe, defective):
-    """The paper's preset against a naive loop over the published formulas."""
-    x = to_model_range(torch.from_numpy(resize_rgb(defective[0], pipe.image_size))[None])
-    pipe.scheduler.set_timesteps(250)
-    step = chain_step(pipe.scheduler, torch.tensor([32])).to(x)
+def model_input(pipe, image: Image.Image) -> torch.Tensor:
+    return to_model_range(torch.from_numpy(resize_rgb(image, pipe.image_size))[None])
+
+
+def reverse_mean(pipe, xt: torch.Tensor, t: int, chain_length: int) -> torch.Tensor:
+    """Mean of p_theta(x_{t-1} | x_t) of a respaced chain, by the formulas of the DDPM in double precision."""
+    scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+    scheduler.set_timesteps(chain_length)
+    chain = [*scheduler.timesteps.tolist(), None]
+    previous = chain[chain.index(t) + 1]
+    alpha_bars = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64).neg().add(1).cumprod(0).tolist()
+    alpha_bar, previous_alpha_bar = alpha_bars[t], 1.0 if previous is None else alpha_bars[previous]
+    alpha = alpha_bar / previous_alpha_bar
     with torch.no_grad():
-        for i in range(1, 5):
-            _, gradient = loss_and_gradient(x, lambda images: pipe.gaussian(pipe.feature_extractor(images)))
-            x = gradient_step(x, unit_direction(gradient), 0.02)
-            if i % 2 == 0:
-                epsilon = pipe.unet(x, 32).sample[:, :3]
-                x = posterior_mean(predict_x0(x, epsilon, step), x, step)
+        epsilon = pipe.unet(xt, t).sample[:, :3]
+    x0 = ((xt - (1 - alpha_bar) ** 0.5 * epsilon) / alpha_bar**0.5).clamp(-1, 1)
+    mean = previous_alpha_bar**0.5 * (1 - alpha) * x0 + alpha**0.5 * (1 - previous_alpha_bar) * xt
+    return mean / (1 - alpha_bar)
+
+
+def steps_of(pipe, image: Image.Image, preset, **settings) -> list[torch.Tensor]:
+    """The images after every step of a repair, as the callback sees them."""
     seen = []
     pipe.reconstruct(
-        defective[0],
-        GradientDenoising(num_steps=4, denoise_every=2),
-        callback_on_step_end=lambda pipe, i, start, tensors: seen.append(tensors["images"]),
+        image, preset, callback_on_step_end=lambda pipe, i, start, tensors: seen.append(tensors["images"]), **settings
     )
+    return seen
+
+
+def test_algorithm_1_step_by_step(pipe, defective):
+    """The paper's preset against a naive loop over the published formulas."""
+    x = model_input(pipe, defective[0])
+    expected = []
+    for i in range(1, 5):
+        _, gradient = loss_and_gradient(x, lambda images: pipe.gaussian(pipe.feature_extractor(images)))
+        x = (1 - 0.02**2) ** 0.5 * x - 0.02 * gradient / gradient.std()
+        expected.append(x)
+        if i % 2 == 0:
+            x = reverse_mean(pipe, x, 32, 250)
+            expected.append(x)
+    seen = steps_of(pipe, defective[0], GradientDenoising(num_steps=4, denoise_every=2))
     assert len(seen) == 6  # four gradient steps, two denoisings
-    torch.testing.assert_close(seen[-1], x, rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.cat(seen), torch.cat(expected), rtol=0, atol=1e-5)
 
 
 def test_partial_diffusion_starts_from_the_noised_image(pipe, defective):
-    x = to_model_range(torch.from_numpy(resize_rgb(defective[0], pipe.image_size))[None])
-    pipe.scheduler.set_timesteps(2)
-    chain = pipe.scheduler.timesteps.tolist()
-    step = chain_step(pipe.scheduler, torch.tensor([chain[-1]])).to(x)
-    noisy = add_noise(x, timestep_noise(x.shape[1:], chain[-1], 0), step)
-    with torch.no_grad():
-        epsilon = pipe.unet(noisy, chain[-1]).sample[:, :3]
-    expected = posterior_mean(predict_x0(noisy, epsilon, step), noisy, step)
-    seen = []
-    pipe.reconstruct(
-        defective[0],
-        "partial_diffusion",
-        timestep=0,
-        num_inference_steps=2,
-        callback_on_step_end=lambda pipe, i, start, tensors: seen.append(tensors["images"]),
-    )
-    torch.testing.assert_close(seen[-1], expected, rtol=0, atol=1e-5)
+    noisy = []
+    hook = pipe.unet.register_forward_pre_hook(lambda module, inputs: noisy.append(inputs[0]))
+    seen = steps_of(pipe, defective[0], "partial_diffusion", timestep=200, num_inference_steps=10)
+    hook.remove()
+    assert len(seen) == 3  # t = 222, 111, 0
+    alpha_bar = float(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[222])
+    noise = (noisy[0] - alpha_bar**0.5 * model_input(pipe, defective[0])) / (1 - alpha_bar) ** 0.5
+    assert noise.mean().abs() < 0.1 and noise.std().item() == pytest.approx(1, abs=0.1)
+    for before, t, after in zip([noisy[0], *seen], (222, 111, 0), seen):
+        torch.testing.assert_close(after, reverse_mean(pipe, before, t, 10), rtol=0, atol=1e-5)
 
 
 def test_callback_can_replace_images_and_intermediates_are_kept(pipe, defective):
@@ -142,7 +155,7 @@ def test_no_gradient_leaks(pipe, defective):
         assert all(parameter.grad is None for parameter in component.parameters())
 
 
-def test_class_conditional_model_repairs_each_image_with_its_own_label(defective):
+def test_class_conditional_model_repairs_each_image_by_its_own_category(defective):
     pipe = tiny_pipeline(class_names=("nut", "bolt"))
     torch.nn.init.normal_(pipe.unet.class_embedding.weight, std=3)
     pipe.calibrate(smooth_images(20, seed=7), categories=[0, 1] * 10)
@@ -167,5 +180,9 @@ def test_wrong_arguments_are_named(pipe, defective):
         pipe.reconstruct(defective[0], "fast")
     with pytest.raises(ValueError, match="has no setting num_step; it has num_steps"):
         pipe.reconstruct(defective[0], "paper", num_step=3)
+    with pytest.raises(ValueError, match=r"timesteps \[33\] are not in the chain of 250 steps; the nearest are \[32\]"):
+        pipe.reconstruct(defective[0], "paper", timestep=33)
+    with pytest.raises(ValueError, match=r"timesteps \[-1, 1000\] are not in the chain of 1000 steps"):
+        pipe.reconstruct(defective[0], timesteps=(1000, 100, -1))
     with pytest.raises(ValueError, match="not calibrated"):
         tiny_pipeline().reconstruct(defective[0])

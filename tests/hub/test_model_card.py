@@ -1,17 +1,21 @@
 """Model cards: metadata that the Hub reads back, tables from the evaluations, and refusal of a card that would mislead."""
 
 import re
+import shlex
 
 import pytest
-from diffad.hub.card import DataTerms, Evaluation, model_card
+from diffad.cli import app
+from diffad.hub.card import DataTerms, model_card
+from diffad.hub.evaluation_record import EvaluationRecord
 from huggingface_hub import ModelCard
+from typer.main import get_command
 
 METRICS = {"image_auroc": 0.9, "image_ap": 0.8, "pixel_auroc": 0.7, "pixel_ap": 0.6, "aupro_30": 0.5}
 RECIPE = {"timesteps": [20, 201], "weights": {"kl": 0.5, "mahalanobis": 0.5}, "num_calibration_images": 19}
 TRAINING = {"data": "gear", "seed": 7, "held_out_fraction": 0.15}
 
 
-def evaluation(data: str = "gear", metrics: dict = METRICS, **recipe) -> Evaluation:
+def evaluation(data: str = "gear", metrics: dict = METRICS, digest: str | None = "0123", **recipe) -> EvaluationRecord:
     content = {
         "scores": {"ensemble": metrics, "kl": {name: value / 2 for name, value in metrics.items()}, "kl@20": metrics},
         "images": {"good": 2, "defective": 3},
@@ -23,18 +27,20 @@ def evaluation(data: str = "gear", metrics: dict = METRICS, **recipe) -> Evaluat
         "recipe": {**RECIPE, **recipe},
         "cost": {"images_per_second": 5.0, "peak_memory_mib": 1536.0, "unet_parameters": 2e6, "threads": 2, "device": "cpu"},
     }
-    return Evaluation(data, content, [("good", 2, 0.5), ("hole", 3, 2 / 3)], sheet=None)
+    content |= {} if digest is None else {"model_digest": digest}
+    return EvaluationRecord(data, content, [("good", 2, 0.5), ("hole", 3, 2 / 3)], sheet=None)
 
 
-def card(evaluations=(), grid=(4, 4), sheets=None, **options) -> ModelCard:
+def card(evaluations=(), grid=(4, 4), sheets=None, configs=None, **options) -> ModelCard:
     configs = {
         "unet": {"sample_size": 32},
         "calibration": {**RECIPE, "per_image": False},
         "gaussian": {"grid": grid},
         "feature_extractor": {"backbone": "tf_efficientnet_lite0"},
+        **(configs or {}),
     }
     sheets = [f"samples/{one.data}.png" for one in evaluations] if sheets is None else sheets
-    return model_card("me/gear-detector", configs, "1.2", "diffad_code_0", evaluations, sheets, **options)
+    return model_card("me/gear-detector", configs, "0123", "1.2", "diffad_code_0", evaluations, sheets, **options)
 
 
 def table(text: str, heading: str) -> list[list[str]]:
@@ -92,10 +98,23 @@ def test_the_commands_reproduce_the_run():
     assert (
         "accelerate launch -m diffad_training.train --config training_config.json --data DATA/gear --output_dir "
         "runs/gear-detector\n"
-        "python -m diffad.evaluation.evaluate --model runs/gear-detector --data DATA/gear --output_dir "
-        "runs/gear-detector-evaluation --false_alarm_rate 0.1\n```" in text
+        "diffad evaluate DATA/gear --model runs/gear-detector --output runs/gear-detector-evaluation "
+        "--false-alarm-rate 0.1\n```" in text
     )
     assert "seed 7" in text
+
+
+def test_the_command_line_knows_the_commands_of_evaluation():
+    odd = evaluation("my shaft")
+    odd.metrics.update(map_size="640x960", class_labels={"given": True, "images": {"my shaft": 5}})
+    lines = re.findall("^diffad evaluate .*$", card([evaluation(), odd], training=TRAINING).text, flags=re.MULTILINE)
+    group = get_command(app)
+    parse, parent = group.commands["evaluate"].make_context, group.context_class(group)
+    values = [parse("evaluate", shlex.split(line)[2:], parent=parent).params for line in lines]
+    assert [(one["category"], one["false_alarm_rate"], str(one["output"])) for one in values] == [
+        (None, 0.1, "runs/gear-detector-evaluation"),
+        ("my shaft", 0.1, "runs/gear-detector-evaluation-my shaft"),
+    ]
 
 
 def test_the_size_of_the_compared_maps_is_named_and_kept():
@@ -103,8 +122,8 @@ def test_the_size_of_the_compared_maps_is_named_and_kept():
     tiled.metrics["map_size"] = "640x960"
     text = card([evaluation(), tiled], training=TRAINING).text
     assert "compared at 256x256 and 640x960" in text
-    assert "runs/gear-detector-evaluation-shaft --false_alarm_rate 0.1 --map_size 640x960\n" in text
-    assert text.count("--map_size") == 1
+    assert "runs/gear-detector-evaluation-shaft --false-alarm-rate 0.1 --map-size 640x960\n" in text
+    assert text.count("--map-size") == 1
 
 
 def test_a_card_without_evaluation_training_or_licence_says_so():
@@ -125,7 +144,16 @@ def test_limits_and_usage_follow_the_model():
     assert "5.0% or more can be guaranteed" in card().text.replace("\n", " ")  # 1 / (19 + 1)
     assert "parts must lie in the image as they did" in card().text
     assert "parts must lie in the image as they did" not in card(grid=None).text
-    assert "class_labels" not in card().text
+    assert "categories" not in card().text
+
+
+def test_a_model_of_several_categories_says_how_they_are_named_and_recognised():
+    configs = {"discriminant": {"class_names": ["gear", "shaft"]}, "calibration": {**RECIPE, "num_calibration_images": [19, 9]}}
+    text = card(configs=configs, training=TRAINING).text.replace("\n", " ")
+    assert "One model of gear, shaft: `output.categories` names" in text and '`categories="gear"` gives it' in text
+    assert "28 calibration images (gear 19, shaft 9)" in text
+    assert "9 calibration images of the category with the fewest set the thresholds" in text
+    assert "10.0% or more can be guaranteed" in text  # 1 / (9 + 1)
 
 
 @pytest.mark.parametrize("options", [{}, {"training": TRAINING}])
@@ -140,6 +168,31 @@ def test_an_evaluation_of_another_calibration_is_refused():
         ValueError, match=r"gear was made with another calibration.*num_calibration_images 40, now 19.*evaluate again"
     ):
         card([evaluation(num_calibration_images=40)])
+
+
+def test_an_evaluation_of_another_model_is_refused():
+    with pytest.raises(ValueError, match=r"gear was made with another model.*model_digest 4567, now 0123.*evaluate again"):
+        card([evaluation(digest="4567")])
+
+
+def test_an_evaluation_that_names_no_model_is_said_to():
+    assert "The evaluation of shaft does not say which model" in card([evaluation(), evaluation("shaft", digest=None)]).text
+    with pytest.raises(ValueError, match=r"num_calibration_images 40, now 19"):
+        card([evaluation(digest=None, num_calibration_images=40)])
+
+
+def test_settings_of_older_evaluations_go_by_their_former_names():
+    older = evaluation(digest=None)
+    older.metrics["recipe"]["num_normals"] = older.metrics["recipe"].pop("num_calibration_images")
+    assert card([older]).text
+    older.metrics["recipe"]["num_normals"] = 40
+    with pytest.raises(ValueError, match=r"num_calibration_images 40, now 19"):
+        card([older])
+
+
+def test_names_do_not_break_tables():
+    odd = EvaluationRecord("gear", evaluation().metrics, [("a|b", 2, 0.5)], sheet=None)
+    assert "| gear | a\\|b | 2 | 50.0 |" in card([odd]).text
 
 
 def test_the_licence_of_mvtec_ad_can_not_be_forgotten():

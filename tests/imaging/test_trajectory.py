@@ -22,10 +22,10 @@ def test_row_begins_with_the_input_and_ends_with_the_repair(count):
 def test_animation_has_every_step_at_the_input_s_size(tmp_path):
     path = tmp_path / "way.gif"
     save_animation(path, frame(0, (30, 20)), [frame(40), frame(80), frame(120)], frame(200, (30, 20)))
-    with Image.open(path) as film:
-        assert film.n_frames == 4 and film.size == (30, 20) and film.info["loop"] == 0
+    with Image.open(path) as animation:
+        assert animation.n_frames == 4 and animation.size == (30, 20) and animation.info["loop"] == 0
         levels = []
-        for i in range(film.n_frames):
-            film.seek(i)
-            levels.append(film.convert("RGB").getpixel((10, 10))[0])
+        for i in range(animation.n_frames):
+            animation.seek(i)
+            levels.append(animation.convert("RGB").getpixel((10, 10))[0])
     assert levels == [0, 40, 80, 200]
