@@ -136,7 +136,7 @@ def test_large_image_is_recognised_by_its_tiles():
     images = [category_images(1, seed, label, size=(96, 64))[0] for seed, label in ((3, 2), (4, 0), (5, 1))]
     for batch_size in (1, 5):
         reader = InputReader(pipe.scorer, pipe.discriminant, pipe.device)
-        assert reader.categories(images, None, batch_size) == [2, 0, 1]
+        assert reader.categories(images, None, batch_size).indices == [2, 0, 1]
 
 
 def test_saved_model_scores_and_names_the_same(pipe, tmp_path, no_network):
@@ -160,6 +160,7 @@ def test_model_of_one_category_saved_before_there_were_several_still_loads(tmp_p
         config = json.loads((tmp_path / file).read_text())
         del config[entry]
         (tmp_path / file).write_text(json.dumps(config))
+    (tmp_path / "digest.json").unlink()  # nor were there digests
     assert json.loads((tmp_path / "calibration" / "config.json").read_text())["num_calibration_images"] == 18
     assert pipe.gaussian.mean.shape[0] == 16 and pipe.calibration.term_mean.shape == (11,)
     loaded = DiffADPipeline.from_pretrained(tmp_path)

@@ -29,9 +29,8 @@ def calibration() -> Calibration:
 
 
 def discriminant() -> LinearDiscriminant:
-    discriminant = LinearDiscriminant(6, ("nut", "bolt"))
-    discriminant.weight.copy_(torch.rand(2, 6))
-    discriminant.bias.copy_(torch.rand(2))
+    discriminant = LinearDiscriminant(6, ("nut", "bolt"), knows_distances=True)
+    discriminant.fit(torch.randn(40, 6).numpy() + [[2 * (i % 2)] for i in range(40)], [i % 2 for i in range(40)])
     return discriminant
 
 
@@ -124,3 +123,13 @@ def test_forward_passes_inside_autocast_are_those_without(build, shape, dtype):
         output = model(inputs)
         assert torch.is_autocast_enabled("cpu")
     assert output.dtype == torch.float32 and torch.equal(output, expected)
+
+
+def test_recognition_inside_autocast_is_that_without():
+    model, pooled = discriminant(), 3 * torch.randn(50, 6)
+    model.limit.fill_(model.distances(pooled).median())
+    expected = model.scores(pooled), model.distances(pooled), model.is_unknown(pooled)
+    assert expected[2].any() and not expected[2].all()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = model.scores(pooled), model.distances(pooled), model.is_unknown(pooled)
+    assert all(torch.equal(a, b) for a, b in zip(inside, expected, strict=True))

@@ -170,7 +170,7 @@ def test_each_category_is_judged_by_its_own_scores():
     p_values = together.p_values(scores, categories)
     rates = together.rates(0.5, categories.tolist(), 30)
     maps = [torch.from_numpy(rng.normal(size=(4, 5))).float() for _ in scores]
-    verdicts = together.judge(scores, maps, rates, categories.tolist())
+    verdicts = together.judge(scores, maps, rates, categories.tolist(), unknown=np.zeros(30, dtype=bool))
     for label, own in enumerate(of_category):
         alone, chosen = with_scores(own), categories == label
         assert together.image_threshold(0.5, label) == alone.image_threshold(0.5)
@@ -202,7 +202,8 @@ def test_score_that_is_not_finite_is_refused_because_it_would_pass_for_good():
         with pytest.raises(ValueError, match="score of image 1 is not finite"):
             check_finite(np.array([0.0, broken]))
         with pytest.raises(ValueError, match="score of image 1 is not finite"):
-            with_scores(np.arange(9.0)).judge(np.array([0.0, broken]), [torch.zeros(2, 2)] * 2, np.full(2, 0.5), None)
+            maps, known = [torch.zeros(2, 2)] * 2, np.zeros(2, dtype=bool)
+            with_scores(np.arange(9.0)).judge(np.array([0.0, broken]), maps, np.full(2, 0.5), None, known)
 
 
 # Saving and loading

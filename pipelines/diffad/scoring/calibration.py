@@ -304,7 +304,7 @@ class Calibration(Float32ModelMixin, ConfigMixin):
                 f"{n} calibration images{of_category} behind the thresholds guarantee a false-alarm rate of {rate:.3g} at "
                 f"best: that is used in place of {conformal.DEFAULT_FALSE_ALARM_RATE}, which needs "
                 f"{conformal.images_needed(conformal.DEFAULT_FALSE_ALARM_RATE)} (see pipe.calibrate)",
-                stacklevel=2,
+                stacklevel=3,  # the caller, beyond what takes former names
             )
         return rate
 
