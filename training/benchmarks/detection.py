@@ -117,10 +117,10 @@ def evaluate(
 ) -> dict:
     """Scores a category's test images and returns the line to keep."""
     evaluation = options.runs / "-".join(filter(None, [model.name, label and category, label, "evaluation"]))
-    settings = ["--model", model, "--data", options.data_root / category, "--output_dir", evaluation, "--no-report"]
+    settings = [options.data_root / category, "--model", model, "--output", evaluation, "--no-report"]
     settings += ["--map_size", "256x256"]  # the peers' protocol, for models of tiles, too
     settings += ["--category", category] if label == "given" else []
-    _run([sys.executable, TRAINING / "evaluate.py", *settings])
+    _run([sys.executable, "-m", "diffad.cli", "evaluate", *settings])
     result = json.loads((evaluation / "metrics.json").read_text())
     result.pop("model")
     categories = shlex.join(options.categories) + " --unified" if label else category
