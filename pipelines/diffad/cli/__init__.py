@@ -1,11 +1,15 @@
-"""The `diffad` command, one file per command, on top of the package and of training and without logic of its own."""
+"""The `diffad` command, one file per command under its name, on top of the package and without logic of its own."""
+
+from typing import Annotated
 
 import typer
 
+from .. import __version__
 from .calibrate import calibrate
 from .errors import OneLineErrors
 from .evaluate import evaluate
 from .info import info
+from .options import present_name
 from .predict import predict
 from .push import push
 from .reconstruct import reconstruct
@@ -20,9 +24,24 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    # --batch_size is --batch-size: settings have underscores in files and scripts.
-    context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},
+    context_settings={"token_normalize_func": present_name},
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"diffad {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
 
 for command in (train, evaluate, predict, reconstruct, calibrate, info, push):
     app.command()(command)

@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from PIL import Image
 
 from ..imaging.decoding import ImageError, failures_named
@@ -39,7 +41,10 @@ def is_hub_name(source: str) -> bool:
     """`owner/name` with no folder of either name here: anything else can only be a path, and is never looked up."""
     owner, _, name = source.partition("/")
     looks_like_name = all(part and not part.startswith((".", "~")) for part in (owner, name)) and "/" not in name
-    return looks_like_name and "\\" not in source and not Path(owner).exists()
+    with suppress(HFValidationError):
+        validate_repo_id(source)
+        return looks_like_name and not Path(owner).exists()
+    return False
 
 
 def training_samples(source: Source) -> list[Sample]:
