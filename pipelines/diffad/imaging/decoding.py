@@ -67,10 +67,10 @@ def stores_16_bit_colours(image: Image.Image) -> bool:
     return not image.mode.startswith("I") and ";16" in repr(getattr(image, "tile", [])[:1])
 
 
-def pixel_count(path: str | Path) -> int:
+def pixel_count(source: str | Path | BinaryIO) -> int:
     """Number of pixels that an image file says it has; 0 if it can't be opened, which decoding then says."""
     try:
-        with opened(path, str(path)) as image:
+        with opened(source, str(source)) as image:
             return image.width * image.height
     except ImageError:
         return 0
