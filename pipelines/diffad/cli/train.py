@@ -1,11 +1,41 @@
 """diffad train"""
 
 import inspect
+import os
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import zip_longest
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from diffad_training.config import TrainingConfig, load_config
+from diffad_training.conversion import SettingsError
+from typer.core import TyperCommand
+
+from .options import FORMER_NAMES, Device
+
+ACCELERATE_DEVICE = "ACCELERATE_TORCH_DEVICE"
+SWITCHES = {name for name, entry in TrainingConfig.__dataclass_fields__.items() if entry.type is bool}
+TRUTH_VALUES = ("true", "false", "yes", "no", "on", "off")  # of YAML
+
+
+class CommandWithSwitches(TyperCommand):
+    """A command whose settings that are on or off may be given without a value, which is `true`."""
+
+    def parse_args(self, ctx, args):
+        words = []
+        for word, following in zip_longest(args, args[1:], fillvalue=""):
+            words.append(word)
+            if _setting(word) in SWITCHES and following.lower() not in TRUTH_VALUES:
+                words.append("true")
+        return super().parse_args(ctx, words)
+
+
+def _setting(option: str) -> str:
+    name = option.removeprefix("--").replace("_", "-")
+    return FORMER_NAMES.get(name, name).replace("-", "_") if option.startswith("--") else ""
 
 
 def _with_training_settings(command):
@@ -26,6 +56,7 @@ def train(
     output: Annotated[str | None, typer.Option("--output", "-o", help="Folder for the trained model [runs/model].")] = None,
     config: Annotated[str, typer.Option(help="Preset (cpu-small, paper) or YAML file of settings.")] = "cpu-small",
     seed: Annotated[str | None, typer.Option(metavar="<int>", help="Decides all random choices [0].")] = None,
+    device: Device = None,
     **settings: str | None,
 ) -> None:
     """Train a model on images of good parts.
@@ -36,20 +67,32 @@ def train(
 
     ```
     diffad train parts/good --output runs/part
-    diffad train parts/good --output runs/part --max-train-steps 4000 --augmentations "[hflip]"
+    diffad train parts/good --output runs/part --max-train-steps 4000 --augmentations hflip
     diffad train parts/good --output runs/part --resume-from-checkpoint latest
     diffad train parts/good --output runs/part --config paper --pretrained-unet checkpoint
     ```
     """
+    options = {"data": folder, "output_dir": output, "seed": seed, **settings}
+    try:
+        training_config = load_config(config, options)
+    except SettingsError as error:
+        if Path(config).is_file() and str(error).startswith(f"{config}: "):  # the file itself: wrong usage, as in train.py
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from None
+        raise
+
     import torch
     from diffad_training.train import main
 
-    options = {"data": folder, "output_dir": output, "seed": seed, **settings}
-    training_config = load_config(config, options)
-    if torch.cuda.device_count() > 1:
+    from .loading import check_device
+
+    if device is not None:
+        check_device(device)
+    elif torch.cuda.device_count() > 1:
         typer.echo(f"note: one of {torch.cuda.device_count()} GPUs is used. For all of them:", err=True)
         typer.echo(f"  {launch_command(config, options)}", err=True)
-    main(training_config)
+    with _training_on(device):
+        main(training_config)
 
 
 def launch_command(config: str, options: dict[str, str | None]) -> str:
@@ -59,3 +102,19 @@ def launch_command(config: str, options: dict[str, str | None]) -> str:
         if text is not None:
             words += [f"--{name}", text]
     return shlex.join(words)
+
+
+@contextmanager
+def _training_on(device: str | None) -> Iterator[None]:
+    """Makes accelerate, which chooses the device of a training, take one."""
+    if device is None:
+        yield
+        return
+    former = os.environ.get(ACCELERATE_DEVICE)
+    os.environ[ACCELERATE_DEVICE] = device
+    try:
+        yield
+    finally:
+        del os.environ[ACCELERATE_DEVICE]
+        if former is not None:
+            os.environ[ACCELERATE_DEVICE] = former
