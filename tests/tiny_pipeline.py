@@ -56,7 +56,7 @@ def category_images(count: int, seed: int, label: int, size: tuple[int, int] = (
     return [image.point(lambda value: value // (1 + label)) for image in smooth_images(count, seed, size)]
 
 
-def tiny_pipeline(class_names: tuple[str, ...] | None = None, **recipe) -> DiffADPipeline:
+def tiny_pipeline(class_names: tuple[str, ...] | None = None, **score_settings) -> DiffADPipeline:
     """Gaussians fitted, not calibrated; with `class_names` a model of the categories of `category_images`."""
     classes = range(len(class_names or ("one",)))
     extractor = tiny_extractor()
@@ -73,12 +73,12 @@ def tiny_pipeline(class_names: tuple[str, ...] | None = None, **recipe) -> DiffA
         feature_extractor=extractor,
         gaussian=PadimGaussian(channels, grid, num_classes=len(classes)),
         residual_gaussian=PadimGaussian(channels, grid, num_classes=len(classes)),
-        calibration=Calibration(num_calibration_images=0 if class_names is None else (0,) * len(classes), **recipe),
+        calibration=Calibration(num_calibration_images=0 if class_names is None else (0,) * len(classes), **score_settings),
         discriminant=None if class_names is None else LinearDiscriminant(channels, class_names),
     )
     labels = torch.arange(len(classes)).repeat_interleave(12)
     with torch.no_grad():
-        residuals = pipe.feature_residuals(images, None if class_names is None else labels)
+        residuals = pipe.scorer.feature_residuals(images, None if class_names is None else labels)
     for label in classes:
         for gaussian, values in ((pipe.gaussian, features), (pipe.residual_gaussian, residuals)):
             moments = gaussian.new_moments()
@@ -90,9 +90,9 @@ def tiny_pipeline(class_names: tuple[str, ...] | None = None, **recipe) -> DiffA
     return pipe
 
 
-def tiled_pipeline(class_names: tuple[str, ...] | None = None, **recipe) -> DiffADPipeline:
+def tiled_pipeline(class_names: tuple[str, ...] | None = None, **score_settings) -> DiffADPipeline:
     """One Gaussian for all positions: fit to be calibrated with a `short_side` that is scored in tiles."""
-    pipe = tiny_pipeline(class_names, smoothing_sigma=1.0, **recipe)
+    pipe = tiny_pipeline(class_names, smoothing_sigma=1.0, **score_settings)
     classes = range(len(class_names or ("one",)))
     channels = pipe.feature_extractor.config.channels
     gaussians = {
@@ -103,7 +103,10 @@ def tiled_pipeline(class_names: tuple[str, ...] | None = None, **recipe) -> Diff
         images = torch.from_numpy(pixels).float() / 127.5 - 1
         labels = None if class_names is None else torch.full((8,), label)
         with torch.no_grad():
-            values = {"gaussian": pipe.feature_extractor(images), "residual_gaussian": pipe.feature_residuals(images, labels)}
+            values = {
+                "gaussian": pipe.feature_extractor(images),
+                "residual_gaussian": pipe.scorer.feature_residuals(images, labels),
+            }
         for name, gaussian in gaussians.items():
             moments = gaussian.new_moments()
             gaussian.accumulate(moments, values[name])

@@ -13,7 +13,7 @@ from PIL import Image
 
 from .deprecation import accepts_former_names
 from .diffusion.chain import check_scheduler
-from .imaging.maps import resize_map
+from .imaging.maps import is_size, resize_map
 from .imaging.preprocessing import ImageInput, as_image_list
 from .model_index import PACKAGE
 from .models.discriminant import LinearDiscriminant
@@ -102,8 +102,8 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
             built = self._built_scorer = parts, self._make_scorer(self.calibration)
         return built[1]
 
-    @torch.no_grad()
     @accepts_former_names(class_labels="categories", return_partial_maps="return_term_maps")
+    @torch.no_grad()
     def __call__(
         self,
         images: ImageInput | Sequence[ImageInput],
@@ -169,8 +169,8 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
         ).converted(output_type, self._execution_device)
         return output if return_dict else output.to_tuple()
 
-    @torch.no_grad()
     @accepts_former_names(class_labels="categories")
+    @torch.no_grad()
     def reconstruct(
         self,
         images: ImageInput | Sequence[ImageInput],
@@ -228,8 +228,8 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
         output = ReconstructionOutput(*fields, traces if return_traces else None)
         return output if return_dict else output.to_tuple()
 
-    @torch.no_grad()
     @accepts_former_names(class_labels="categories", normal_images="calibration_images")
+    @torch.no_grad()
     def calibrate(
         self,
         calibration_images: Sequence[ImageInput],
@@ -252,7 +252,7 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
         Raises:
             ImageError, ValueError: if an image or setting can't be used, or there are too few. The old calibration stays.
         """
-        images = list(calibration_images)
+        images = as_image_list(calibration_images)
         calibration = self.calibration.unfitted(**score_settings)
         size = partial(scored_size, image_size=self.image_size, short_side=calibration.config.short_side)
         calibration.set_roi(self.calibration.roi if roi is None else load_region_at(roi, size))
@@ -266,14 +266,14 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
         return calibration
 
     def check_inputs(
-        self, images: list, batch_size: int, rate: float | None = None, map_size: Sequence[int] | None = None, output_type="np"
+        self, images: list, batch_size: int, rate: float | None = None, map_size: object = None, output_type: str = "np"
     ) -> None:
         """Refuses wrong arguments with a ValueError before work starts; the rate must suit every category."""
         if not images:
             raise ValueError("no images given")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if map_size is not None and not (isinstance(map_size, Sequence) and len(map_size) == 2 and min(map_size) >= 1):
+        if map_size is not None and not is_size(map_size):
             raise ValueError(f"map_size must be (height, width) in pixels, got {map_size!r}")
         if output_type not in ("np", "pt"):
             raise ValueError(f"output_type must be np or pt, got {output_type!r}")

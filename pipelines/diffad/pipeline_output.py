@@ -47,14 +47,18 @@ class DiffADOutput(BaseOutput):
     def converted(self, output_type: str, device: torch.device) -> "DiffADOutput":
         """All arrays and maps as numpy arrays (`np`) or as tensors on a device (`pt`)."""
 
-        def convert(value):
+        def convert(value: object) -> object:
             if isinstance(value, list):
                 return [convert(item) for item in value]
             if isinstance(value, dict):
                 return {name: convert(item) for name, item in value.items()}
-            if output_type == "pt":
-                return torch.as_tensor(value, device=device) if isinstance(value, np.ndarray | torch.Tensor) else value
-            return value.cpu().numpy() if isinstance(value, torch.Tensor) else value
+            if output_type == "np":
+                return value.cpu().numpy() if isinstance(value, torch.Tensor) else value
+            if not isinstance(value, np.ndarray | torch.Tensor):
+                return value
+            tensor = torch.as_tensor(value)
+            is_unknown = device.type == "mps" and tensor.dtype == torch.float64  # which MPS does not have
+            return (tensor.float() if is_unknown else tensor).to(device)
 
         return DiffADOutput(**{field.name: convert(getattr(self, field.name)) for field in fields(self)})
 

@@ -43,7 +43,7 @@ def test_table_and_plot_of_a_model(tmp_path, monkeypatch):
     (model / "training_config.json").write_text(json.dumps({"data": str(data), "seed": 3}))
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- ablation -->\nold\n<!-- /ablation -->\nafter\n")
-    for name, path in (("RESULTS", "ablation.jsonl"), ("README", "README.md"), ("PLOT", "alpha.png")):
+    for name, path in (("RESULTS", "ablation.jsonl"), ("CARD", "README.md"), ("PLOT", "alpha.png")):
         monkeypatch.setattr(ablation, name, tmp_path / path)
     ablation.main(["--models", str(model), "--data_root", str(tmp_path / "data")])
     [result] = latest_results(tmp_path / "ablation.jsonl", ablation.IDENTITY)

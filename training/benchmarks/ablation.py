@@ -3,7 +3,7 @@
     python training/benchmarks/ablation.py --data_root DATA --models runs/screw-cpu-small-0 runs/magnetic_tile-cpu-small-0
 
 Nothing is trained: every row combines the same term maps of the test images in another way. Appends one line per model to
-results/ablation.jsonl beside this file, renders the table between README.md's markers from it, and draws model_cards/alpha.png.
+results/ablation.jsonl beside this file, renders the table of model_cards/ablations.md from it, and draws model_cards/alpha.png.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from diffad_training.benchmarks.records import append_result, fill_tables, lates
 
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "training" / "benchmarks" / "results" / "ablation.jsonl"
-README = ROOT / "README.md"
+CARD = ROOT / "model_cards" / "ablations.md"
 PLOT = ROOT / "model_cards" / "alpha.png"
 METRICS = {"image_auroc": "image AUROC", "pixel_ap": "pixel AP", "aupro_30": "AUPRO"}
 ALPHAS = tuple(round(0.1 * i, 1) for i in range(11))
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
                 rows[name] = {metric: float(metrics[metric]) for metric in METRICS}
         append_result(RESULTS, {"category": category, "seed": settings["seed"], "rows": rows})
     results = latest_results(RESULTS, IDENTITY)
-    fill_tables(README, "ablation", lambda _: table(results))
+    fill_tables(CARD, "ablation", lambda _: table(results))
     draw(results, PLOT)
 
 

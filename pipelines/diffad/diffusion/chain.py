@@ -16,14 +16,15 @@ def check_scheduler(scheduler: DDPMScheduler) -> None:
     Raises:
         ValueError: naming the setting.
     """
-    if scheduler.config.prediction_type not in PREDICTION_TYPES:
+    # Not every kind of scheduler has both settings.
+    prediction_type, variance_type = (scheduler.config.get(name) for name in ("prediction_type", "variance_type"))
+    if prediction_type not in PREDICTION_TYPES:
         raise ValueError(
-            f"scheduler: prediction_type {scheduler.config.prediction_type!r} is not supported; there are "
-            f"{' and '.join(PREDICTION_TYPES)}"
+            f"scheduler: prediction_type {prediction_type!r} is not supported; there are {' and '.join(PREDICTION_TYPES)}"
         )
-    if scheduler.config.variance_type != "learned_range":
+    if variance_type != "learned_range":
         raise ValueError(
-            f"scheduler: variance_type {scheduler.config.variance_type!r} is not supported; the model learns the variance: "
+            f"scheduler: variance_type {variance_type!r} is not supported; the model learns the variance: "
             'use DDPMScheduler(variance_type="learned_range")'
         )
 
@@ -51,12 +52,13 @@ class ReverseChain(torch.nn.Module):
         full_length = scheduler.config.num_train_timesteps
         if num_inference_steps is not None and not 2 <= num_inference_steps <= full_length:
             raise ValueError(f"num_inference_steps must lie in 2..{full_length}, got {num_inference_steps}")
-        own = DDPMScheduler.from_config(scheduler.config)
-        own.set_timesteps(full_length if num_inference_steps is None else num_inference_steps)
-        chain = own.timesteps.cpu().flip(0)  # (n,), ascending
+        with torch.device("cpu"):
+            own = DDPMScheduler.from_config(scheduler.config)
+            own.set_timesteps(full_length if num_inference_steps is None else num_inference_steps)
+        chain = own.timesteps.flip(0)  # (n,), ascending
         # In float64, because differences like 1 - abar lose most of their digits at small t in single precision; from the
         # betas, because the scheduler's own products are in single precision.
-        alpha_bar = (1 - own.betas.double().cpu()).cumprod(0)[chain]
+        alpha_bar = (1 - own.betas.double()).cumprod(0)[chain]
         alpha_bar_prev = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
         beta = 1 - alpha_bar / alpha_bar_prev
         posterior_variance = (1 - alpha_bar_prev) / (1 - alpha_bar) * beta
@@ -73,9 +75,10 @@ class ReverseChain(torch.nn.Module):
         )
         for name, values in constants._asdict().items():
             self.register_buffer(name, (values if values.dtype == torch.bool else values.float()).to(device))
-        # Timesteps off the chain get a position beyond its end: looking them up fails.
-        position = torch.full((full_length,), len(chain))
-        position[chain] = torch.arange(len(chain))
+        # Timesteps off the chain get a position beyond its end, where looking up fails; the second half is for negative ones,
+        # which count from the end.
+        position = chain.new_full((2 * full_length,), len(chain))
+        position[chain] = torch.arange(len(chain), device="cpu")
         self.register_buffer("position", position.to(device))
         self.timesteps: tuple[int, ...] = tuple(chain.flip(0).tolist())
 

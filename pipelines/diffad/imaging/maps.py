@@ -1,10 +1,19 @@
 """Maps `(batch, height, width)` of any quantity: sizes, smoothing, and the level at which scales begin."""
 
+from collections.abc import Sequence
+from numbers import Integral
+
 import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from ..autocast import without_autocast
+
+
+def is_size(value: object) -> bool:
+    """Whether it is `(height, width)` in whole pixels."""
+    sides = list(value) if isinstance(value, Sequence) else []
+    return len(sides) == 2 and all(isinstance(side, Integral) and side >= 1 for side in sides)
 
 
 def resize_map(score_map: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

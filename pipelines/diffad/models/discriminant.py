@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
+from ..autocast import without_autocast
 from .float32 import Float32ModelMixin
 
 UNKNOWN_RATE = 0.01  # share of good images that may be taken for an unknown product
@@ -70,12 +71,14 @@ class LinearDiscriminant(Float32ModelMixin, ConfigMixin):
 
     def scores(self, pooled: torch.Tensor) -> torch.Tensor:
         """Discriminant scores `(batch, K)` of spatial means of features `(batch, D)`."""
-        return pooled @ self.weight.T + self.bias
+        with without_autocast(pooled.device.type):
+            return pooled @ self.weight.T + self.bias
 
     def distances(self, pooled: torch.Tensor) -> torch.Tensor:
         """Mahalanobis distance `(batch,)` of spatial means of features `(batch, D)` to the nearest class."""
         deviation = pooled[:, None] - self.mean  # (batch, K, D)
-        squared = ((deviation @ self.precision) * deviation).sum(dim=2)  # (batch, K)
+        with without_autocast(pooled.device.type):
+            squared = ((deviation @ self.precision) * deviation).sum(dim=2)  # (batch, K)
         return squared.min(dim=1).values.clamp_min(0).sqrt()
 
     def is_unknown(self, pooled: torch.Tensor) -> torch.Tensor:

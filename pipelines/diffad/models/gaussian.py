@@ -3,6 +3,7 @@
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
+from ..deprecation import accepts_former_names
 from .float32 import Float32ModelMixin
 from .moments import StreamingMoments
 
@@ -62,6 +63,7 @@ class PadimGaussian(Float32ModelMixin, ConfigMixin):
         vectors = self._vectors(features)  # (B, P, M, D)
         moments.update(vectors.transpose(1, 2).flatten(0, 1))
 
+    @accepts_former_names(class_label="category")
     def fit(self, moments: StreamingMoments, category: int = 0) -> "PadimGaussian":
         """Sets mean and whitening of one class from its accumulated moments; decomposes in float64.
 

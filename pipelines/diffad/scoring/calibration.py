@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
-from ..deprecation import former_name
+from ..deprecation import accepts_former_names, former_name
 from ..imaging.maps import resize_map
 from ..models.float32 import Float32ModelMixin
 from . import conformal, terms
@@ -114,6 +114,8 @@ class Calibration(Float32ModelMixin, ConfigMixin):
     normals_per_class = former_name("normals_per_class", "images_per_category")
     normal_scores = former_name("normal_scores", "calibration_scores")
     normal_maxima = former_name("normal_maxima", "calibration_maxima")
+    partial_mean = former_name("partial_mean", "term_mean")
+    partial_std = former_name("partial_std", "term_std")
     normal_scores_of = former_name("normal_scores_of", "calibration_scores_of")
 
     @classmethod
@@ -273,6 +275,7 @@ class Calibration(Float32ModelMixin, ConfigMixin):
 
     # Judging
 
+    @accepts_former_names(class_labels="categories")
     def p_values(self, scores: np.ndarray, categories: Sequence[int] | None = None) -> np.ndarray:
         """Conformal p-values `(N,)` of scores `(N,)`, each among the calibration scores of its category."""
         of_image = np.zeros(len(scores), dtype=int) if categories is None else np.asarray(categories)
@@ -282,6 +285,7 @@ class Calibration(Float32ModelMixin, ConfigMixin):
             p_values[chosen] = conformal.p_values(self.calibration_scores_of(category), scores[chosen])
         return p_values
 
+    @accepts_former_names(class_label="category")
     def supported_rate(self, false_alarm_rate: float | None = None, category: int = 0) -> float:
         """The false-alarm rate that a category's thresholds are set for: a requested one, or for None 5 %.
 
@@ -300,10 +304,11 @@ class Calibration(Float32ModelMixin, ConfigMixin):
                 f"{n} calibration images{of_category} behind the thresholds guarantee a false-alarm rate of {rate:.3g} at "
                 f"best: that is used in place of {conformal.DEFAULT_FALSE_ALARM_RATE}, which needs "
                 f"{conformal.images_needed(conformal.DEFAULT_FALSE_ALARM_RATE)} (see pipe.calibrate)",
-                stacklevel=2,
+                stacklevel=3,  # the caller, beyond what takes former names
             )
         return rate
 
+    @accepts_former_names(class_labels="categories")
     def supported_rates(
         self, false_alarm_rate: float | None = None, categories: Iterable[int] | None = None
     ) -> dict[int, float]:
@@ -354,14 +359,17 @@ class Calibration(Float32ModelMixin, ConfigMixin):
             pixel_thresholds=pixel_thresholds,
         )
 
+    @accepts_former_names(class_label="category")
     def image_threshold(self, false_alarm_rate: float, category: int = 0) -> float:
         """Scores above it are called defective; a good part exceeds it with at most the given probability."""
         return conformal.conformal_threshold(self.calibration_scores_of(category), false_alarm_rate)
 
+    @accepts_former_names(class_label="category")
     def pixel_threshold(self, false_alarm_rate: float, category: int = 0) -> float:
         """Pixels above it are called defective; a good part has any such pixel with at most the given probability."""
         return conformal.conformal_threshold(self._of_category(self.calibration_maxima, category), false_alarm_rate)
 
+    @accepts_former_names(class_label="category")
     def calibration_scores_of(self, category: int = 0) -> np.ndarray:
         """Ascending scores of the calibration images behind a category's thresholds."""
         return self._of_category(self.calibration_scores, category)

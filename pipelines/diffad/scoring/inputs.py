@@ -158,7 +158,10 @@ class InputReader:
 
         Raises:
             ImageError: if an image can't be used.
+            ValueError: if the batch size is below 1.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         of_category: dict[int, list[int]] = {}
         for index in range(len(images)) if chosen is None else chosen:
             of_category.setdefault(0 if categories is None else categories[index], []).append(index)

@@ -8,6 +8,7 @@ from scipy.spatial.distance import mahalanobis
 from sklearn.covariance import EmpiricalCovariance
 
 CHANNELS, GRID = 5, (2, 3)
+LABELS = [0, 1, 2] * 2
 
 
 def random_features(count: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
@@ -195,3 +196,32 @@ def test_half_precision_cast_leaves_the_numbers_alone(tmp_path):
     expected = gaussian(test.float())
     assert torch.equal(gaussian.half()(test), expected)
     assert torch.equal(PadimGaussian.from_pretrained(tmp_path, torch_dtype=torch.float16)(test), expected)
+
+
+# Several categories
+
+
+def test_gaussians_of_several_classes_are_those_fitted_alone():
+    torch.manual_seed(0)
+    features = [torch.randn(20, 5, 2, 3) * (1 + label) + label for label in range(3)]
+    together = PadimGaussian(5, grid=(2, 3), num_dims=4, num_classes=3)
+    alone = [PadimGaussian(5, grid=(2, 3), num_dims=4) for _ in range(3)]
+    for label in (2, 0, 1):
+        moments = together.new_moments()
+        together.accumulate(moments, features[label])
+        together.fit(moments, label)
+        alone[label].fit(moments)
+    test = torch.randn(6, 5, 2, 3)
+    distances = together(test, torch.tensor(LABELS))
+    for i, label in enumerate(LABELS):
+        torch.testing.assert_close(distances[i], alone[label](test[i : i + 1])[0])
+    with pytest.raises(ValueError, match="3 classes need the category"):
+        together(test)
+
+
+def test_gradient_reaches_the_features_of_every_class():
+    gaussian = PadimGaussian(2, grid=None, num_classes=2)
+    gaussian.whitening.copy_(torch.eye(2) * torch.tensor([1.0, 3.0]).view(2, 1, 1))
+    features = torch.ones(3, 2, 1, 1, requires_grad=True)
+    gaussian(features, torch.tensor([1, 0, 1])).sum().backward()
+    assert features.grad[:, 0, 0, 0].tolist() == [18, 2, 18]

@@ -1,6 +1,9 @@
+"""Components with fitted state keep float32 whatever their pipeline is cast to, and under autocast."""
+
 import pytest
 import torch
-from diffad import Calibration, FeatureExtractor, PadimGaussian
+from diffad import Calibration, FeatureExtractor, LinearDiscriminant, PadimGaussian
+from diffad.scoring.calibration import TermStatistics
 
 
 def extractor() -> FeatureExtractor:
@@ -19,11 +22,19 @@ def gaussian() -> PadimGaussian:
 
 def calibration() -> Calibration:
     calibration = Calibration()
-    calibration.fit(torch.rand(5, len(calibration.term_map_names), 4, 4).numpy())
+    maps = torch.rand(len(calibration.term_map_names), 4, 4)
+    calibration.set_statistics(TermStatistics.of(maps, torch.ones(4, 4, dtype=torch.bool)))
+    calibration.set_scores([torch.rand(5).numpy()], [torch.rand(5).numpy()])
     return calibration
 
 
-@pytest.fixture(params=[extractor, gaussian, calibration])
+def discriminant() -> LinearDiscriminant:
+    discriminant = LinearDiscriminant(6, ("nut", "bolt"), knows_distances=True)
+    discriminant.fit(torch.randn(40, 6).numpy() + [[2 * (i % 2)] for i in range(40)], [i % 2 for i in range(40)])
+    return discriminant
+
+
+@pytest.fixture(params=[extractor, gaussian, calibration, discriminant])
 def component(request):
     torch.manual_seed(0)
     return request.param()
@@ -99,3 +110,26 @@ def test_half_precision_images_give_float32_features():
     expected = model(images.float())
     features = model.to(torch.float16)(images)
     assert features.dtype == torch.float32 and torch.equal(features, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("build", "shape"), [(extractor, (2, 3, 32, 32)), (gaussian, (2, 6, 2, 3)), (discriminant, (2, 6, 2, 3))]
+)
+def test_forward_passes_inside_autocast_are_those_without(build, shape, dtype):
+    model, inputs = build(), torch.rand(shape)
+    expected = model(inputs)
+    with torch.autocast("cpu", dtype):
+        output = model(inputs)
+        assert torch.is_autocast_enabled("cpu")
+    assert output.dtype == torch.float32 and torch.equal(output, expected)
+
+
+def test_recognition_inside_autocast_is_that_without():
+    model, pooled = discriminant(), 3 * torch.randn(50, 6)
+    model.limit.fill_(model.distances(pooled).median())
+    expected = model.scores(pooled), model.distances(pooled), model.is_unknown(pooled)
+    assert expected[2].any() and not expected[2].all()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = model.scores(pooled), model.distances(pooled), model.is_unknown(pooled)
+    assert all(torch.equal(a, b) for a, b in zip(inside, expected, strict=True))
