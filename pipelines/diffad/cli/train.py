@@ -5,49 +5,37 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from diffad_training.config import TrainingConfig, load_config
+from diffad_training.config import FORMER_NAMES, load_config, option_names, spell_out_switches
 from diffad_training.conversion import SettingsError
 from typer.core import TyperCommand
 
-from .options import FORMER_NAMES, Device
+from .options import Device
 
-ACCELERATE_DEVICE = "ACCELERATE_TORCH_DEVICE"
-SWITCHES = {name for name, entry in TrainingConfig.__dataclass_fields__.items() if entry.type is bool}
-TRUTH_VALUES = ("true", "false", "yes", "no", "on", "off")  # of YAML
-
-
-class CommandWithSwitches(TyperCommand):
-    """A command whose settings that are on or off may be given without a value, which is `true`."""
-
-    def parse_args(self, ctx, args):
-        words = []
-        for word, following in zip_longest(args, args[1:], fillvalue=""):
-            words.append(word)
-            if _setting(word) in SWITCHES and following.lower() not in TRUTH_VALUES:
-                words.append("true")
-        return super().parse_args(ctx, words)
-
-
-def _setting(option: str) -> str:
-    name = option.removeprefix("--").replace("_", "-")
-    return FORMER_NAMES.get(name, name).replace("-", "_") if option.startswith("--") else ""
+ACCELERATE_DEVICE = "ACCELERATE_TORCH_DEVICE"  # environment variable
 
 
 def _with_training_settings(command):
     """Gives a command with `**settings` an option for every training setting that it has no argument of its own for."""
     parameters = list(inspect.signature(command).parameters.values())[:-1]
     option = typer.Option(rich_help_panel="Training settings, explained in training/config.py")
-    for name in TrainingConfig.__dataclass_fields__:
+    former = typer.Option(hidden=True)
+    for name in option_names():
         if name not in ("data", "output_dir", "seed"):
-            kind = inspect.Parameter.KEYWORD_ONLY
-            parameters.append(inspect.Parameter(name, kind, default=None, annotation=Annotated[str | None, option]))
+            annotation = Annotated[str | None, former if name in FORMER_NAMES else option]
+            parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     command.__signature__ = inspect.Signature(parameters)
     return command
+
+
+class TrainCommand(TyperCommand):
+    """Takes `--all-good` alone for `--all-good true`, as train.py does."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, spell_out_switches(args))
 
 
 @_with_training_settings
@@ -67,8 +55,9 @@ def train(
 
     ```
     diffad train parts/good --output runs/part
-    diffad train parts/good --output runs/part --max-train-steps 4000 --augmentations hflip
+    diffad train parts/good --output runs/part --max-train-steps 4000 --augmentations "[hflip]"
     diffad train parts/good --output runs/part --resume-from-checkpoint latest
+    diffad train parts --all-good --roi roi.png --output runs/part
     diffad train parts/good --output runs/part --config paper --pretrained-unet checkpoint
     ```
     """
@@ -76,10 +65,10 @@ def train(
     try:
         training_config = load_config(config, options)
     except SettingsError as error:
-        if Path(config).is_file() and str(error).startswith(f"{config}: "):  # the file itself: wrong usage, as in train.py
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(2) from None
-        raise
+        if not (Path(config).is_file() and str(error).startswith(f"{config}: ")):
+            raise
+        typer.echo(f"error: {error}", err=True)  # a file that holds no settings is wrong usage, as for train.py
+        raise typer.Exit(2) from None
 
     import torch
     from diffad_training.train import main
@@ -106,7 +95,7 @@ def launch_command(config: str, options: dict[str, str | None]) -> str:
 
 @contextmanager
 def _training_on(device: str | None) -> Iterator[None]:
-    """Makes accelerate, which chooses the device of a training, take one."""
+    """Makes accelerate, which chooses the device of a training, take one; None leaves it the choice."""
     if device is None:
         yield
         return
