@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from diffad.data import DataError, Sample, category_samples, split_held_out, training_samples
+from diffad.data import DataError, Sample, category_samples, split_by_names, split_held_out, training_samples
 from diffad_training.config import TrainingConfig
 
 HELD_OUT = "held_out.json"
@@ -21,7 +21,7 @@ def good_samples(config: TrainingConfig) -> list[Sample]:
 
 def good_samples_of(source: str, categories: Sequence[str], all_good: bool) -> list[Sample]:
     """The same of a source, its categories (none where it is one itself), and whether all subfolders are of good images."""
-    return category_samples(source, categories) if categories else training_samples(source)
+    return category_samples(source, categories, all_good) if categories else training_samples(source, all_good)
 
 
 def split_samples(
@@ -61,13 +61,3 @@ def read_held_out(model: Path) -> list[str]:
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{path}: damaged; copy the model's folder anew") from None
     return names
-
-
-def split_by_names(samples, held_out_names):
-    missing = sorted(set(held_out_names) - {sample.name for sample in samples})
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(held_out_names)} images that the model holds out are not in the data: {missing[0]}"
-        )
-    chosen = set(held_out_names)
-    return [s for s in samples if s.name not in chosen], [s for s in samples if s.name in chosen]
