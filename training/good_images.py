@@ -21,7 +21,7 @@ def good_samples(config: TrainingConfig) -> list[Sample]:
 
 def good_samples_of(source: str, categories: Sequence[str], all_good: bool) -> list[Sample]:
     """The same of a source, its categories (none where it is one itself), and whether all subfolders are of good images."""
-    return category_samples(source, categories) if categories else training_samples(source)
+    return category_samples(source, categories, all_good) if categories else training_samples(source, all_good)
 
 
 def split_samples(
