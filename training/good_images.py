@@ -4,7 +4,9 @@ import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from diffad.data import DataError, Sample, category_samples, split_held_out, training_samples
+from diffad.data import DataError, Sample, category_samples, split_by_names, split_held_out, training_samples
+from diffad.imaging.preprocessing import load_region
+from diffad.jobs.recalibrate import check_aspect
 from diffad_training.config import TrainingConfig
 
 HELD_OUT = "held_out.json"
@@ -37,6 +39,16 @@ def split_samples(
     return split_held_out(samples, config.held_out_fraction, config.seed)
 
 
+def check_region(roi: str | None, samples: Sequence[Sample]) -> None:
+    """Refuses a region of interest that does not have the framing of the images, which are all alike where there is one.
+
+    Raises:
+        ImageError: if it can't be read, or has another aspect than the first image.
+    """
+    if roi is not None:
+        check_aspect(load_region(roi), roi, samples[0].read().size)
+
+
 def save_held_out(held_out: Sequence[Sample], folder: Path) -> None:
     """Writes the names of the held-out images, which decide from now on, beside a model."""
     names = sorted(sample.name for sample in held_out)
@@ -61,13 +73,3 @@ def read_held_out(model: Path) -> list[str]:
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{path}: damaged; copy the model's folder anew") from None
     return names
-
-
-def split_by_names(samples, held_out_names):
-    missing = sorted(set(held_out_names) - {sample.name for sample in samples})
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(held_out_names)} images that the model holds out are not in the data: {missing[0]}"
-        )
-    chosen = set(held_out_names)
-    return [s for s in samples if s.name not in chosen], [s for s in samples if s.name in chosen]

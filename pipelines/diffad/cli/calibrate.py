@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import BatchSize, Device, FalseAlarmRate
+from .options import AllGood, BatchSize, Device, FalseAlarmRate
 
 
 def calibrate(
@@ -23,6 +23,7 @@ def calibrate(
             show_default=False,
         ),
     ] = None,
+    all_good: AllGood = False,
     batch_size: BatchSize = 8,
     device: Device = None,
 ) -> None:
@@ -46,7 +47,7 @@ def calibrate(
     check_model(model)
     if output is None and not is_model(Path(model)):
         raise ValueError(f"{model}: is on the Hub; give a folder for the calibrated model with --output")
-    images = calibration_images(good_folder)
+    images = calibration_images(good_folder, all_good)
     if false_alarm_rate is not None:  # known before the images are measured
         check_supported(images_behind_thresholds(len(images)), false_alarm_rate)
     pipe = load_model(model, device)

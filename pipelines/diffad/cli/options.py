@@ -6,7 +6,7 @@ import typer
 
 from ..deprecation import LAST_RELEASE
 
-FORMER_NAMES = {"class-label": "category", "film": "trajectory", "position-free": "shared-gaussian", "recipe": "score"}
+FORMER_NAMES = {"class-label": "category", "film": "trajectory"}  # of options; diffad train has more
 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="Folder of a trained model, or its name on the Hub.", show_default=False)
@@ -31,6 +31,9 @@ Category = Annotated[
 ]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...; without it cuda where there is one.", show_default=False)
+]
+AllGood = Annotated[
+    bool, typer.Option("--all-good", help="All images of a folder are good, though they lie in several subfolders.")
 ]
 
 

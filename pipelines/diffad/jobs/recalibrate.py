@@ -16,15 +16,19 @@ from ..scoring.calibration import Calibration
 from .folders import image_names
 
 
-def calibration_images(folder: Path) -> list[Path]:
+def calibration_images(folder: Path, all_good: bool = False) -> list[Path]:
     """Images of good parts below a folder, none of which the model was trained on.
 
+    Args:
+        all_good: all of them are good, though they lie in several subfolders.
+
     Raises:
-        DataError: if there are none, or the folder is a whole dataset with training images or defects in it.
+        DataError: if there are none, the folder is a whole dataset with training images or defects in it, or images lie in
+            several subfolders that are not said to be all good.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    layout, _ = find_layout(folder)
+    layout, _ = find_layout(folder, all_good)
     if layout is not plain_folder.LAYOUT:
         raise DataError(
             f"{folder}: is {layout.name}, and calibration takes only good images that were not trained on; name the folder "

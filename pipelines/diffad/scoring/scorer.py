@@ -155,7 +155,7 @@ class Scorer(torch.nn.Module):
         weights = blend_weights(size, corners, tile).to(images)
         blended: TermMaps = {}
         for i, image in enumerate(images):
-            of_image = category if category is None or len(category) == 1 else category[i : i + 1]
+            of_image = category if category is None or category.shape[0] == 1 else category[i : i + 1]
             for start in range(0, len(corners), tiles_per_pass):
                 part = slice(start, start + tiles_per_pass)
                 tiles = cut(image[None], corners[part], tile)  # (tiles, 3, *tile)
