@@ -4,8 +4,10 @@ import argparse
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
 from diffad.atomic import write_text
@@ -49,6 +51,7 @@ AT_LEAST = {
 ABOVE = {"held_out_fraction": 0, "regularization": 0, "max_grad_norm": 0}
 BELOW = {"held_out_fraction": 1, "tile_overlap": 1, "ema_decay": 1}
 NOISE_LEVELS = 1000  # of the chain that components.py builds
+YAML_BOOLEANS = ("true", "false", "yes", "no", "on", "off")
 # Settings of the score that are settings of the run, too.
 SHARED_WITH_SCORE = ("short_side", "tile_overlap", "seed")
 
@@ -198,7 +201,7 @@ def parse_config(arguments: list[str] | None = None) -> TrainingConfig:
     for name in option_names():
         hidden = argparse.SUPPRESS if name in FORMER_NAMES else "see training/config.py"
         parser.add_argument(f"--{name}", help=hidden)
-    options = vars(parser.parse_args(arguments))
+    options = vars(parser.parse_args(spell_out_switches(sys.argv[1:] if arguments is None else arguments)))
     try:
         return load_config(options.pop("config"), options)
     except SettingsError as error:
@@ -208,6 +211,19 @@ def parse_config(arguments: list[str] | None = None) -> TrainingConfig:
 def option_names() -> list[str]:
     """Names of all settings, then the former ones."""
     return [*TrainingConfig.__dataclass_fields__, *FORMER_NAMES]
+
+
+def spell_out_switches(arguments: Sequence[str]) -> list[str]:
+    """Command-line words in which `--all_good` alone has become `--all_good true`, as options that take a value want it."""
+    switches = {entry.name for entry in dataclasses.fields(TrainingConfig) if entry.type is bool}
+    switches |= {former for former, present in FORMER_NAMES.items() if present in switches}
+    words: list[str] = []
+    for word, following in zip_longest(arguments, arguments[1:], fillvalue=""):
+        words.append(word)
+        name = word.removeprefix("--").replace("-", "_")
+        if word.startswith("--") and name in switches and following.lower() not in YAML_BOOLEANS:
+            words.append("true")
+    return words
 
 
 def load_config(preset: str, options: Mapping[str, str | None]) -> TrainingConfig:

@@ -4,7 +4,9 @@ import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from diffad.data import DataError, Sample, category_samples, split_held_out, training_samples
+from diffad.data import DataError, Sample, category_samples, split_by_names, split_held_out, training_samples
+from diffad.imaging.preprocessing import load_region
+from diffad.jobs.recalibrate import check_aspect
 from diffad_training.config import TrainingConfig
 
 HELD_OUT = "held_out.json"
@@ -21,7 +23,7 @@ def good_samples(config: TrainingConfig) -> list[Sample]:
 
 def good_samples_of(source: str, categories: Sequence[str], all_good: bool) -> list[Sample]:
     """The same of a source, its categories (none where it is one itself), and whether all subfolders are of good images."""
-    return category_samples(source, categories) if categories else training_samples(source)
+    return category_samples(source, categories, all_good) if categories else training_samples(source, all_good)
 
 
 def split_samples(
@@ -35,6 +37,16 @@ def split_samples(
     if recorded is not None:
         return split_by_names(samples, recorded)
     return split_held_out(samples, config.held_out_fraction, config.seed)
+
+
+def check_region(roi: str | None, samples: Sequence[Sample]) -> None:
+    """Refuses a region of interest that does not have the framing of the images, which are all alike where there is one.
+
+    Raises:
+        ImageError: if it can't be read, or has another aspect than the first image.
+    """
+    if roi is not None:
+        check_aspect(load_region(roi), roi, samples[0].read().size)
 
 
 def save_held_out(held_out: Sequence[Sample], folder: Path) -> None:
@@ -61,13 +73,3 @@ def read_held_out(model: Path) -> list[str]:
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{path}: damaged; copy the model's folder anew") from None
     return names
-
-
-def split_by_names(samples, held_out_names):
-    missing = sorted(set(held_out_names) - {sample.name for sample in samples})
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(held_out_names)} images that the model holds out are not in the data: {missing[0]}"
-        )
-    chosen = set(held_out_names)
-    return [s for s in samples if s.name not in chosen], [s for s in samples if s.name in chosen]

@@ -40,9 +40,22 @@ def test_reconstruct_writes_repaired_images_and_their_changes(model, parts, tmp_
 
 def test_evaluate_writes_metrics(model, parts, tmp_path):
     result = run(
-        "evaluate", parts, "--model", model, "--output", tmp_path / "out", "--false-alarm-rate", 0.1, "--map-size", "24x48"
+        "evaluate",
+        parts,
+        "--model",
+        model,
+        "--output",
+        tmp_path / "out",
+        "--false-alarm-rate",
+        0.1,
+        "--map-size",
+        "24x48",
+        "--no-report",
     )
-    assert result.exit_code == 0
+    assert (
+        result.exit_code == 0 and "| ensemble |" in result.stdout and f"wrote {tmp_path / 'out/metrics.json'}" in result.stdout
+    )
+    assert not (tmp_path / "out/report.html").exists()
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["scores"]["ensemble"]["image_auroc"] == 1.0
     assert metrics["operating_point"]["requested_false_alarm_rate"] == 0.1 and metrics["map_size"] == "24x48"
@@ -50,11 +63,20 @@ def test_evaluate_writes_metrics(model, parts, tmp_path):
 
 def test_the_command_is_a_module_that_prints_no_progress_into_files(model, parts, tmp_path):
     """As scripts start it."""
-    command = [sys.executable, "-m", "diffad.cli", "evaluate", parts, "--model", model, "--output", tmp_path / "out"]
-    result = subprocess.run([str(word) for word in [*command, "--no-report"]], capture_output=True, text=True, check=True)
-    assert "| ensemble |" in result.stdout and f"wrote {tmp_path / 'out' / 'metrics.json'}" in result.stdout
-    assert "it/s" not in result.stderr and "\r" not in result.stderr and "%|" not in result.stderr
-    assert not (tmp_path / "out" / "report.html").exists()
+    command = [
+        sys.executable,
+        "-m",
+        "diffad.cli",
+        "predict",
+        parts / "test",
+        "--model",
+        model,
+        "--output",
+        tmp_path / "out.csv",
+    ]
+    result = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True)
+    assert result.stdout == f"{tmp_path / 'out.csv'} written: 5 images, 2 of them called defective\n"
+    assert "\r" not in result.stderr and "%|" not in result.stderr
 
 
 def test_calibrate_changes_the_model_in_place(model, tmp_path):

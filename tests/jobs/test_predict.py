@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from diffad.data import DataError
+from diffad.imaging.decoding import ImageWarning
 from diffad.imaging.regions import bounding_boxes
 from diffad.jobs.predict import PredictionSettings, predict_folder
 from diffad.jobs.table import SCHEMA, read_rows
@@ -234,7 +235,19 @@ def test_thresholds_are_in_the_table_and_in_its_record(pipe, folder, tmp_path):
         assert {name: row[name] for name in expected} == (expected if row["error"] is None else dict.fromkeys(expected))
     record = json.loads((tmp_path / "out.jsonl.run.json").read_text())
     assert record["run"]["thresholds"] == [{"category": None, **expected}]
-    assert {"image_threshold", "pixel_threshold"} < set(SCHEMA.names)
+    assert SCHEMA.names[-4:] == ["error", "image_threshold", "pixel_threshold", "pages"]
+
+
+def test_files_of_several_pages_have_one_row_that_says_so(pipe, tmp_path):
+    """As the guide says: the first page is judged."""
+    first, *others = smooth_images(3, seed=20, size=(40, 40))
+    (tmp_path / "images").mkdir()
+    first.save(tmp_path / "images/stack.tif", save_all=True, append_images=others)
+    first.save(tmp_path / "images/single.tif")
+    with pytest.warns(ImageWarning, match="stack.tif: holds 3 pages"):
+        predict(pipe, tmp_path / "images", tmp_path / "out.jsonl")
+    single, stack = read_json_lines(tmp_path / "out.jsonl")
+    assert (single["pages"], stack["pages"]) == (1, 3) and stack["score"] == single["score"]
 
 
 def test_every_category_has_its_thresholds_in_the_record(tmp_path):

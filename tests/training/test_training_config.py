@@ -11,6 +11,7 @@ from diffad_training.config import (
     load_config,
     parse_config,
     save_config,
+    spell_out_switches,
     training_steps,
 )
 from diffad_training.conversion import SettingsError, as_list
@@ -35,7 +36,6 @@ def refused(arguments: list[str], capsys) -> str:
         (["--data", "x", "--max_train_steps", "true"], "max_train_steps: expected int, got True"),
         (["--data", "x", "--max_train_steps", "null"], "max_train_steps: expected int, got None"),
         (["--data", "x", "--learning_rate", ".nan"], "learning_rate: expected float, got nan"),
-        (["--data", "x", "--compile", "3"], "compile: expected bool, got 3"),
         (["--data", "x", "--unet", "[1]"], "unet: expected dict, got [1]"),
         (["--data", "x", "--levels", "[1"], "--levels [1: not a value: line 1: "),
         (["--data", "x", "--levels", "{a: 1}"], "levels: expected a list"),
@@ -147,6 +147,13 @@ def test_former_names_work_on_with_a_warning(former, value, tmp_path):
         assert getattr(parse_config(["--data", "x", f"--{former}", str(value)]), present) == value
 
 
+def test_switches_need_no_value():
+    config = parse_config(["--all_good", "--data", "x", "--compile", "false", "--overwrite"])
+    assert (config.all_good, config.compile, config.overwrite, config.data) == (True, False, True, "x")
+    words = ["x", "--all-good", "--seed", "3", "--keep_checkpoints", "yes", "--position-free"]
+    assert spell_out_switches(words) == [*words[:2], "true", *words[2:], "true"]
+
+
 @pytest.mark.parametrize(
     ("epochs", "images", "processes", "steps"), [(None, 20, 1, 1000), (200, 20, 1, 600), (200, 20, 2, 400), (200, 648, 1, 1000)]
 )
@@ -157,3 +164,5 @@ def test_few_images_are_trained_on_for_fewer_steps(epochs, images, processes, st
 def test_errors_are_settings_errors_for_programs_too():
     with pytest.raises(SettingsError, match="max_train_steps: must be at least 1, got -2"):
         TrainingConfig(max_train_steps=-2)
+    with pytest.raises(SettingsError, match="compile: expected bool, got 3"):
+        TrainingConfig(compile=3)

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from diffad.data import DataError, Sample
-from diffad_training.good_images import good_samples_of, read_held_out, split_by_names
+from diffad.data import DataError, Sample, split_by_names
+from diffad_training.good_images import good_samples_of, read_held_out
 
 
 def held_out_samples(model: Path, data: str | None = None) -> list[Sample]:

@@ -13,7 +13,7 @@ from .options import present_name
 from .predict import predict
 from .push import push
 from .reconstruct import reconstruct
-from .train import train
+from .train import TrainCommand, train
 from .web_app import serve_app
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ def main(
     pass
 
 
-for command in (train, evaluate, predict, reconstruct, calibrate, info, push):
+app.command(cls=TrainCommand)(train)
+for command in (evaluate, predict, reconstruct, calibrate, info, push):
     app.command()(command)
 app.command("app")(serve_app)

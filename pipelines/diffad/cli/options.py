@@ -6,7 +6,7 @@ import typer
 
 from ..deprecation import LAST_RELEASE
 
-FORMER_NAMES = {"class-label": "category", "film": "trajectory", "position-free": "shared-gaussian", "recipe": "score"}
+FORMER_NAMES = {"class-label": "category", "film": "trajectory"}  # of options; diffad train has more
 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="Folder of a trained model, or its name on the Hub.", show_default=False)

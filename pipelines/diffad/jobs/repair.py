@@ -67,9 +67,8 @@ def repair_folder(
     summary = RepairSummary()
     with tqdm(total=len(names), desc="repairing", unit="image", mininterval=1, disable=None) as progress:
         paths = {name: folder / name for name in names}
-        for batch in read_batches(
-            names, lambda name: read_image(paths[name]), batch_size, lambda name: pixel_count(paths[name])
-        ):
+        read, pixels = (lambda name: read_image(paths[name])), (lambda name: pixel_count(paths[name]))
+        for batch in read_batches(names, read, batch_size, pixels):
             summary.images += len(batch)
             summary.errors += [str(image) for _, image in batch if isinstance(image, ImageError)]
             readable = {name: image for name, image in batch if not isinstance(image, ImageError)}
