@@ -154,7 +154,7 @@ def test_unified_run_trains_once_per_seed_and_evaluates_every_category_both_ways
     def pretend(command):
         words = [str(word) for word in command]
         commands.append(words)
-        folder = benchmark.Path(words[words.index("--output_dir") + 1])
+        folder = benchmark.Path(next(after for word, after in zip(words, words[1:]) if word in ("--output_dir", "--output")))
         folder.mkdir(parents=True, exist_ok=True)
         if any(word.endswith("train.py") for word in words):
             (folder / "model_index.json").write_text("{}")
