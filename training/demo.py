@@ -37,7 +37,7 @@ def main() -> None:
     write_solar_cells(data)
     _run(
         [sys.executable, "-m", "accelerate.commands.launch", *_launch_options(), TRAINING / "train.py", "--config", "cpu-small"]
-        + ["--data", data, "--output_dir", model, "--max_train_steps", options.max_train_steps]
+        + ["--data", data, "--output_dir", model, "--max_train_steps", options.max_train_steps, "--overwrite"]
     )
     _run([sys.executable, "-m", "diffad.cli", "evaluate", data, "--model", model, "--output", evaluation])
     draw_picture(model, data, evaluation / "scores.csv", options.output_dir / "picture.png")

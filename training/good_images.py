@@ -5,6 +5,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from diffad.data import DataError, Sample, category_samples, split_by_names, split_held_out, training_samples
+from diffad.imaging.preprocessing import load_region
+from diffad.jobs.recalibrate import check_aspect
 from diffad_training.config import TrainingConfig, load_config
 
 HELD_OUT = "held_out.json"
@@ -35,6 +37,16 @@ def split_samples(
     if recorded is not None:
         return split_by_names(samples, recorded)
     return split_held_out(samples, config.held_out_fraction, config.seed)
+
+
+def check_region(roi: str | None, samples: Sequence[Sample]) -> None:
+    """Refuses a region of interest that does not have the framing of the images, which are all alike where there is one.
+
+    Raises:
+        ImageError: if it can't be read, or has another aspect than the first image.
+    """
+    if roi is not None:
+        check_aspect(load_region(roi), roi, samples[0].read().size)
 
 
 def save_held_out(held_out: Sequence[Sample], folder: Path) -> None:

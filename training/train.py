@@ -38,7 +38,7 @@ from diffad_training.components import build_extractor, build_scheduler, build_u
 from diffad_training.config import TrainingConfig, parse_config, save_config, training_steps
 from diffad_training.dataset import BalancedSampler, CachedDataset, balanced_statistics, build_cache
 from diffad_training.fitting import fit_pipeline
-from diffad_training.good_images import good_samples, save_held_out, split_samples
+from diffad_training.good_images import check_region, good_samples, save_held_out, split_samples
 from diffad_training.interruption import Interruption, ignore_interruption
 from diffad_training.losses import loss_values, training_loss, validate
 from diffad_training.progress import LOG_STEPS, FiniteLoss, ProgressBar, Throughput
@@ -66,6 +66,7 @@ def main(config: TrainingConfig) -> None:
     unet = build_unet(config, extractor.config.channels)
     check_score(config, scheduler, extractor.config.channels)
     samples = good_samples(config)
+    check_region(config.roi, samples)
     folder = RunFolder(Path(config.output_dir))
     with folder.lock() if accelerator.is_main_process else nullcontext():
         run(config, accelerator, folder, samples, extractor, scheduler, unet)
@@ -222,7 +223,9 @@ def run(
         summary = {"seconds": time.perf_counter() - started, "peak_memory_mib": peak_memory_mib(), "steps": step}
         with writing(folder.path, whole=True) as unfinished:
             pipe.save_pretrained(unfinished)
-            save_config(dataclasses.replace(config, max_train_steps=steps), unfinished / "training_config.json")
+            save_config(
+                dataclasses.replace(config, max_train_steps=steps, overwrite=False), unfinished / "training_config.json"
+            )
             save_held_out(held_out_samples, unfinished)
             (unfinished / "training_summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         folder.record(now, is_finished=True)

@@ -53,6 +53,15 @@ def test_images_beyond_the_limit_are_refused_before_they_are_decoded(files):
             sample.read()
 
 
+def test_pixels_are_known_before_anything_is_decoded(files):
+    Image.new("RGB", (1000, 1001)).save(files / "large.png")
+    with zipfile.ZipFile(files / "parts.zip", "w") as archive:
+        archive.write(files / "large.png", "large.png")
+        archive.write(files / "text.png", "text.png")
+    samples = uploaded_samples([files / "large.png", files / "parts.zip", files / "broken.zip"])
+    assert [sample.pixels() for sample in samples] == [1_001_000, 1_001_000, 0, 0]
+
+
 def test_members_of_archives_may_have_any_name(files):
     names = ["n" * 255 + ".png", "\N{SNOWMAN}.png", "=1.png", "C:\\parts\\1.png", "a/" * 50 + "1.png"]
     with zipfile.ZipFile(files / "parts.zip", "w") as archive:

@@ -178,3 +178,14 @@ def test_info_says_why_there_is_no_threshold(tmp_path):
 
 def test_info_of_anything_else_describes_data(parts):
     assert run("info", parts).stdout == f"{describe(parts)}\n"
+
+
+def test_folders_that_are_all_good_are_taken_when_that_is_said(model, tmp_path):
+    for lot in ("monday", "tuesday"):
+        save_images(tmp_path / "lots" / lot, smooth_images(12, seed=len(lot)))
+    for command in (["info", tmp_path / "lots"], ["calibrate", model, tmp_path / "lots"]):
+        refused = run(*command)
+        assert refused.exit_code == 1 and "monday (12), tuesday (12)" in refused.stderr and "--all_good" in refused.stderr
+        for option in ("--all_good", "--all-good"):
+            assert run(*command, option).exit_code == 0
+    assert run("info", tmp_path / "lots", "--all_good").stdout.count("24 good images") == 1

@@ -1,5 +1,6 @@
 """describe(): counts, sizes, held-out images, and every warning shown by a source that deserves it and by no other."""
 
+import re
 import shutil
 
 import numpy as np
@@ -143,3 +144,25 @@ def test_unknown_layout_is_refused(tmp_path):
     save_image(tmp_path / "part/test/1.png")
     with pytest.raises(DataError, match="no known layout"):
         describe(tmp_path / "part")
+
+
+def test_groups_count_in_the_guarantee_and_the_remedy(tmp_path):
+    rows = lines(FOLDERS["KolektorSDD"](tmp_path / "part", items=8))
+    assert re.fullmatch(r"\d+ in 2 groups, drawn from them; \d+ remain to train on", rows["held out"])
+    assert rows["false alarms"].startswith("held-out groups guarantee 50.0% at best: 10% no (needs 10), 5% no")
+    assert "too few good groups of images" in rows["warning"] and "about 140 good groups of images" in rows["warning"]
+
+
+def test_doubtful_images_are_told(folder):
+    dark = np.random.default_rng(0).integers(0, 4096, SIZE, dtype=np.uint16)
+    save(folder / "train/good/000.png", dark)
+    pages = [Image.fromarray(dark.astype(np.uint8))] * 3
+    pages[0].save(folder / "train/good/pages.tif", save_all=True, append_images=pages[1:])
+    save(folder / "ground_truth/hole/000_mask.png", 255 - 255 * np.eye(*SIZE, dtype=np.uint8))
+    warning = lines(folder, held_out_fraction=0.5)["warning"]
+    assert "train/good/000.png: 16-bit image with no level above" in warning
+    assert "train/good/pages.tif: holds 3 pages" in warning
+    assert "hole/000_mask.png: marks 94% of the image as defective and looks inverted" in warning
+    for i in range(10):
+        save(folder / f"train/good/{i:03d}.png", dark + np.uint16(i))
+    assert "7 more images or masks with such warnings" in lines(folder, held_out_fraction=0.5)["warning"]

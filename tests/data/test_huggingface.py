@@ -2,6 +2,8 @@
 
 import io
 import re
+import subprocess
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -172,6 +174,66 @@ def test_several_image_columns_are_refused():
     dataset = datasets.Dataset.from_dict({"left": [png(pixels(0))], "right": [png(pixels(1))]}, features=features)
     with pytest.raises(DataError, match="several image columns, left, right"):
         training_samples(dataset)
+
+
+# Images are decoded by the same rules as files
+
+
+def raw(content: bytes, stream: bool):
+    """A dataset of three images, of which the second is made of these bytes."""
+    features = datasets.Features({"image": datasets.Image()})
+    rows = [png(pixels(0)), {"bytes": content, "path": None}, png(pixels(1))]
+    dataset = datasets.Dataset.from_dict({"image": rows}, features=features)
+    return dataset.to_iterable_dataset() if stream else dataset
+
+
+DAMAGED = sorted((Path(__file__).parents[1] / "cases" / "damaged_images").iterdir())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", DAMAGED, ids=[path.name for path in DAMAGED])
+def test_damaged_rows_are_refused_by_name_and_the_others_read(path, stream, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **kwargs: pytest.fail("another program was started"))
+    samples = training_samples(raw(path.read_bytes(), stream))
+    with pytest.raises(ImageError, match=r"train\[1\]"):
+        samples[1].read()
+    np.testing.assert_array_equal(read([samples[0], samples[2]]), [pixels(0), pixels(1)])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_addresses_that_lead_nowhere_are_refused_by_name(tmp_path, stream, no_network):
+    Image.fromarray(pixels(0)).save(tmp_path / "a.png")
+    features = datasets.Features({"image": datasets.Image()})
+    rows = [str(tmp_path / "a.png"), str(tmp_path / "gone.png")]
+    dataset = datasets.Dataset.from_dict({"image": rows}, features=features)
+    samples = training_samples(dataset.to_iterable_dataset() if stream else dataset)
+    np.testing.assert_array_equal(samples[0].read(), pixels(0))
+    with pytest.raises(ImageError, match=r"train\[1\], .*gone.png: no such file"):
+        samples[1].read()
+
+
+@pytest.mark.parametrize("form", ["numpy", "torch"])
+def test_a_format_set_for_training_elsewhere_does_not_matter(splits, form):
+    expected = read(training_samples(splits))
+    np.testing.assert_array_equal(read(training_samples(splits.with_format(form))), expected)
+
+
+def test_masks_of_rows_are_read_as_mask_files_are(splits):
+    rows = splits["test"].to_list()
+    rows[1]["mask"] = png(np.tile(np.arange(SIZE[1], dtype=np.uint8) * 15, (SIZE[0], 1)))
+    features = splits["test"].features
+    assert load_mask(evaluation_samples({"test": datasets.Dataset.from_list(rows, features=features)})[1], SIZE).mean() > 0.9
+    rows[1]["mask"] = png(np.random.default_rng(0).integers(0, 256, SIZE, dtype=np.uint8))
+    with pytest.raises(ImageError, match=r"mask of .*test\[1\]: no mask but a picture"):
+        evaluation_samples({"test": datasets.Dataset.from_list(rows, features=features)})
+
+
+@pytest.mark.parametrize("word", ["0", "OK", "Normal", "false"])
+def test_text_labels_mean_what_they_mean_in_manifests(word):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    columns = {"image": [png(pixels(i)) for i in range(2)], "label": [word, "1"]}
+    test = evaluation_samples({"test": datasets.Dataset.from_dict(columns, features=features)})
+    assert [sample.defect for sample in test] == ["good", "defect"]
 
 
 # Streams

@@ -10,6 +10,7 @@ from diffad import DiffADPipeline, ImageError
 from diffad.data import DataError
 from diffad_training import train
 from diffad_training.conversion import SettingsError
+from PIL import Image
 from tiny_pipeline import smooth_images
 from tiny_training import tiny_config
 
@@ -85,6 +86,19 @@ def test_settings_that_do_not_fit_are_refused_before_the_data_is_read(changes, m
     with pytest.raises((SettingsError, DataError), match=message):
         train.main(config)
     assert not list(tmp_path.iterdir())
+
+
+def test_region_of_interest_is_stored_and_one_of_another_aspect_refused(good_images, tmp_path):
+    inside = np.zeros((64, 64), dtype=np.uint8)
+    inside[:, :32] = 255
+    Image.fromarray(inside).save(tmp_path / "roi.png")
+    Image.fromarray(inside[:32]).save(tmp_path / "wide.png")
+    with pytest.raises(ImageError, match="wide.png: a region of 64x32 pixels does not fit images of 32x32"):
+        train.main(tiny_config(good_images, tmp_path / "refused", roi=str(tmp_path / "wide.png")))
+    assert not (tmp_path / "refused").exists()
+    train.main(tiny_config(good_images, tmp_path / "model", max_train_steps=2, roi=str(tmp_path / "roi.png")))
+    pipe = DiffADPipeline.from_pretrained(tmp_path / "model")
+    np.testing.assert_array_equal(pipe.calibration.inside((64, 64)), inside > 0)
 
 
 def test_short_runs_of_few_images_end_by_epochs(good_images, tmp_path):

@@ -106,9 +106,10 @@ def run_unified(options: argparse.Namespace, training_options: list[str]) -> Ite
 
 
 def train(options: argparse.Namespace, model: Path, data: Path, seed: int, training_options: list[str]) -> None:
-    """Trains a model; a finished one of the same name is taken as it is."""
+    """Trains a model; a finished one of the same name is taken as it is, an interrupted one goes on."""
     if not (model / "model_index.json").is_file():
-        settings = ["--config", options.config, "--data", data, "--output_dir", model, "--seed", seed, *training_options]
+        settings = ["--config", options.config, "--data", data, "--output_dir", model, "--seed", seed]
+        settings += ["--resume_from_checkpoint", "latest", *training_options]
         _run([sys.executable, "-m", "accelerate.commands.launch", TRAINING / "train.py", *settings])
 
 

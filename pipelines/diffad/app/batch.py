@@ -56,7 +56,8 @@ def inspect_files(
     by_name = {sample.name: sample for sample in samples}
     rows, gallery, done = [], [], 0
     with zipfile.ZipFile(overlays, "w") as archive:
-        for batch in read_batches(list(by_name), lambda name: by_name[name].read(), BATCH_SIZE):
+        read, pixels = (lambda name: by_name[name].read()), (lambda name: by_name[name].pixels())
+        for batch in read_batches(list(by_name), read, BATCH_SIZE, pixels):
             rows += [BatchRow(name, error=str(image)) for name, image in batch if isinstance(image, ImageError)]
             readable = [(name, image) for name, image in batch if not isinstance(image, ImageError)]
             if readable:

@@ -60,7 +60,7 @@ def uploaded_samples(paths: Sequence[str | Path], max_pixels: int = MAX_PIXELS) 
         if path.suffix.lower() == ".zip":
             samples += _archived_samples(path, name, max_pixels)
         else:
-            samples.append(Sample(name, partial(read_upload, path, max_pixels, name)))
+            samples.append(Sample(name, partial(read_upload, path, max_pixels, name), pixels=partial(pixel_count, path)))
     return samples
 
 
@@ -73,7 +73,10 @@ def _archived_samples(path: Path, name: str, max_pixels: int) -> list[Sample]:
     # Of members of one name the last one counts, as when an archive is unpacked.
     images = {member.filename: member for member in members if not member.is_dir() and _is_image(member.filename)}
     names = {f"{name}/{PurePosixPath(filename)}": images[filename] for filename in sorted(images)}
-    return [Sample(full, partial(_read_member, path, member, full, max_pixels)) for full, member in names.items()]
+    return [
+        Sample(full, partial(_read_member, path, member, full, max_pixels), pixels=partial(_member_pixels, path, member))
+        for full, member in names.items()
+    ]
 
 
 def _refuse(reason: str) -> NoReturn:
@@ -84,6 +87,14 @@ def _is_image(filename: str) -> bool:
     path = PurePosixPath(filename)
     hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
     return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
+
+
+def _member_pixels(archive: Path, member: zipfile.ZipInfo) -> int:
+    try:
+        with zipfile.ZipFile(archive) as opened, opened.open(member) as source:
+            return pixel_count(source)
+    except DAMAGED:  # reading it tells
+        return 0
 
 
 def _read_member(archive: Path, member: zipfile.ZipInfo, name: str, max_pixels: int) -> Image.Image:

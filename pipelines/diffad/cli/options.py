@@ -33,6 +33,9 @@ AllGood = Annotated[bool, typer.Option("--all-good", help="Images in several fol
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...; without it cuda where there is one.", show_default=False)
 ]
+AllGood = Annotated[
+    bool, typer.Option("--all-good", help="All images of a folder are good, though they lie in several subfolders.")
+]
 
 
 def present_name(name: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sklearn.model_selection import train_test_split
 
+from ..imaging.decoding import pixel_count
 from ..imaging.reading import IMAGE_SUFFIXES, read_image
 from .ground_truth import file_mask, refuse_shared_masks
 from .labels import GOOD_NAMES
@@ -26,7 +27,8 @@ def file_sample(
 ) -> Sample:
     """Sample of an image file, named by its path relative to `root`; several mask files are united."""
     name = path.relative_to(root).as_posix()
-    return Sample(name, partial(read_image, path), defect, file_mask(masks), held_out, group=group)
+    pixels = partial(pixel_count, path)
+    return Sample(name, partial(read_image, path), defect, file_mask(masks), held_out, group=group, pixels=pixels)
 
 
 def good_samples(folder: Path, root: Path, held_out: bool = False) -> list[Sample]:

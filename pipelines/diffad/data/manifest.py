@@ -20,6 +20,7 @@ import os
 from functools import partial
 from pathlib import Path
 
+from ..imaging.decoding import pixel_count
 from ..imaging.reading import read_image
 from .csv_table import Row, read_table, shown
 from .ground_truth import file_mask, refuse_shared_masks
@@ -74,6 +75,7 @@ def _rows(path: Path) -> list[tuple[str, Sample]]:
                 file_mask(files),
                 held_out=row["split"] == "validation",
                 group=row.get("group") or None,
+                pixels=partial(pixel_count, path.parent / row["image"]),
             ),
         )
         for (_, row), files in zip(rows, masks)

@@ -39,6 +39,7 @@ class Sample:
         category: index of its category, where there are several.
         group: images of one group, such as photographs of one part, are alike: they are held out together or not at all. None
             where the dataset says nothing of it; the image is then a group of its own.
+        pixels: tells how many pixels the image has without decoding it; 0 where that is not known.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Sample:
     held_out: bool = False
     category: int = 0
     group: str | None = None
+    pixels: Callable[[], int] = int
 
     @property
     def is_defective(self) -> bool:

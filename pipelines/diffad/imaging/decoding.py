@@ -15,6 +15,7 @@ from .orientation import upright
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")  # Pillow's names; PPM is PGM as well
 READ_FORMATS = "PNG, JPEG, BMP, TIFF, WebP, PGM and PPM are read"
 MAX_PIXELS = 2**26  # 8192 x 8192, of any image that is decoded; a file of ten kilobytes may promise more
+MAX_WEBP_PIXELS = 2**25  # decoding it takes sixteen bytes for each, twice as many as any other format
 MOST_PAGES = 10_000  # counting stops there: looking for the next page takes longer with every one
 TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF tags
 
@@ -66,18 +67,18 @@ def stores_16_bit_colours(image: Image.Image) -> bool:
     return not image.mode.startswith("I") and ";16" in repr(getattr(image, "tile", [])[:1])
 
 
-def pixel_count(path: str | Path) -> int:
+def pixel_count(source: str | Path | BinaryIO) -> int:
     """Number of pixels that an image file says it has; 0 if it can't be opened, which decoding then says."""
     try:
-        with opened(path, str(path)) as image:
+        with opened(source, str(source)) as image:
             return image.width * image.height
     except ImageError:
         return 0
 
 
-def check_pixels(size: tuple[int, int], name: str) -> None:
+def check_pixels(size: tuple[int, int], name: str, most: int = MAX_PIXELS) -> None:
     """Raises ImageError if an image of this size, (width, height), is too large to decode."""
-    most = min(MAX_PIXELS, Image.MAX_IMAGE_PIXELS or MAX_PIXELS)
+    most = min(most, Image.MAX_IMAGE_PIXELS or most)
     if size[0] * size[1] > most:
         raise ImageError(f"{name}: {size[0]}x{size[1]} are more than {most:,} pixels; cut it into tiles first")
 
@@ -95,7 +96,7 @@ def opened(source: str | Path | BinaryIO, name: str) -> Iterator[Image.Image]:
         else:
             source.seek(0)
         with Image.open(source, formats=FORMATS) as image:
-            check_pixels(image.size, name)
+            check_pixels(image.size, name, MAX_WEBP_PIXELS if image.format == "WEBP" else MAX_PIXELS)
             yield image
 
 

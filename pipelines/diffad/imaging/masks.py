@@ -1,11 +1,12 @@
 """Masks in image files: ground truth of any kind as pixels that are marked or not, and regions of interest."""
 
 import warnings
+from functools import reduce
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 from .decoding import ImageError, ImageWarning, decode, failures_named
 from .orientation import upright
@@ -44,26 +45,28 @@ def marked_pixels(image: Image.Image, name: str) -> np.ndarray:
     """Pixels that a decoded mask marks, `(height, width)` bool; see [`read_mask`]. Warns if they are most of them."""
     with failures_named(name):
         levels = _levels(image, name)
-    full = 255 if levels.max() <= 255 else 65535
-    is_bright = levels.max() >= full * BRIGHT / 255
-    floor = full * NOISE_FLOOR / 255 if is_bright else 0
-    count = len(np.unique(levels[levels > floor]))
+    pixels = _histogram(levels)
+    highest = int(np.flatnonzero(pixels)[-1])
+    full = 255 if highest <= 255 else 65535
+    is_bright = highest >= full * BRIGHT / 255
+    floor = full * NOISE_FLOOR // 255 if is_bright else 0
+    count = np.count_nonzero(pixels[floor + 1 :])
     if count <= MOST_LEVELS:
-        marked = levels > floor
-    elif is_bright and _has_soft_edges(levels, floor):
-        marked = levels >= levels.max() / 2
+        lowest_marked = floor + 1
+    elif is_bright and _has_soft_edges(pixels, highest, floor):
+        lowest_marked = (highest + 1) // 2
     else:
         raise ImageError(
             f"{name}: no mask but a picture of {count} grey levels; save it as black with the defective pixels white"
         )
-    share = marked.mean()
+    share = pixels[lowest_marked:].sum() / levels.size
     if share > LOOKS_INVERTED:
         warnings.warn(
             f"{name}: marks {share:.0%} of the image as defective and looks inverted; defects are white, the rest is black",
             ImageWarning,
             stacklevel=2,
         )
-    return marked
+    return levels >= lowest_marked
 
 
 def read_region(source: str | Path | Image.Image) -> np.ndarray:
@@ -79,33 +82,39 @@ def read_region(source: str | Path | Image.Image) -> np.ndarray:
     return levels > 0 if highest < BRIGHT else levels >= highest / 2
 
 
-def _has_soft_edges(levels: np.ndarray, floor: float) -> bool:
+def _histogram(levels: np.ndarray) -> np.ndarray:
+    """Number of pixels of each level 0..65535; row by row, because counting takes eight bytes per pixel."""
+    return sum(np.bincount(row, minlength=2**16) for row in np.array_split(levels.ravel(), max(1, levels.size // 2**20)))
+
+
+def _has_soft_edges(pixels: np.ndarray, highest: int, floor: int) -> bool:
     """Whether levels between black and white are those of edges, and not of a picture or of slopes throughout."""
-    white = levels >= levels.max() - floor
-    between = np.mean((levels > floor) & ~white)
-    is_mostly_white = white.sum() >= LEAST_WHITE * (levels >= levels.max() / 2).sum()
+    between = pixels[floor + 1 : highest - floor].sum() / pixels.sum()
+    is_mostly_white = pixels[highest - floor :].sum() >= LEAST_WHITE * pixels[(highest + 1) // 2 :].sum()
     return between <= (MOST_BETWEEN if is_mostly_white else SHARE_BETWEEN)
 
 
 def _levels(image: Image.Image, name: str) -> np.ndarray:
-    """`(height, width)` whole numbers, 0 where nothing can be marked: of the alpha channel, or the brightest colour."""
-    if has_transparency(image):
-        image = image.convert("LA") if image.mode == "La" else image
-        image = image.convert("RGBA")
-        lowest, highest = image.getextrema()[3]
-        if lowest < highest:
-            return np.asarray(image.getchannel("A"))
-        image = image.convert("RGB")
-    if image.mode == "F":
-        levels = np.asarray(image)
-        levels = np.round(levels * 255 if levels.max() <= 1 else levels)
-        if not (levels.min() >= 0 and levels.max() <= 65535):
-            raise ImageError(f"{name}: floating-point mask with values outside 0..65535; save it with 8 bits")
-        return levels.astype(np.int32)
-    if image.mode.startswith("I"):
-        if np.asarray(image).min() < 0:
-            raise ImageError(f"{name}: mask with negative values; save it with 8 bits")
-        return np.asarray(image)
+    """`(height, width)` of 8 or 16 bits, 0 where nothing can be marked: of the alpha channel, or the brightest colour."""
     if image.mode in ("LAB", "HSV"):
         raise ImageError(f"{name}: mask with colours as {image.mode}; save it as grey levels")
-    return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB")).reshape(image.height, image.width, -1).max(-1)
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _whole_levels(np.asarray(image), name)
+    if has_transparency(image):
+        image = image if image.mode in ("LA", "PA", "La", "RGBa", "RGBA") else image.convert("RGBA")
+        alpha = image.getchannel(image.getbands()[-1])
+        if len(set(alpha.getextrema())) > 1:
+            return np.asarray(alpha)
+        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    if image.mode not in ("1", "L"):
+        colours = image if image.mode in ("RGB", "RGBA") else image.convert("RGB")
+        image = reduce(ImageChops.lighter, colours.split()[:3])
+    return np.asarray(image.convert("L"))
+
+
+def _whole_levels(levels: np.ndarray, name: str) -> np.ndarray:
+    if levels.dtype.kind == "f":
+        levels = np.round(levels * 255 if levels.max() <= 1 else levels)
+    if not (levels.min() >= 0 and levels.max() <= 65535):
+        raise ImageError(f"{name}: mask with values outside 0..65535; save it with 8 bits")
+    return levels.astype(np.uint16)

@@ -167,11 +167,15 @@ def difference_of_runs(kept: Mapping, run: Mapping) -> str | None:
 
 
 def files_digest(folder: Path, names: Sequence[str]) -> str:
-    """Digest of the names, sizes and modification times of files, without reading them."""
+    """Digest of the names, sizes and modification times of files, without reading them; a broken link has neither."""
     digest = hashlib.sha256()
     for name in names:
-        status = os.stat(folder / name)
-        digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode(errors="surrogateescape"))
+        try:
+            status = os.stat(folder / name)
+            state = f"{status.st_size}\0{status.st_mtime_ns}"
+        except OSError:
+            state = "gone"
+        digest.update(f"{name}\0{state}\0".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
 
 

@@ -108,14 +108,14 @@ class PadimGaussian(Float32ModelMixin, ConfigMixin):
             mean = self.mean.view(-1, self.positions, self.mean.shape[1])[category]  # (N, P, D), N is batch or 1
             whitening = self.whitening.view(-1, self.positions, *self.whitening.shape[1:])[category]  # (N, P, D, D)
         vectors = self._vectors(features)  # (B, P, M, D)
-        if len(mean) == 1:
+        if mean.shape[0] == 1:
             # The images of a batch meet at their position, where one matrix serves them all.
             vectors = vectors.transpose(0, 1).flatten(1, 2)[None]  # (1, P, B M, D)
         whitened = (vectors - mean[:, :, None]) @ whitening.transpose(2, 3)
         distance = whitened.square().sum(dim=3)  # (B, P, M) or (1, P, B M)
-        if len(mean) == 1:
-            distance = distance[0].unflatten(1, (len(features), -1)).transpose(0, 1)  # (B, P, M)
-        return distance.reshape(len(features), *features.shape[-2:])  # (B, h, w)
+        if mean.shape[0] == 1:
+            distance = distance[0].unflatten(1, (features.shape[0], -1)).transpose(0, 1)  # (B, P, M)
+        return distance.reshape(features.shape[0], *features.shape[-2:])  # (B, h, w)
 
     def _rows(self, category: int) -> slice:
         """Where one class's positions lie in mean and whitening."""

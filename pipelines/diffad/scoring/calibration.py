@@ -101,7 +101,9 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         num_calibration_images: int | tuple[int, ...] = 0,
     ):
         super().__init__()
-        maps = len(self.score_config.term_map_names)  # made first, because it checks the settings
+        # The settings of the score; made first, because it checks them
+        self.score_config = ScoreConfig(**{field.name: self.config[field.name] for field in fields(ScoreConfig)})
+        maps = len(self.term_map_names)
         counts = self.images_per_category
         self.register_buffer("roi", torch.zeros(roi_size, dtype=torch.bool) if roi_size else None)
         # One category after the other, so that one category has the shapes of none; scores ascend within each.
@@ -141,11 +143,6 @@ class Calibration(Float32ModelMixin, ConfigMixin):
                     raise ValueError(f"{name} is not sorted")
 
     @property
-    def score_config(self) -> ScoreConfig:
-        """The settings of the score."""
-        return ScoreConfig(**{field.name: self.config[field.name] for field in fields(ScoreConfig)})
-
-    @property
     def term_map_names(self) -> list[str]:
         """Names of all term maps, in the order of the statistics."""
         return self.score_config.term_map_names
@@ -176,11 +173,11 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         Args:
             category: `(batch,)` or `(1,)` integers, whose statistics count where there are several categories.
         """
-        names = self.score_config.term_map_names
+        config, names = self.score_config, self.term_map_names
         first = 0 if category is None else category * len(names)  # of each image's statistics
         standardized = {}
         for name, term_map in term_maps.items():
-            if self.config.per_image and term_of(name) in self.config.standardized_terms:
+            if config.per_image and term_of(name) in config.standardized_terms:
                 standardized[name] = terms.standardize_per_image(term_map)
             else:
                 mean, std = (values[first + names.index(name)].view(-1, 1, 1) for values in (self.term_mean, self.term_std))
@@ -208,7 +205,7 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         """Scores `(batch,)` of maps `(batch, height, width)`: the mean of the highest pixels of the region of interest."""
         if self.roi is not None:
             anomaly_maps = torch.where(self._inside(anomaly_maps.shape[-2:]), anomaly_maps, -torch.inf)
-        return terms.image_score(anomaly_maps, top_k or self.config.top_k)
+        return terms.image_score(anomaly_maps, top_k or self.score_config.top_k)
 
     # The region of interest
 
