@@ -50,11 +50,7 @@ def calibrate(
     check_model(model)
     if output is None and not is_model(Path(model)):
         raise ValueError(f"{model}: is on the Hub; give a folder for the calibrated model with --output")
-<<<<<<< HEAD
     images = calibration_images(good_folder, all_good, images_trained_on(Path(model)))
-=======
-    images = calibration_images(good_folder, all_good)
->>>>>>> main
     if false_alarm_rate is not None:  # known before the images are measured
         check_supported(images_behind_thresholds(len(images)), false_alarm_rate)
     pipe = load_model(model, device)

@@ -29,7 +29,6 @@ Category = Annotated[
         show_default=False,
     ),
 ]
-AllGood = Annotated[bool, typer.Option("--all-good", help="Images in several folders are all good: of days or lots, say.")]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...; without it cuda where there is one.", show_default=False)
 ]

@@ -16,20 +16,12 @@ from ..scoring.calibration import Calibration
 from .folders import image_names
 
 
-<<<<<<< HEAD
 def calibration_images(folder: Path, all_good: bool = False, trained_on: Collection[Path] = ()) -> list[Path]:
     """Images of good parts below a folder that a model was not trained on.
 
     Args:
-        all_good: the subfolders of the folder all hold good images.
-        trained_on: image files that the model knows, absolute; they are left out, because their scores promise too much.
-=======
-def calibration_images(folder: Path, all_good: bool = False) -> list[Path]:
-    """Images of good parts below a folder, none of which the model was trained on.
->>>>>>> main
-
-    Args:
         all_good: all of them are good, though they lie in several subfolders.
+        trained_on: image files that the model knows, absolute; they are left out, because their scores promise too much.
 
     Raises:
         DataError: if there are none, the folder is a whole dataset with training images or defects in it, or images lie in
