@@ -7,7 +7,7 @@ from pathlib import Path
 from diffad.data import DataError, Sample, category_samples, split_by_names, split_held_out, training_samples
 from diffad.imaging.preprocessing import load_region
 from diffad.jobs.recalibrate import check_aspect
-from diffad_training.config import TrainingConfig
+from diffad_training.config import TrainingConfig, load_config
 
 HELD_OUT = "held_out.json"
 
@@ -73,3 +73,18 @@ def read_held_out(model: Path) -> list[str]:
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{path}: damaged; copy the model's folder anew") from None
     return names
+
+
+def images_trained_on(model: Path) -> set[Path]:
+    """Image files that a model has been trained on, absolute, as far as its settings, record and data are where they were."""
+    settings = model / "training_config.json"
+    if not settings.is_file() or not (model / HELD_OUT).is_file():
+        return set()
+    config, held_out = load_config(str(settings), {}), set(read_held_out(model))
+    source = Path(config.data)
+    try:
+        samples = good_samples(config) if source.exists() else []
+    except DataError:  # other data by now
+        return set()
+    root = (source if source.is_dir() else source.parent).resolve()
+    return {root / sample.name for sample in samples if sample.name not in held_out}

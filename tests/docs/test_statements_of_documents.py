@@ -101,7 +101,7 @@ def test_settings_of_training_exist():
 
 
 def test_the_guide_names_all_columns_of_the_table():
-    (columns,) = re.findall(r"Its columns: (.*?)\. `--maps`", GUIDE.text, re.DOTALL)
+    (columns,) = re.findall(r"Its columns: (.*?)\.\s+`--maps`", GUIDE.text, re.DOTALL)
     assert re.findall(r"`([a-z_]+)`", columns) == SCHEMA.names
 
 

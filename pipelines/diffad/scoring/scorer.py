@@ -1,7 +1,7 @@
 """The score as one module: images in the model's range to term maps, anomaly map and image score."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from diffusers import DDPMScheduler
@@ -17,7 +17,8 @@ from .tiling import add_tiles, blend_weights, cut, tile_corners
 TermMaps = dict[str, torch.Tensor]
 
 
-class Score(NamedTuple):
+@dataclass(frozen=True)
+class Score:
     """Score of a batch.
 
     Args:
@@ -29,6 +30,9 @@ class Score(NamedTuple):
     image_scores: torch.Tensor
     anomaly_maps: torch.Tensor
     term_maps: TermMaps
+
+
+torch.export.register_dataclass(Score, serialized_type_name="diffad.Score")  # so that an exported scorer can be saved
 
 
 class Scorer(torch.nn.Module):
