@@ -3,6 +3,14 @@
 import os
 import socket
 
+# Every worker has a core of its own: threads of several processes on the same cores wait for each other far longer than they
+# compute. Set before torch is imported; processes that tests start inherit it.
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
 # Set before any Hugging Face library is imported: a download that a test needs by mistake then fails at once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 

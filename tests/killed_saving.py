@@ -1,4 +1,4 @@
-"""Kills processes that save a model over another, and looks at what is left. Run as a script: the number of kills, what is saved.
+"""Kills processes that save a model over another, and looks at what is left. Run as a script, with the number of kills first.
 
     PYTHONPATH=tests python tests/killed_saving.py 40 model FOLDER
 

@@ -1,1 +1,1 @@
-"""Training and measuring: what turns images into pipelines. Imported as `diffad_training`; the scripts are launched by path."""
+"""Training and measuring, imported as `diffad_training`: what turns images into pipelines; the scripts are launched by path."""

@@ -4,24 +4,73 @@ import argparse
 import dataclasses
 import json
 import math
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
-import yaml
+from diffad.atomic import write_text
+from diffad.deprecation import with_present_names
+from diffad.scoring.config import ScoreConfig
+from diffad_training.conversion import SettingsError, as_list, converted, parsed
 
 PRESETS = Path(__file__).parent / "configs"
+# Present names of settings as diffad 0.1 called them, in files and as options.
+FORMER_NAMES = {"position_free": "shared_gaussian", "recipe": "score"}
+
+CHOICES = {
+    "augmentations": ("hflip", "vflip", "rot90"),
+    "prediction_type": ("epsilon", "sample"),
+    "mixed_precision": ("auto", "no", "bf16", "fp16"),
+}
+# The lowest value of every number, and those that must lie above a bound or below one.
+AT_LEAST = {
+    "resolution": 8,
+    "short_side": 8,
+    "tile_overlap": 0,
+    "num_workers": 0,
+    "levels": 0,
+    "feature_stride": 1,
+    "gaussian_dims": 1,
+    "max_train_steps": 1,
+    "max_train_epochs": 1,
+    "train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 0,
+    "lr_warmup_steps": 0,
+    "weight_decay": 0,
+    "ema_decay": 0,
+    "feature_weight": 0,
+    "max_timestep": 2,
+    "seed": 0,
+    "checkpointing_steps": 1,
+    "checkpoints_total_limit": 1,
+    "validation_steps": 1,
+}
+ABOVE = {"held_out_fraction": 0, "regularization": 0, "max_grad_norm": 0}
+BELOW = {"held_out_fraction": 1, "tile_overlap": 1, "ema_decay": 1}
+NOISE_LEVELS = 1000  # of the chain that components.py builds
+YAML_BOOLEANS = ("true", "false", "yes", "no", "on", "off")
+# Settings of the score that are settings of the run, too.
+SHARED_WITH_SCORE = ("short_side", "tile_overlap", "seed")
 
 
 @dataclass
 class TrainingConfig:
-    """Every setting of train.py. The presets in configs/ say which values belong together."""
+    """Every setting of train.py. The presets in configs/ say which values belong together.
+
+    Raises:
+        SettingsError: naming the setting that is wrong.
+    """
 
     # data
     data: str = ""  # MVTec-layout folder, folder of good images, or `datasets` name or folder
-    categories: list[str] = field(
-        default_factory=list
-    )  # folders in `data` to train one model of all of; empty is one model of `data`
+    categories: list[str] = field(default_factory=list)  # folders in `data` that one model is of; empty is `data` itself
+    all_good: bool = False  # the subfolders of a plain folder all hold good images: days or lots, not kinds of parts
+    roi: str | None = None  # mask file of the region of interest (white is inside), for parts that lie alike in all images
     output_dir: str = "runs/model"
+    overwrite: bool = False  # take the place of another run or model in output_dir
     cache_dir: str | None = None  # of decoded images and features; None is <output_dir>/cache, removed at the end
     resolution: int = 256  # pixels per side at which images are trained on and scored
     short_side: int | None = None  # scale images to so many pixels, keep their aspect, cut them into tiles of `resolution`
@@ -41,9 +90,9 @@ class TrainingConfig:
     # folder or Hub name of a UNet2DModel or JointUNet2DModel to start from; `unet` then only holds what differs from it
     pretrained_unet: str | None = None
 
-    # Gaussian of normal features
+    # Gaussian of the features of good parts
     gaussian_dims: int | None = None  # channels used; None is all
-    shared_gaussian: bool = False  # one Gaussian for all positions: textures, parts that lie anyhow
+    shared_gaussian: bool = False  # one Gaussian for all positions: textures, unaligned parts
     regularization: float = 0.01
 
     # optimization
@@ -57,40 +106,77 @@ class TrainingConfig:
     max_grad_norm: float = 1.0
     ema_decay: float = 0.997
     feature_weight: float = 1.0
-    max_timestep: int = 1000  # training draws t below it; scoring looks at 20, 201 and 401
+    max_timestep: int = NOISE_LEVELS  # training draws t below it; scoring looks at 20, 201 and 401
     mixed_precision: str = "auto"  # auto, no, bf16, fp16
     compile: bool = False  # torch.compile the UNet
     seed: int = 0
 
-    # scoring recipe stored with the pipeline: arguments of Calibration
-    recipe: dict = field(default_factory=dict)
+    # how images are scored, stored with the pipeline: settings of ScoreConfig but short_side, tile_overlap and seed
+    score: dict = field(default_factory=dict)
 
     # running
     checkpointing_steps: int = 500
     checkpoints_total_limit: int = 2
+    keep_checkpoints: bool = False  # when the model is finished, too
     resume_from_checkpoint: str | None = None  # a checkpoint folder, or "latest"
     validation_steps: int = 250
     report_to: str | None = "tensorboard"  # tracker of accelerate, or none
 
     def __post_init__(self):
-        unknown = set(self.augmentations) - {"hflip", "vflip", "rot90"}
-        if unknown:
-            raise ValueError(f"unknown augmentations {sorted(unknown)}; there are hflip, vflip, rot90")
-        if len(set(self.categories)) != len(self.categories) or len(self.categories) == 1:
-            raise ValueError(f"categories must name at least two different folders in data, got {self.categories}")
-        if self.prediction_type not in ("epsilon", "sample"):
-            raise ValueError(f"prediction_type must be epsilon or sample, got {self.prediction_type!r}")
-        if not 0 < self.held_out_fraction < 1:
-            raise ValueError(f"held_out_fraction must lie between 0 and 1, got {self.held_out_fraction}")
-        if self.short_side is not None:
-            if self.short_side < self.resolution:
-                raise ValueError(f"short_side must be at least the resolution {self.resolution}, got {self.short_side}")
-            if not self.shared_gaussian:
-                raise ValueError("short_side needs shared_gaussian: tiles from all over an image share one Gaussian")
-        if not 0 <= self.tile_overlap < 1:
-            raise ValueError(f"tile_overlap must lie in [0, 1), got {self.tile_overlap}")
+        for entry in dataclasses.fields(self):
+            setattr(self, entry.name, converted(entry.type, getattr(self, entry.name), entry.name))
         if self.report_to == "none":
             self.report_to = None
+        for name, known in CHOICES.items():
+            unknown = sorted(set(as_list(getattr(self, name))) - set(known))
+            if unknown:
+                raise SettingsError(f"{name}: unknown {', '.join(unknown)}; there are {', '.join(known)}")
+        self._check_ranges()
+        if not self.levels or len(set(self.levels)) < len(self.levels):
+            raise SettingsError(f"levels: must name at least one feature level, and none twice, got {self.levels}")
+        if len(set(self.categories)) != len(self.categories) or len(self.categories) == 1:
+            raise SettingsError(f"categories: must name at least two different folders in data, got {self.categories}")
+        if self.resolution % self.feature_stride:
+            raise SettingsError(
+                f"resolution: must be a multiple of feature_stride {self.feature_stride}, got {self.resolution}"
+            )
+        if self.short_side is not None:
+            if self.short_side < self.resolution:
+                raise SettingsError(f"short_side: must be at least the resolution {self.resolution}, got {self.short_side}")
+            if not self.shared_gaussian:
+                raise SettingsError("short_side: needs shared_gaussian: tiles from all over an image share one Gaussian")
+        if self.overwrite and self.resume_from_checkpoint == "latest":
+            raise SettingsError("overwrite: begins anew, and resume_from_checkpoint latest goes on; give one of them")
+        self._check_score()
+
+    def _check_ranges(self) -> None:
+        for bounds, fits, text in (
+            (AT_LEAST, lambda value, bound: value >= bound, "at least"),
+            (ABOVE, lambda value, bound: value > bound, "above"),
+            (BELOW, lambda value, bound: value < bound, "below"),
+            ({"max_timestep": NOISE_LEVELS}, lambda value, bound: value <= bound, "at most"),
+        ):
+            for name, bound in bounds.items():
+                for value in as_list(getattr(self, name)):
+                    if not fits(value, bound):
+                        raise SettingsError(f"{name}: must be {text} {bound}, got {value}")
+
+    def _check_score(self) -> None:
+        kinds = {entry.name: entry.type for entry in dataclasses.fields(ScoreConfig) if entry.name not in SHARED_WITH_SCORE}
+        unknown = sorted(set(self.score) - set(kinds))
+        if unknown:
+            hint = " (a setting of the run)" if unknown[0] in SHARED_WITH_SCORE else ""
+            raise SettingsError(f"score: has no setting {unknown[0]}{hint}; there are {', '.join(kinds)}")
+        self.score = {name: converted(kinds[name], value, f"score: {name}") for name, value in self.score.items()}
+        try:
+            config = ScoreConfig(**self.score)
+        except ValueError as error:
+            raise SettingsError(f"score: {error}") from error
+        if min(config.weights.values()) < 0 or not any(config.weights.values()):
+            raise SettingsError(f"score: weights must be at least 0, and one above 0, got {dict(config.weights)}")
+        too_noisy = [t for t in config.timesteps if not 0 <= t < self.max_timestep]
+        if too_noisy:
+            raise SettingsError(f"score: timesteps {too_noisy} are never trained on; max_timestep is {self.max_timestep}")
 
 
 def training_steps(config: TrainingConfig, num_images: int, num_processes: int) -> int:
@@ -104,62 +190,86 @@ def training_steps(config: TrainingConfig, num_images: int, num_processes: int) 
 def parse_config(arguments: list[str] | None = None) -> TrainingConfig:
     """Reads `--config <preset name or YAML file>` and the overriding options.
 
-    Exits with a message naming the option when a value is missing or wrong.
+    Exits with status 2 and a line naming the option when a value is missing or wrong.
     """
-    parser = argparse.ArgumentParser(description="Train diffad on images of good parts.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description="Train diffad on images of good parts.",
+        usage="%(prog)s [--config PRESET] --data DATA [--SETTING VALUE ...]",
+        allow_abbrev=False,
+    )
     parser.add_argument("--config", default="cpu-small", help="preset in training/configs, or a YAML file")
-    for name in TrainingConfig.__dataclass_fields__:
-        parser.add_argument(f"--{name}", help="see training/config.py")
-    options = vars(parser.parse_args(arguments))
+    for name in option_names():
+        hidden = argparse.SUPPRESS if name in FORMER_NAMES else "see training/config.py"
+        parser.add_argument(f"--{name}", help=hidden)
+    options = vars(parser.parse_args(spell_out_switches(sys.argv[1:] if arguments is None else arguments)))
     try:
         return load_config(options.pop("config"), options)
-    except ValueError as error:
-        parser.error(str(error))
+    except SettingsError as error:
+        parser.exit(2, f"error: {error}\n")
 
 
-def load_config(preset: str, options: dict[str, str | None]) -> TrainingConfig:
+def option_names() -> list[str]:
+    """Names of all settings, then the former ones."""
+    return [*TrainingConfig.__dataclass_fields__, *FORMER_NAMES]
+
+
+def spell_out_switches(arguments: Sequence[str]) -> list[str]:
+    """Command-line words in which `--all_good` alone has become `--all_good true`, as options that take a value want it."""
+    switches = {entry.name for entry in dataclasses.fields(TrainingConfig) if entry.type is bool}
+    switches |= {former for former, present in FORMER_NAMES.items() if present in switches}
+    words: list[str] = []
+    for word, following in zip_longest(arguments, arguments[1:], fillvalue=""):
+        words.append(word)
+        name = word.removeprefix("--").replace("-", "_")
+        if word.startswith("--") and name in switches and following.lower() not in YAML_BOOLEANS:
+            words.append("true")
+    return words
+
+
+def load_config(preset: str, options: Mapping[str, str | None]) -> TrainingConfig:
     """A preset's settings (name in training/configs, or a YAML file), overridden by the options that are not None.
 
     Raises:
-        ValueError: naming the preset or setting that is missing or wrong.
+        SettingsError: naming the preset or setting that is missing or wrong.
     """
-    fields = {f.name: f for f in dataclasses.fields(TrainingConfig)}
     settings = _read_preset(preset)
-    unknown = sorted(set(settings) - set(fields))
-    if unknown:
-        raise ValueError(f"unknown settings {', '.join(unknown)} in the YAML file")
-    for name, text in options.items():
-        if text is not None:
-            # YAML's scalar rules turn text into numbers, lists, booleans and null.
-            try:
-                settings[name] = text if fields[name].type is str else yaml.safe_load(text)
-            except yaml.YAMLError as error:
-                raise ValueError(f"--{name} {text}: not a value ({error})") from None
+    kinds = {entry.name: entry.type for entry in dataclasses.fields(TrainingConfig)}
+    given = _with_present_names({name: text for name, text in options.items() if text is not None})
+    for name, text in given.items():
+        # As it was typed where text is wanted; otherwise YAML's rules make numbers, lists, booleans and null of it.
+        settings[name] = text if kinds[name] is str else parsed(text, f"--{name} {text}: not a value", {name: kinds[name]})
     if not settings.get("data"):
-        raise ValueError("--data is missing: a folder of good images")
-    return TrainingConfig(**{name: _convert(fields[name].type, value, name) for name, value in settings.items()})
+        raise SettingsError("--data is missing: a folder of good images")
+    return TrainingConfig(**settings)
 
 
 def save_config(config: TrainingConfig, path: Path) -> None:
     """Writes all settings of a run as JSON, which YAML readers (and `--config`) accept."""
-    path.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    write_text(path, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
 
 
 def _read_preset(name: str) -> dict:
     path = Path(name) if Path(name).is_file() else PRESETS / f"{name}.yaml"
     if not path.is_file():
         presets = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.yaml")))
-        raise ValueError(f"--config {name}: no such file, and no preset of that name ({presets})")
-    return yaml.safe_load(path.read_text()) or {}
+        raise SettingsError(f"--config {name}: no such file, and no preset of that name ({presets})")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path}: not text in UTF-8; save it so") from None
+    kinds = {entry.name: entry.type for entry in dataclasses.fields(TrainingConfig)}
+    settings = parsed(text, str(path), kinds | {former: kinds[present] for former, present in FORMER_NAMES.items()})
+    if not isinstance(settings, dict | None):
+        raise SettingsError(f"{path}: holds no settings, one `name: value` a line")
+    settings = _with_present_names(settings or {})
+    unknown = sorted(str(name) for name in set(settings) - set(kinds))
+    if unknown:
+        raise SettingsError(f"{path}: unknown settings {', '.join(unknown)}")
+    return settings
 
 
-def _convert(kind, value, name: str):
-    """Numbers that YAML reads as another type (1e-4 as text, 1 for 1.0), everything else unchanged."""
-    if kind in (int, float) and not isinstance(value, bool):
-        try:
-            return kind(value)
-        except (TypeError, ValueError):
-            raise ValueError(f"{name}: expected {kind.__name__}, got {value!r}") from None
-    if kind in (bool, dict) and not isinstance(value, kind):
-        raise ValueError(f"{name}: expected {kind.__name__}, got {value!r}")
-    return value
+def _with_present_names(settings: dict) -> dict:
+    try:
+        return with_present_names(settings, FORMER_NAMES)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None

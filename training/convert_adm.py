@@ -4,7 +4,8 @@ python training/convert_adm.py 256x256_diffusion.pt --output adm-256
 accelerate launch training/train.py --config paper --pretrained_unet adm-256 --data DATA --output_dir runs/part
 
 The file is a pickle, as all of OpenAI's are. It is read with `weights_only=True`, which rebuilds tensors and plain containers
-and refuses anything that would run code.
+and is meant to refuse anything that would run code. That was broken twice (CVE-2025-32434, CVE-2026-24747) and is mended in
+torch 2.10, which is therefore the lowest version; still convert only files whose origin you trust.
 
 The weights are copied one by one: the converted model computes what the checkpoint's own code computes, epsilon in the first
 three channels and the variance interpolation v in the last three. Its feature head is empty and is replaced in training.
@@ -177,7 +178,7 @@ def fold_label_embedding(config: dict, weights: dict[str, torch.Tensor]) -> tupl
 
 
 def load_checkpoint(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a .pt file, by name. Raises ValueError if it is damaged or holds anything else; runs no code from it."""
+    """Tensors of a .pt file, by name. Raises ValueError if it is damaged or holds anything else, such as code."""
     try:
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:

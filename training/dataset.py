@@ -8,27 +8,38 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffad.atomic import write_text
 from diffad.data import Sample
+from diffad.disk_space import reserve
 from diffad.imaging.preprocessing import resize_rgb, to_model_range
 from diffad.models.feature_extractor import FeatureExtractor
 from diffad.scoring.tiling import cut, tile_corners, working_size
+from filelock import FileLock
 from torch.utils.data import Dataset, Sampler
 from tqdm.auto import tqdm
+
+MARKER = "cache.json"
 
 
 class CachedDataset(Dataset):
     """Good images or tiles of them, `(3, S, S)` uint8, their raw features `(D, h, w)` float16 and class labels.
 
-    Images and features are memory-mapped arrays.
+    Images and features are memory-mapped arrays: nothing but the pages in use occupies memory, however many images there are.
 
-    Nothing but the pages in use occupies memory, however many images there are.
+    Args:
+        folder: that [`build_cache`] filled.
+
+    Attributes:
+        owners: `(N,)`, the sample that each entry was cut from.
+        digest: of names, categories and pixels: equal where the images are, on whatever machine.
     """
 
     def __init__(self, folder: Path):
         self.images = np.load(folder / "images.npy", mmap_mode="r")
         self.features = np.load(folder / "features.npy", mmap_mode="r")
-        self.owners = np.load(folder / "owners.npy")  # the sample that each entry was cut from
+        self.owners = np.load(folder / "owners.npy")
         self.categories = np.load(folder / "categories.npy")
+        self.digest: str = json.loads((folder / MARKER).read_text(encoding="utf-8"))["images"]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -56,19 +67,36 @@ def build_cache(
 ) -> None:
     """Fills `folder` for [`CachedDataset`], or keeps it when it already holds just these samples and features.
 
-    Decoding every image here also means that a damaged one stops the run before training starts.
-    """
-    fingerprint = _fingerprint(samples, extractor, resolution, short_side, tile_overlap)
-    marker = folder / "cache.json"
-    if marker.is_file() and json.loads(marker.read_text()) == fingerprint:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    marker.unlink(missing_ok=True)
+    Decoding every image here also means that a damaged one stops the run before training starts. A run that finds another one
+    filling the folder waits for it.
 
+    Raises:
+        ImageError: naming an image that can't be read.
+        DiskFullError: before anything is decoded, naming the file and the space that it takes.
+    """
+    source = _source(samples, extractor, resolution, short_side, tile_overlap)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        if _source_of(folder) != source:
+            (folder / MARKER).unlink(missing_ok=True)
+            digest = _fill(samples, extractor, resolution, folder, batch_size, short_side, tile_overlap)
+            write_text(folder / MARKER, json.dumps({"source": source, "images": digest}))
+
+
+def _fill(
+    samples: Sequence[Sample],
+    extractor: FeatureExtractor,
+    resolution: int,
+    folder: Path,
+    batch_size: int,
+    short_side: int | None,
+    tile_overlap: float,
+) -> str:
+    """Writes the arrays and returns the digest of the images."""
     tile = (resolution, resolution)
     sizes = [tile] * len(samples)
     if short_side is not None:
-        originals = (sample.read() for sample in tqdm(samples, desc="reading sizes"))
+        originals = (sample.read() for sample in tqdm(samples, desc="reading sizes", disable=None))
         sizes = [working_size((image.height, image.width), short_side) for image in originals]
     corners = [tile_corners(size, tile, tile_overlap) for size in sizes]
     owners = np.repeat(np.arange(len(samples)), [len(of_sample) for of_sample in corners])
@@ -76,19 +104,21 @@ def build_cache(
     np.save(folder / "categories.npy", np.array([sample.category for sample in samples])[owners])
 
     images = _new_array(folder / "images.npy", (len(owners), 3, *tile), np.uint8)
-    for i, sample in enumerate(tqdm(samples, desc="reading images")):
-        image = torch.from_numpy(resize_rgb(sample.read(), sizes[i]))
-        images[owners == i] = cut(image[None], corners[i], tile).numpy()
-
     grid = resolution // extractor.config.stride
     features = _new_array(folder / "features.npy", (len(owners), extractor.config.channels, grid, grid), np.float16)
-    for start in tqdm(range(0, len(owners), batch_size), desc="extracting features"):
+    digest = hashlib.sha256()
+    for i, sample in enumerate(tqdm(samples, desc="reading images", disable=None)):
+        image = torch.from_numpy(resize_rgb(sample.read(), sizes[i]).copy())
+        images[owners == i] = cut(image[None], corners[i], tile).numpy()
+        digest.update(f"{sample.category}:{sample.name}\n".encode(errors="surrogateescape"))
+        digest.update(images[owners == i].tobytes())
+    for start in tqdm(range(0, len(owners), batch_size), desc="extracting features", disable=None):
         batch = torch.from_numpy(images[start : start + batch_size]).to(extractor.device)
         with torch.inference_mode():
             features[start : start + batch_size] = extractor.raw_features(to_model_range(batch)).cpu().numpy()
     images.flush()
     features.flush()
-    marker.write_text(json.dumps(fingerprint))
+    return digest.hexdigest()
 
 
 def channel_statistics(features: np.ndarray, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -158,11 +188,25 @@ def augment(images: torch.Tensor, names: Sequence[str], generator: torch.Generat
     return images
 
 
-def _new_array(path: Path, shape: tuple[int, ...], dtype) -> np.ndarray:
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+def _new_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """A memory-mapped file whose space is taken: a full disk would otherwise kill the process on writing."""
+    with path.open("wb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_2_0(file, header)
+        start = file.tell()
+    reserve(path, start + math.prod(shape) * np.dtype(dtype).itemsize)
+    return np.load(path, mmap_mode="r+")
 
 
-def _fingerprint(
+def _source_of(folder: Path) -> dict | None:
+    """What a complete cache was made from."""
+    try:
+        return json.loads((folder / MARKER).read_text(encoding="utf-8")).get("source")
+    except (OSError, ValueError, AttributeError):  # none, or damaged
+        return None
+
+
+def _source(
     samples: Sequence[Sample], extractor: FeatureExtractor, resolution: int, short_side: int | None, tile_overlap: float
 ) -> dict:
     """Changes whenever a cached number could: files, their contents, the extractor's weights, the resolution or the tiles."""
@@ -170,7 +214,7 @@ def _fingerprint(
     for sample in samples:
         path = getattr(sample.read, "args", [None])[0]
         stat = f"{path.stat().st_size}:{path.stat().st_mtime_ns}" if isinstance(path, Path) else ""
-        digest.update(f"{sample.category}:{sample.name}:{stat}\n".encode())
+        digest.update(f"{sample.category}:{sample.name}:{stat}\n".encode(errors="surrogateescape"))
     weights = hashlib.sha256()
     for tensor in extractor.network.state_dict().values():
         weights.update(tensor.cpu().contiguous().numpy().tobytes())

@@ -3,7 +3,7 @@
     python training/demo.py
 
 Takes the 300x300 electroluminescence images of monocrystalline cells that the PyPI package `elpv-dataset` carries (Buerhop-Lutz
-et al. 2018, CC BY-NC-SA 4.0), writes them as a MVTec-layout folder, and runs train.py and evaluate.py on it as a user would.
+et al. 2018, CC BY-NC-SA 4.0), writes them as a MVTec-layout folder, and trains and evaluates on it as a user would.
 """
 
 import argparse
@@ -37,9 +37,9 @@ def main() -> None:
     write_solar_cells(data)
     _run(
         [sys.executable, "-m", "accelerate.commands.launch", *_launch_options(), TRAINING / "train.py", "--config", "cpu-small"]
-        + ["--data", data, "--output_dir", model, "--max_train_steps", options.max_train_steps]
+        + ["--data", data, "--output_dir", model, "--max_train_steps", options.max_train_steps, "--overwrite"]
     )
-    _run([sys.executable, TRAINING / "evaluate.py", "--model", model, "--data", data, "--output_dir", evaluation])
+    _run([sys.executable, "-m", "diffad.cli", "evaluate", data, "--model", model, "--output", evaluation])
     draw_picture(model, data, evaluation / "scores.csv", options.output_dir / "picture.png")
     print(
         f"\nDone in {(time.perf_counter() - started) / 60:.1f} minutes.\n"

@@ -125,14 +125,23 @@ def finish(folder: str | Path) -> None:
 
 
 def discard_unfinished(folder: str | Path) -> None:
-    """Removes what killed writers of a folder left unfinished; a writer that lives is left alone."""
+    """Removes what killed writers left unfinished of a folder, and of folders in it; a writer that lives is left alone."""
     folder = Path(folder)
-    places = [(folder, UNFINISHED), (folder.parent, f".{folder.name}{UNFINISHED}")]
-    found = [path for place, start in places if place.is_dir() for path in place.iterdir() if path.name.startswith(start)]
+    found = [path for path in _entries(folder) if path.name.startswith(".") and UNFINISHED in path.name]
+    found += [path for path in _entries(folder.parent) if path.name.startswith(f".{folder.name}{UNFINISHED}")]
     for scratch in {Path(str(path).removesuffix(LOCK)) for path in found}:
         with suppress(Timeout, OSError), _alive(scratch, timeout=0) as lock:
             if lock.is_locked:
                 shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remove_folder(folder: str | Path) -> None:
+    """Removes a folder: a kill leaves all of it, or nothing under its name."""
+    folder = Path(folder)
+    scratch = folder.parent / f".{folder.name}{UNFINISHED}{uuid.uuid4().hex[:8]}"
+    with _alive(scratch):
+        _rename_folder(folder, scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -203,6 +212,10 @@ def _files(folder: Path) -> list[str]:
     """Names of all files below a folder but its digest."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return [name for name in names if name != DIGEST]
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def _sha256(path: Path) -> str:

@@ -65,6 +65,15 @@ def test_a_loaded_pipeline_keeps_the_settings_it_was_trained_with(model, tmp_pat
     assert json.loads((tmp_path / "repo/calibration/config.json").read_text())["num_calibration_images"] == 8
 
 
+def test_names_of_the_held_out_images_travel_with_the_model(model, tmp_path):
+    names = {"held_out": ["train/good/003.png", "train/good/017.png"]}
+    source = shutil.copytree(model, tmp_path / "model")
+    (source / "held_out.json").write_text(json.dumps(names))
+    export_repo(source, tmp_path / "repo")
+    assert json.loads((tmp_path / "repo/held_out.json").read_text()) == names
+    assert "held_out.json" in (tmp_path / "repo/digest.json").read_text()
+
+
 def test_evaluations_on_folders_of_one_name_keep_their_own_samples(pipe, model, tmp_path):
     colours = ("red", "green", "blue")
     evaluations = [

@@ -3,7 +3,7 @@
     python training/benchmarks/ablation.py --data_root DATA --models runs/screw-cpu-small-0 runs/magnetic_tile-cpu-small-0
 
 Nothing is trained: every row combines the same term maps of the test images in another way. Appends one line per model to
-training/benchmarks/results/ablation.jsonl, renders the table between README.md's markers from it, and draws model_cards/alpha.png.
+results/ablation.jsonl beside this file, renders the table of model_cards/ablations.md from it, and draws model_cards/alpha.png.
 """
 
 import argparse
@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from diffad import DiffADPipeline
 from diffad.data import evaluation_samples
-from diffad.evaluation import evaluate
-from diffad.evaluation.evaluate import PAPER_ALPHA
+from diffad.evaluation.results import PAPER_ALPHA, measure
+from diffad.evaluation.scored_samples import PROTOCOL_MAP_SIZE, read_truth, score_samples
 from diffad.scoring.terms import image_score, standardize_per_image
 from diffad_training.benchmarks.records import append_result, fill_tables, latest_results
 
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "training" / "benchmarks" / "results" / "ablation.jsonl"
-README = ROOT / "README.md"
+CARD = ROOT / "model_cards" / "ablations.md"
 PLOT = ROOT / "model_cards" / "alpha.png"
 METRICS = {"image_auroc": "image AUROC", "pixel_ap": "pixel AP", "aupro_30": "AUPRO"}
 ALPHAS = tuple(round(0.1 * i, 1) for i in range(11))
@@ -45,18 +45,18 @@ def main(arguments: list[str] | None = None) -> None:
         pipe.to("cuda" if torch.cuda.is_available() else "cpu")
         category = Path(settings["data"]).name
         samples = evaluation_samples(options.data_root / category)
-        masks = evaluate.read_truth(samples, evaluate.PROTOCOL_MAP_SIZE)
+        masks = read_truth(samples, PROTOCOL_MAP_SIZE)
         with tempfile.TemporaryDirectory() as scratch:
-            evaluation = evaluate.score_samples(pipe, samples, masks, evaluate.PROTOCOL_MAP_SIZE, Path(scratch))
-            maps = {name: evaluation.partials[:, i] for i, name in enumerate(evaluation.term_map_names)}
-            spread = dict(zip(pipe.calibration.term_map_names, pipe.calibration.term_std.tolist()))
+            scored = score_samples(pipe, samples, masks, PROTOCOL_MAP_SIZE, Path(scratch))
+            maps = {name: scored.term_maps[:, i] for i, name in enumerate(scored.term_map_names)}
+            spread = dict(zip(scored.term_map_names, pipe.calibration.term_std.tolist()))
             rows = {}
             for name, combined in score_rows(maps, spread):
-                metrics = evaluate.measure(combined, image_score(torch.from_numpy(combined)).numpy(), evaluation)
+                metrics = measure(combined, image_score(torch.from_numpy(combined)).numpy(), scored)
                 rows[name] = {metric: float(metrics[metric]) for metric in METRICS}
         append_result(RESULTS, {"category": category, "seed": settings["seed"], "rows": rows})
     results = latest_results(RESULTS, IDENTITY)
-    fill_tables(README, "ablation", lambda _: table(results))
+    fill_tables(CARD, "ablation", lambda _: table(results))
     draw(results, PLOT)
 
 
@@ -64,7 +64,7 @@ def score_rows(maps: dict[str, np.ndarray], spread: dict[str, float]) -> Rows:
     """Every ablation's name and combined maps `(N, H, W)`.
 
     Args:
-        maps: term maps `(N, H, W)` by name (`kl@20`, `feature@401`, ...), standardised by held-out normal images.
+        maps: term maps `(N, H, W)` by name (`kl@20`, `feature@401`, ...), standardised by calibration images.
         spread: the standard deviations by which they were divided.
     """
     timesteps = sorted({int(name.partition("@")[2]) for name in maps if "@" in name})

@@ -3,7 +3,7 @@
     python training/benchmarks/choose_weights.py --models runs/screw runs/magnetic_tile
 
 Every mixture of the terms in sixths is judged by the mean of image AUROC, pixel AP and AUPRO over all models, whose own
-held-out images are recovered from their training configuration. Among the mixtures within TOLERANCE of the best, the one with
+held-out images are those whose names lie beside it. Among the mixtures within TOLERANCE of the best, the one with
 the highest image AUROC is chosen: they localize alike, and parts are kept or thrown away by the image's verdict. Prints the
 chosen and the best mixtures and writes all of them to training/benchmarks/results/weights.json.
 """
@@ -18,6 +18,7 @@ import torch
 from diffad import DiffADPipeline, detection_metrics, localization_metrics
 from diffad.imaging.maps import resize_map
 from diffad.imaging.preprocessing import resize_rgb, single_batch
+from diffad.scoring.config import term_of
 from diffad.scoring.terms import image_score
 from diffad_training.benchmarks.held_out import held_out_samples
 from diffad_training.benchmarks.synthetic_defects import defect_set
@@ -25,7 +26,7 @@ from tqdm.auto import tqdm
 
 TERMS = ("rgb", "feature", "residual", "mahalanobis")
 PARTS = 6
-DEFECTS, NORMALS = 40, 60  # images of each model, at most
+DEFECTS, GOOD_IMAGES = 40, 60  # images of each model, at most
 MAP_SIZE = (128, 128)  # of the compared maps: a quarter of the pixels, and the metrics sort them all
 SEED = 11
 TOLERANCE = 0.2  # percent of the mean, between mixtures that the defects can't tell apart
@@ -75,18 +76,17 @@ def held_out_images(model: Path, size: tuple[int, int]) -> list[np.ndarray]:
 def term_maps(model: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Each term's standardised map, mean over timesteps, `(N, *MAP_SIZE)`, of good and defective images; their masks."""
     pipe = DiffADPipeline.from_pretrained(model)
-    normals = held_out_images(model, pipe.image_size)
-    defects = list(defect_set(normals, DEFECTS, SEED))
-    normals = normals[:NORMALS]
-    images = normals + [defect.defective for defect in defects]
+    good_images = held_out_images(model, pipe.image_size)
+    defects = list(defect_set(good_images, DEFECTS, SEED))
+    good_images = good_images[:GOOD_IMAGES]
+    images = good_images + [defect.defective for defect in defects]
     maps = {term: [] for term in TERMS}
     for image in tqdm(images, desc=model.name, mininterval=2):
-        raw_maps = pipe.term_maps(single_batch(image), None, TERMS)
-        partials = {name: pipe.calibration.standardize(name, raw) for name, raw in raw_maps}
+        standardized = pipe.scorer(single_batch(image), terms=TERMS).term_maps
         for term in TERMS:
-            mean = torch.stack([partials[name] for name in partials if name.partition("@")[0] == term]).mean(dim=0)
+            mean = torch.stack([values for name, values in standardized.items() if term_of(name) == term]).mean(dim=0)
             maps[term].append(resize_map(mean, MAP_SIZE)[0].numpy())
-    masks = np.stack([np.zeros(pipe.image_size, bool)] * len(normals) + [defect.mask for defect in defects])
+    masks = np.stack([np.zeros(pipe.image_size, bool)] * len(good_images) + [defect.mask for defect in defects])
     masks = resize_map(torch.from_numpy(masks).float(), MAP_SIZE).numpy() >= 0.5
     return {term: np.stack(maps[term]) for term in TERMS}, masks
 

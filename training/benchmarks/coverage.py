@@ -15,6 +15,8 @@ import math
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial, reduce
+from operator import add
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ import torch
 from diffad import Calibration, DiffADPipeline, ImageError
 from diffad.data import DataError, Sample, evaluation_samples
 from diffad.memory import keep_freed_memory
+from diffad.scoring.calibration import TermStatistics, split_for_statistics
 from diffad.scoring.conformal import threshold_rank
 from diffad_training.benchmarks.held_out import held_out_samples
 from tqdm.auto import tqdm
@@ -40,12 +43,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     keep_freed_memory()
-    held_out, test = normal_samples(options.model, options.data)
+    held_out, test = unfitted_samples(options.model, options.data)
     pipe = DiffADPipeline.from_pretrained(options.model)
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as scratch:
-        partials = measured(pipe, held_out + test, options.maps or Path(scratch) / "maps.npy", options.batch_size)
-        results = coverage(pipe.calibration.to("cpu"), partials, len(held_out), options.rates, options.splits, options.seed)
+        term_maps = measured(pipe, held_out + test, options.maps or Path(scratch) / "maps.npy", options.batch_size)
+        results = coverage(pipe.calibration.to("cpu"), term_maps, len(held_out), options.rates, options.splits, options.seed)
     results = {"data": Path(options.data).name, **results}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(results) + "\n")
@@ -54,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"wrote {options.output} and {options.output.with_suffix('.png')}")
 
 
-def normal_samples(model: Path, data: str) -> tuple[list[Sample], list[Sample]]:
+def unfitted_samples(model: Path, data: str) -> tuple[list[Sample], list[Sample]]:
     """Good images that the model was not fitted on: those held out from its training folder, and the test set's.
 
     Raises:
@@ -69,34 +72,34 @@ def measured(pipe: DiffADPipeline, samples: Sequence[Sample], path: Path, batch_
 
     Under the pipeline's present standardisation, which changes nothing: fitting standardises them anew.
     """
-    names = pipe.calibration.term_map_names
+    names = pipe.calibration.score_config.term_map_names
     shape = (len(samples), len(names), *pipe.image_size)
     if path.is_file():
-        partials = np.load(path, mmap_mode="r")
-        if partials.shape != shape:
-            raise DataError(f"{path}: holds maps of shape {partials.shape}, not {shape}; remove it")
-        return partials
+        stored = np.load(path, mmap_mode="r")
+        if stored.shape != shape:
+            raise DataError(f"{path}: holds maps of shape {stored.shape}, not {shape}; remove it")
+        return stored
     unfinished = path.with_name(f"{path.name}.unfinished")
-    partials = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float32, shape=shape)
+    stored = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float32, shape=shape)
     pipe.set_progress_bar_config(disable=True)
-    for start in tqdm(range(0, len(samples), batch_size), desc="scoring", mininterval=2):
+    for start in tqdm(range(0, len(samples), batch_size), desc="scoring", mininterval=2, disable=None):
         batch = [sample.read for sample in samples[start : start + batch_size]]
         output = pipe(batch, batch_size=batch_size, map_size=pipe.image_size, return_term_maps=True)
         for i, maps in enumerate(output.term_maps, start=start):
-            partials[i] = [maps[name] for name in names]
+            stored[i] = [maps[name] for name in names]
     unfinished.rename(path)
-    return partials
+    return stored
 
 
 def coverage(
-    calibration: Calibration, partials: np.ndarray, held_out: int, rates: Sequence[float], splits: int, seed: int
+    calibration: Calibration, term_maps: np.ndarray, held_out: int, rates: Sequence[float], splits: int, seed: int
 ) -> dict:
     """Realised false-alarm rates at each requested one.
 
     Args:
-        calibration: its recipe is used; it is fitted anew.
-        partials: `(N, len(term_map_names), height, width)` maps of normal images, the `held_out` first ones of which are those
-            that a user would calibrate on. Every random split calibrates on as many.
+        calibration: whose settings of the score are used; it is fitted anew.
+        term_maps: `(N, len(term_map_names), height, width)` of good images, the `held_out` first ones of which are those that a
+            user would calibrate on. Every random split calibrates on as many.
 
     Returns:
         numbers of images, and for each rate `expected` (exact for continuous scores), `mean` and `standard_error` over splits,
@@ -105,16 +108,21 @@ def coverage(
     Raises:
         ValueError: if a rate is not supported by so many held-out images; before anything is counted.
     """
-    everything = np.arange(len(partials))
-    natural = false_alarm_rates(calibration, partials, everything[:held_out], everything[held_out:], rates)
+    everything = np.arange(len(term_maps))
+    inside = calibration.inside(term_maps.shape[2:])
+    statistics = [
+        TermStatistics.of(torch.from_numpy(np.array(maps)), inside) for maps in term_maps
+    ]  # they add up for every split
+    measure = partial(false_alarm_rates, calibration, term_maps, statistics, rates=rates)
+    natural = measure(everything[:held_out], everything[held_out:])
     rng = np.random.default_rng(seed)
     realised = []
-    for _ in tqdm(range(splits), desc="splits", mininterval=2):
+    for _ in tqdm(range(splits), desc="splits", mininterval=2, disable=None):
         order = rng.permutation(everything)
-        realised.append(false_alarm_rates(calibration, partials, order[:held_out], order[held_out:], rates))
+        realised.append(measure(order[:held_out], order[held_out:]))
     n = calibration.config.num_calibration_images
     rows = []
-    for rate, of_natural, of_splits in zip(rates, natural, np.array(realised).T):
+    for rate, of_natural, of_splits in zip(rates, natural, np.array(realised).T, strict=True):
         rows.append(
             {
                 "requested": rate,
@@ -125,22 +133,39 @@ def coverage(
                 "splits": of_splits.tolist(),
             }
         )
-    return {"calibrated_on": held_out, "behind_thresholds": n, "counted_on": len(partials) - held_out, "rates": rows}
+    return {"calibrated_on": held_out, "behind_thresholds": n, "counted_on": len(term_maps) - held_out, "rates": rows}
 
 
 def false_alarm_rates(
-    calibration: Calibration, partials: np.ndarray, chosen: np.ndarray, others: np.ndarray, rates: Sequence[float]
+    calibration: Calibration,
+    term_maps: np.ndarray,
+    statistics: Sequence[TermStatistics],
+    chosen: np.ndarray,
+    others: np.ndarray,
+    rates: Sequence[float],
 ) -> list[float]:
     """Calibrates on the chosen images and returns the share of the others above each rate's threshold."""
-    calibration.fit(partials[chosen])
+    fit(calibration, term_maps, statistics, chosen)
     thresholds = [calibration.image_threshold(rate) for rate in rates]
-    scores = np.array([score(calibration, partials[i]) for i in others])
+    scores = np.array([score(calibration, term_maps[i]) for i in others])
     return [float((scores > threshold).mean()) for threshold in thresholds]
 
 
-def score(calibration: Calibration, image_partials: np.ndarray) -> float:
+def fit(calibration: Calibration, term_maps: np.ndarray, statistics: Sequence[TermStatistics], chosen: np.ndarray) -> None:
+    """Calibrates on the chosen images, as the pipeline does."""
+    config = calibration.config
+    if config.standardized_terms and not config.per_image:
+        for_statistics, chosen = split_for_statistics(chosen, config.seed)
+        calibration.set_statistics(reduce(add, [statistics[i] for i in for_statistics]))
+    scores, maxima = ([score(calibration, term_maps[i], top_k) for i in chosen] for top_k in (config.top_k, 1))
+    calibration.set_scores([np.array(scores)], [np.array(maxima)])
+
+
+def score(calibration: Calibration, term_maps: np.ndarray, top_k: int | None = None) -> float:
     """Image score of term maps `(len(term_map_names), height, width)`, as the pipeline forms it."""
-    return calibration.image_scores(calibration.combine_stored(image_partials)).item()
+    named = zip(calibration.score_config.term_map_names, torch.from_numpy(np.array(term_maps)), strict=True)
+    standardized = calibration.standardize({name: term_map[None] for name, term_map in named})
+    return calibration.image_scores(calibration.combine(standardized), top_k).item()
 
 
 def table(results: dict) -> str:
@@ -158,7 +183,7 @@ def table(results: dict) -> str:
         )
     lines += [
         "",
-        f"{results['data']}: calibrated on {results['calibrated_on']} normal images ({results['behind_thresholds']} behind the "
+        f"{results['data']}: calibrated on {results['calibrated_on']} good images ({results['behind_thresholds']} behind the "
         f"thresholds), counted on {results['counted_on']}.",
     ]
     return "\n".join(lines) + "\n"

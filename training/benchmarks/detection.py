@@ -5,7 +5,7 @@
     python training/benchmarks/detection.py --data_root DATA --categories screw --variant lite1 --extractor lite1
     python training/benchmarks/detection.py --tables_only
 
-DATA holds one MVTec-layout folder per category. Each run appends one line to training/benchmarks/results/results.jsonl, with its
+DATA holds one MVTec-layout folder per category. Each run appends one line to results/results.jsonl beside this file, with its
 command; the tables between the markers of README.md and the model cards are rendered from that file, beside the peers'
 figures of results/peers.json and, for models of all categories, of results/peer_results.jsonl (benchmark_peers.py).
 --unified trains one model of all categories and evaluates it on each, with the category given and with it recognised.
@@ -106,9 +106,10 @@ def run_unified(options: argparse.Namespace, training_options: list[str]) -> Ite
 
 
 def train(options: argparse.Namespace, model: Path, data: Path, seed: int, training_options: list[str]) -> None:
-    """Trains a model; a finished one of the same name is taken as it is."""
+    """Trains a model; a finished one of the same name is taken as it is, an interrupted one goes on."""
     if not (model / "model_index.json").is_file():
-        settings = ["--config", options.config, "--data", data, "--output_dir", model, "--seed", seed, *training_options]
+        settings = ["--config", options.config, "--data", data, "--output_dir", model, "--seed", seed]
+        settings += ["--resume_from_checkpoint", "latest", *training_options]
         _run([sys.executable, "-m", "accelerate.commands.launch", TRAINING / "train.py", *settings])
 
 
@@ -117,10 +118,10 @@ def evaluate(
 ) -> dict:
     """Scores a category's test images and returns the line to keep."""
     evaluation = options.runs / "-".join(filter(None, [model.name, label and category, label, "evaluation"]))
-    settings = ["--model", model, "--data", options.data_root / category, "--output_dir", evaluation, "--no-report"]
+    settings = [options.data_root / category, "--model", model, "--output", evaluation, "--no-report"]
     settings += ["--map_size", "256x256"]  # the peers' protocol, for models of tiles, too
     settings += ["--category", category] if label == "given" else []
-    _run([sys.executable, TRAINING / "evaluate.py", *settings])
+    _run([sys.executable, "-m", "diffad.cli", "evaluate", *settings])
     result = json.loads((evaluation / "metrics.json").read_text())
     result.pop("model")
     categories = shlex.join(options.categories) + " --unified" if label else category
@@ -196,7 +197,7 @@ def category_table(category: str, results: list[dict], peers: dict) -> str:
 
 
 def summary_table(results: list[dict], peers: dict) -> str:
-    """Markdown table of the stored recipe beside the peers: a row per category of the benchmark, then the mean."""
+    """Markdown table of the stored score beside the peers: a row per category of the benchmark, then the mean."""
     metrics = ["aupro_30", "pixel_ap", "image_auroc"]
     names = [name for name, figures in peers.items() if isinstance(figures, dict)]
     columns = [f"{METRICS[metric]}: {name}" for metric in metrics for name in ("**diffad**", *names)]

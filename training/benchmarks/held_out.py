@@ -3,22 +3,24 @@
 import json
 from pathlib import Path
 
-from diffad.data import DataError, Sample, category_samples, split_held_out, training_samples
+from diffad.data import DataError, Sample, split_by_names
+from diffad_training.good_images import good_samples_of, read_held_out
 
 
 def held_out_samples(model: Path, data: str | None = None) -> list[Sample]:
-    """Recovered from the settings that train.py wrote beside the model.
+    """The held-out images whose names train.py wrote beside the model.
 
     Args:
         data: where the training data lies now; None is where it was.
 
     Raises:
-        DataError: if the model folder lacks its training settings, or the data is not what they fit.
+        DataError: if the model folder lacks its training settings or the names, or the data is not what they fit.
     """
     path = model / "training_config.json"
     if not path.is_file():
         raise DataError(f"{path}: no such file; name a folder that train.py wrote")
-    settings = json.loads(path.read_text())
-    data = settings["data"] if data is None else data
-    samples = category_samples(data, settings["categories"]) if settings.get("categories") else training_samples(data)
-    return split_held_out(samples, settings["held_out_fraction"], settings["seed"])[1]
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    names = read_held_out(model)
+    source = settings["data"] if data is None else data
+    samples = good_samples_of(source, settings.get("categories", ()), settings.get("all_good", False))
+    return split_by_names(samples, names)[1]

@@ -23,7 +23,7 @@ import torch
 from accelerate.utils import set_seed
 from diffad import ImageError, detection_metrics, localization_metrics
 from diffad.data import DataError, Sample, category_samples, evaluation_samples
-from diffad.evaluation.evaluate import PROTOCOL_MAP_SIZE, read_truth
+from diffad.evaluation.scored_samples import PROTOCOL_MAP_SIZE, read_truth
 from diffad.imaging.preprocessing import resize_rgb, to_model_range
 from diffad.memory import return_freed_memory
 from diffad.models.lite_weights import load_lite_weights

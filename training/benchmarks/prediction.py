@@ -5,8 +5,8 @@
 Links a few made-up images until there are as many files as rows, and predicts them twice, in a process with one thread. The
 first run is left alone: its speed and resident memory are measured over time. The second is killed (SIGKILL) at random
 moments and once more when the table is being written, and started again each time; its table must name every file once and
-say what the first one says. Appends one line to training/benchmarks/results/prediction.jsonl. The line kept there is of the tiny model of
-tests/tiny_pipeline.py: the smaller the model, the more the program's own time and memory show.
+say what the first one says. Appends one line to training/benchmarks/results/prediction.jsonl. The line kept there is of the
+tiny model of tests/tiny_pipeline.py: the smaller the model, the more the program's own time and memory show.
 
     PYTHONPATH=tests python -c "from tiny_pipeline import save_tiny_model; save_tiny_model('runs/tiny')"
 """
@@ -33,7 +33,7 @@ from PIL import Image
 
 RESULTS = Path(__file__).parent / "results" / "prediction.jsonl"
 FILES_PER_FOLDER = 1000
-DIFFAD = [sys.executable, "-c", "from diffad.cli import app; app()"]
+DIFFAD = [sys.executable, "-m", "diffad.cli"]
 POLL_SECONDS = 0.1
 # One thread, so that figures of different machines compare.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
         levels = list(watched(start([*command, whole]), journal_of(whole)))
         kills = killed_and_resumed([*command, resumed], journal_of(resumed), options.rows, options.kills, rng)
         files = {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
-        differences = compare(read_rows(whole), read_rows(resumed), files)
+        differences = compare(list(read_rows(whole)), list(read_rows(resumed)), files)
     record = {
         "rows": options.rows,
         "images": options.images,

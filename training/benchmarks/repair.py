@@ -5,8 +5,8 @@
 Synthetic defects are put on good TEST images, which no choice has seen, so that the true image is known: PSNR, SSIM and the
 distance of features inside the defect (repair) and outside (preservation), Eq. 12, time and UNet passes, for every method. On
 real test images: how many defective ones score as normal after repair, and how much of good ones is changed.
-Appends one line per model to training/benchmarks/results/repair.jsonl and renders the tables between the markers of README.md
-(summary) and model_cards/repair.md (everything) from it.
+Appends one line per model to training/benchmarks/results/repair.jsonl and renders the tables between the markers of
+model_cards/repair.md from it.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from tqdm.auto import tqdm
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "training" / "benchmarks" / "results" / "repair.jsonl"
-DOCUMENTS = (ROOT / "README.md", ROOT / "model_cards" / "repair.md")
+CARD = ROOT / "model_cards" / "repair.md"
 # Fewer gradient steps than the paper's 500, which take five times as long.
 METHODS = {
     "diffad": {"preset": "default"},
@@ -71,8 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
         }
         append_result(RESULTS, record)
         print(table(record))
-    for document in DOCUMENTS:
-        update_tables(document, RESULTS)
+    update_tables(CARD, RESULTS)
 
 
 def run(pipe: DiffADPipeline, data: Path, synthetic: int, real: int, seed: int) -> dict:

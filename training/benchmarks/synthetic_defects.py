@@ -161,10 +161,10 @@ class SyntheticDefect:
     kind: str
 
 
-def defect_set(normals: Sequence[np.ndarray], count: int, seed: int) -> Iterator[SyntheticDefect]:
+def defect_set(good_images: Sequence[np.ndarray], count: int, seed: int) -> Iterator[SyntheticDefect]:
     """`count` defects on good images of one size, all kinds and images in turn; the donor is the next image."""
     for i in range(count):
         kind = list(KINDS)[i % len(KINDS)]
-        normal, donor = normals[i % len(normals)], normals[(i + 1) % len(normals)]
+        normal, donor = (good_images[(i + k) % len(good_images)] for k in (0, 1))
         defective, mask = add_defect(normal, kind, np.random.default_rng([seed, i]), donor)
         yield SyntheticDefect(normal, defective, mask, kind)

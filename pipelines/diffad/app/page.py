@@ -1,47 +1,44 @@
-"""The web app: one image at a time, or many at once. Layout and events only; what it shows is made in `inspection`."""
+"""The web app's page: one image at a time, or many at once. Layout and events only; `inspection` and `batch` make the rest."""
 
 import math
-import os
 import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-# Read by gradio when it is imported: nothing is reported to anyone.
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-
-import gradio as gr
-
-from .. import inspection
 from ..data import DataError, image_files
 from ..imaging.reading import ImageError
 from ..pipeline_diffad import DiffADPipeline
+from . import batch, inspection
 from .inspection import Inspection
+from .serving import refuse_addresses
+from .silent_gradio import gr
 from .uploaded_image import UploadedImage
+from .uploads import MAX_PIXELS, read_upload, uploaded_samples
 
 HOUR = 3600  # seconds; what users leave behind is deleted after a day, and when the app ends
 FILE_TYPES = ["image", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".zip"]
 SHOWN_BY_BROWSERS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 IDLE_BATCH = inspection.banner("Waiting for images", "Choose files on the left, then press Inspect.")
 IDLE = inspection.banner("Waiting for an image", "Drop one on the left, paste it, or take it with the camera.")
-CSS = ".banner .html-container { padding: 0 !important }"  # as wide as what is below
-# The system's own font: one of those that gradio ships lacks most letters.
-THEME = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"))
 
 
-def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path | None = None) -> gr.Blocks:
-    """The app for one calibrated pipeline; `launch` serves it.
+def build_app(
+    pipe: DiffADPipeline, name: str = "diffad", examples: str | Path | None = None, max_pixels: int = MAX_PIXELS
+) -> gr.Blocks:
+    """The app for one calibrated pipeline; [`diffad.app.serving.launch`] serves it.
 
     Args:
         name: headline, for example the model's.
         examples: folder whose images are offered to try.
+        max_pixels: of an image; larger ones are refused by a sentence on the page.
 
     Raises:
         ValueError: if the pipeline is not calibrated.
         DataError: if there are no example images.
     """
     if not pipe.calibration.is_fitted:
-        raise ValueError("the pipeline is not calibrated: call pipe.calibrate(normal_images) first")
+        raise ValueError("the pipeline is not calibrated: call pipe.calibrate(good_images) first")
     example_files = [str(path) for path in image_files(Path(examples))] if examples else []
     if examples and not example_files:
         raise DataError(f"{examples}: no images found to offer as examples")
@@ -55,12 +52,12 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
         return inspection.verdict(found, pipe.calibration, rate), *inspection.pictures(found, pipe.calibration, rate)
 
     def inspect(path: str | None, percent: float, category: str | None = None) -> Iterator[tuple]:
-        """The input, inspection, banner, overlay, heat map; later note, before and after, filmstrip."""
+        """The input, inspection, banner, overlay, heat map; later note, before and after, the way there."""
         if path is None:
             yield gr.skip(), None, IDLE, None, None, *no_repair("")
             return
         try:
-            image = inspection.read_upload(path)
+            image = read_upload(path, max_pixels)
         except ImageError as error:
             refusal = inspection.banner("This file can't be inspected", str(error))
             yield gr.skip(), None, refusal, None, None, *no_repair("")
@@ -75,9 +72,9 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
         yield *[gr.skip()] * 5, *repair(path, percent, category)
 
     def repair(path: str | None, percent: float, category: str | None = None) -> tuple:
-        """Note, before and after, filmstrip."""
+        """Note, before and after, the way there."""
         try:
-            image = inspection.read_upload(path) if path else None
+            image = read_upload(path, max_pixels) if path else None
         except ImageError:
             image = None  # the banner says so
         if image is None:
@@ -93,7 +90,7 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
         return note, *(gr.update(value=value, visible=True) for value in repaired)
 
     def no_repair(note: str) -> tuple:
-        """Note, and nothing where before and after and the filmstrip would be."""
+        """Note, and nothing where before and after and the way there would be."""
         return note, *(gr.update(value=None, visible=False) for _ in range(2))
 
     def inspect_batch(
@@ -104,17 +101,13 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
     ) -> Iterator[tuple]:
         """Summary, table, gallery, CSV file, zip of overlays."""
         no_results = (None, gr.update(visible=False), *[gr.update(value=None, interactive=False)] * 2)
-        try:
-            samples = inspection.uploaded_samples(paths or [])
-        except ImageError as error:
-            yield inspection.banner("This file can't be inspected", str(error)), *no_results
-            return
+        samples = uploaded_samples(paths or [], max_pixels)
         if not samples:
             yield inspection.banner("No images", "Choose image files, or a zip archive of images."), *no_results
             return
         with tempfile.TemporaryDirectory() as folder:  # gradio has copied both files when it comes back for more
             table, overlays = Path(folder, "diffad.csv"), Path(folder, "diffad-overlays.zip")
-            rows, gallery = inspection.inspect_files(
+            rows, gallery = batch.inspect_files(
                 pipe,
                 samples,
                 percent / 100,
@@ -123,10 +116,10 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
                 turn,
                 on_progress=lambda done, total: progress((done, total), unit="images"),
             )
-            inspection.write_csv(rows, table)
+            batch.write_csv(rows, table)
             downloads = [gr.update(value=str(path), interactive=True) for path in (table, overlays)]
             thumbnails = gr.update(value=gallery, visible=True)
-            yield inspection.summary(rows, percent / 100), inspection.table(rows), thumbnails, *downloads
+            yield batch.summary(rows, percent / 100), batch.table(rows), thumbnails, *downloads
 
     with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)) as app:
         gr.Markdown(f"# {name}")
@@ -143,7 +136,7 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
                         elem_id="source",
                     )
                     percent = _rate_slider(pipe, "rate")
-                    category = _class_choice(pipe)
+                    category = _category_choice(pipe)
                     again = gr.Button("Repair at this rate")
                     if example_files:
                         gr.Examples(example_files, source, examples_per_page=12)
@@ -156,13 +149,13 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
                     before_after = gr.ImageSlider(
                         label="As it is | as it should be", visible=False, max_height=420, elem_id="repaired"
                     )
-            strip = gr.Image(
-                label="From defective to normal", visible=False, buttons=["fullscreen", "download"], elem_id="filmstrip"
+            trajectory = gr.Image(
+                label="From defective to normal", visible=False, buttons=["fullscreen", "download"], elem_id="trajectory"
             )
 
             choice = [category] if category else []
             shown = [banner, picture, heat]
-            repaired = [note, before_after, strip]
+            repaired = [note, before_after, trajectory]
             for changed in (source, *choice):
                 changed.change(
                     inspect,
@@ -186,12 +179,12 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
                         label="Images, or zip archives of images", file_count="multiple", file_types=FILE_TYPES, elem_id="files"
                     )
                     batch_percent = _rate_slider(pipe, "batch-rate")
-                    batch_class_label = _class_choice(pipe)
+                    batch_category = _category_choice(pipe)
                     run = gr.Button("Inspect", variant="primary")
                 with gr.Column(scale=5):
                     batch_banner = gr.HTML(IDLE_BATCH, elem_id="summary", elem_classes="banner")
                     rows = gr.Dataframe(
-                        headers=list(inspection.TABLE_HEADERS), interactive=False, label="Most anomalous first", elem_id="rows"
+                        headers=list(batch.TABLE_HEADERS), interactive=False, label="Most anomalous first", elem_id="rows"
                     )
                     with gr.Row():
                         table = gr.DownloadButton("Download table (CSV)", interactive=False)
@@ -199,34 +192,13 @@ def build_app(pipe: DiffADPipeline, name: str = "diffad", examples: str | Path |
             gallery = gr.Gallery(label="Highest scores", columns=6, object_fit="contain", visible=False, elem_id="gallery")
             run.click(
                 inspect_batch,
-                [files, batch_percent, *([batch_class_label] if batch_class_label else [])],
+                [files, batch_percent, *([batch_category] if batch_category else [])],
                 [batch_banner, rows, gallery, table, overlays],
                 show_progress_on=[batch_banner],
                 api_visibility="private",
             )
+    refuse_addresses(app)
     return app
-
-
-def launch(app: gr.Blocks, host: str = "127.0.0.1", port: int | None = None, share: bool = False, **options) -> None:
-    """Serves the app until it is stopped; nothing but a link asked for by `share` reaches beyond this machine's network.
-
-    Args:
-        host: address to listen on; `0.0.0.0` lets the whole network in.
-        port: None takes the first free one from 7860 on.
-        options: more arguments of `gr.Blocks.launch`.
-    """
-    app.launch(
-        server_name=host,
-        server_port=port,
-        share=share,
-        run_history=False,
-        enable_monitoring=False,
-        ssr_mode=False,
-        footer_links=[],
-        theme=THEME,
-        css=CSS,
-        **options,
-    )
 
 
 def _rate_slider(pipe: DiffADPipeline, elem_id: str) -> gr.Slider:
@@ -245,7 +217,7 @@ def _rate_slider(pipe: DiffADPipeline, elem_id: str) -> gr.Slider:
     )
 
 
-def _class_choice(pipe: DiffADPipeline) -> gr.Dropdown | None:
+def _category_choice(pipe: DiffADPipeline) -> gr.Dropdown | None:
     """Which category the part belongs to, for a model trained on several; it recognises parts itself if left alone."""
     if pipe.category_names is None:
         return None

@@ -1,7 +1,7 @@
 """gradio's image input without gradio's reading of images. On its own, because gradio writes a stub file beside the source of
 every subclass of a component."""
 
-import gradio as gr
+from .silent_gradio import gr
 
 
 class UploadedImage(gr.Image):

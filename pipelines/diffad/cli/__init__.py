@@ -1,15 +1,19 @@
-"""The `diffad` command, one file per command, on top of the package and of training and without logic of its own."""
+"""The `diffad` command, one file per command under its name, on top of the package and without logic of its own."""
+
+from typing import Annotated
 
 import typer
 
+from .. import __version__
 from .calibrate import calibrate
 from .errors import OneLineErrors
 from .evaluate import evaluate
 from .info import info
+from .options import present_name
 from .predict import predict
 from .push import push
 from .reconstruct import reconstruct
-from .train import train
+from .train import TrainCommand, train
 from .web_app import serve_app
 
 app = typer.Typer(
@@ -20,10 +24,26 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    # --batch_size is --batch-size: settings have underscores in files and scripts.
-    context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},
+    context_settings={"token_normalize_func": present_name},
 )
 
-for command in (train, evaluate, predict, reconstruct, calibrate, info, push):
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"diffad {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command(cls=TrainCommand)(train)
+for command in (evaluate, predict, reconstruct, calibrate, info, push):
     app.command()(command)
 app.command("app")(serve_app)

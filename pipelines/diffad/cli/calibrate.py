@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import BatchSize, FalseAlarmRate
+from .options import AllGood, BatchSize, Device, FalseAlarmRate
 
 
 def calibrate(
@@ -15,7 +15,17 @@ def calibrate(
         Path | None, typer.Option("--output", "-o", help="Folder for the calibrated model; without it MODEL is changed.")
     ] = None,
     false_alarm_rate: FalseAlarmRate = None,
+    roi: Annotated[
+        Path | None,
+        typer.Option(
+            help="Mask image of the region of interest, white inside, in the images' framing: nothing counts outside. "
+            "Without it MODEL keeps its own; an all-white one removes it.",
+            show_default=False,
+        ),
+    ] = None,
+    all_good: AllGood = False,
     batch_size: BatchSize = 8,
+    device: Device = None,
 ) -> None:
     """Set a model's thresholds anew from good images, for example after a change of the lighting.
 
@@ -27,27 +37,28 @@ def calibrate(
     ```
     diffad calibrate runs/part new/good
     diffad calibrate runs/part new/good --output runs/part-new-light --false-alarm-rate 0.01
+    diffad calibrate runs/part new/good --roi region.png
     ```
     """
-    from ..jobs.recalibrate import held_out_images, save_calibration
+    from ..jobs.recalibrate import calibrate_on, calibration_images, save_calibration
     from ..scoring.conformal import check_supported, images_behind_thresholds
     from .loading import check_model, is_model, load_model
 
     check_model(model)
     if output is None and not is_model(Path(model)):
         raise ValueError(f"{model}: is on the Hub; give a folder for the calibrated model with --output")
-    images = held_out_images(good_folder)
+    images = calibration_images(good_folder, all_good)
     if false_alarm_rate is not None:  # known before the images are measured
         check_supported(images_behind_thresholds(len(images)), false_alarm_rate)
-    pipe = load_model(model)
-    calibration = pipe.calibrate(images, batch_size)
+    pipe = load_model(model, device)
+    calibration = calibrate_on(pipe, images, batch_size, roi)
     rates = calibration.supported_rates(false_alarm_rate)
     if output is None:
         save_calibration(pipe, Path(model))
     else:
         pipe.save_pretrained(output)
     typer.echo(f"{output or model}: calibrated on {len(images)} good images")
-    for label, rate in rates.items():
-        image, pixel = calibration.image_threshold(rate, label), calibration.pixel_threshold(rate, label)
-        of_category = f"{pipe.category_names[label]}: " if pipe.category_names else ""
+    for category, rate in rates.items():
+        image, pixel = calibration.image_threshold(rate, category), calibration.pixel_threshold(rate, category)
+        of_category = f"{pipe.category_names[category]}: " if pipe.category_names else ""
         typer.echo(f"{of_category}thresholds at a false-alarm rate of {rate:.1%}: {image:.4g} (image), {pixel:.4g} (pixel)")

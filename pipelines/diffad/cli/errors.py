@@ -1,5 +1,8 @@
 """What a user can get wrong is said in one line; anything else keeps its traceback."""
 
+import io
+import sys
+
 import typer
 from typer.core import TyperGroup
 
@@ -11,6 +14,8 @@ class OneLineErrors(TyperGroup):
     """Runs a command and turns its expected errors into `error: ...` on stderr and exit code 1."""
 
     def invoke(self, ctx):
+        if isinstance(sys.stdout, io.TextIOWrapper):  # names of files that are not text end no run, as on stderr
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except EXPECTED as error:

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from .options import BatchSize, Category, FalseAlarmRate, Model
+from .options import BatchSize, Category, Device, FalseAlarmRate, Model
 
 
 def evaluate(
-    folder: Annotated[Path, typer.Argument(help="Test images: test/good, test/<defect>, and masks in ground_truth/<defect>.")],
+    folder: Annotated[str, typer.Argument(help="Test images: test/good, test/<defect>, and masks in ground_truth/<defect>.")],
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("runs/evaluation"),
     false_alarm_rate: FalseAlarmRate = None,
@@ -23,7 +23,9 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    report: Annotated[bool, typer.Option(help="Write report.html; repairing images for it takes a few seconds each.")] = True,
     batch_size: BatchSize = 8,
+    device: Device = None,
 ) -> None:
     """Measure a model on test images of which it is known whether they are good.
 
@@ -36,16 +38,33 @@ def evaluate(
     diffad evaluate parts --model runs/part --false-alarm-rate 0.01
     ```
     """
-    from diffad.evaluation.evaluate import main
+    from ..evaluation.evaluate import evaluate_model
+    from ..evaluation.outputs import metrics_table
+    from .loading import load_model
 
-    from .loading import check_model
+    size = None if map_size is None else parse_size(map_size)
+    results = evaluate_model(
+        load_model(model, device),
+        folder,
+        output,
+        batch_size=batch_size,
+        false_alarm_rate=false_alarm_rate,
+        category=category,
+        map_size=size,
+        report=report,
+    )
+    typer.echo(metrics_table(results))
+    for name in ("metrics.json", "metrics.md", "scores.csv", "sheet.png") + ("report.html",) * report:
+        typer.echo(f"wrote {output / name}")
 
-    check_model(model)
-    arguments = {"model": model, "data": folder, "output_dir": output, "batch_size": batch_size}
-    if false_alarm_rate is not None:
-        arguments["false_alarm_rate"] = false_alarm_rate
-    if category is not None:
-        arguments["category"] = category
-    if map_size is not None:
-        arguments["map_size"] = map_size
-    main([f"--{name}={value}" for name, value in arguments.items()])
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`HEIGHTxWIDTH` in pixels as `(height, width)`.
+
+    Raises:
+        ValueError: if it is anything else.
+    """
+    sides = text.split("x")
+    if len(sides) != 2 or not all(side.isascii() and side.isdigit() and int(side) for side in sides):
+        raise ValueError(f"--map-size {text}: expected HEIGHTxWIDTH in pixels, such as 512x768")
+    return int(sides[0]), int(sides[1])

@@ -5,9 +5,13 @@ from typing import Annotated
 
 import typer
 
+from .options import AllGood, Device
+
 
 def info(
     path: Annotated[str, typer.Argument(help="Folder of a trained model, or data to train on or to test with.")],
+    all_good: AllGood = False,
+    device: Device = None,
 ) -> None:
     """Say what a trained model is, or what is recognised in a folder of data.
 
@@ -19,11 +23,11 @@ def info(
     ```
     """
     from .. import data
-    from ..jobs.summary import summarize_model
+    from ..jobs.model_summary import summarize_model
     from .loading import is_model, load_model
 
     if not is_model(Path(path)):
-        typer.echo(data.describe(path))
+        typer.echo(data.describe(path, all_good=all_good))
         return
-    for heading, text in summarize_model(load_model(path)).items():
+    for heading, text in summarize_model(load_model(path, device)).items():
         typer.echo(f"{heading + ':':<20} {text}")

@@ -12,7 +12,7 @@ from ..pipeline_diffad import DiffADPipeline
 
 
 def check_model(model: str) -> None:
-    """Raises DataError for a folder without a model; any other name is left to the Hub."""
+    """Raises DataError for a folder without a model, or a path that leads nowhere; any other name is left to the Hub."""
     if Path(model).exists() and not is_model(Path(model)):
         raise DataError(f"{model}: is not a trained model (no model_index.json); name the --output of `diffad train`")
     if not Path(model).exists() and not is_hub_name(model):
@@ -20,12 +20,34 @@ def check_model(model: str) -> None:
 
 
 def is_model(path: Path) -> bool:
+    """Whether a saved pipeline lies there."""
     return (path / "model_index.json").is_file()
 
 
+def check_device(device: str) -> None:
+    """Raises ValueError unless torch can compute on a device of that name, such as `cpu` or `cuda:1`."""
+    try:
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"--device {device}: can't be used here ({reason})") from None
+
+
 def load_model(model: str, device: str | None = None) -> DiffADPipeline:
-    """A pipeline from a folder or the Hub, on a torch device; None is the GPU if there is one, else the CPU."""
+    """Loads a pipeline from a folder or the Hub.
+
+    Args:
+        device: of torch; None is the GPU if there is one, else the CPU.
+
+    Raises:
+        DataError: if there is no model.
+        ValueError: if the device can't be used.
+    """
     check_model(model)
+    if device is not None:
+        check_device(device)
     keep_freed_memory()
     logging.disable_progress_bar()  # of loading
-    return DiffADPipeline.from_pretrained(model).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    pipe = DiffADPipeline.from_pretrained(model).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    pipe.set_progress_bar_config(disable=None)  # silent where nobody looks
+    return pipe

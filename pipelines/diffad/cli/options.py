@@ -1,8 +1,12 @@
-"""Options that several commands share."""
+"""Options that several commands share, and how former names of options are taken."""
 
 from typing import Annotated
 
 import typer
+
+from ..deprecation import LAST_RELEASE
+
+FORMER_NAMES = {"class-label": "category", "film": "trajectory"}  # of options; diffad train has more
 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="Folder of a trained model, or its name on the Hub.", show_default=False)
@@ -25,3 +29,19 @@ Category = Annotated[
         show_default=False,
     ),
 ]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...; without it cuda where there is one.", show_default=False)
+]
+AllGood = Annotated[
+    bool, typer.Option("--all-good", help="All images of a folder are good, though they lie in several subfolders.")
+]
+
+
+def present_name(name: str) -> str:
+    """The name of an option as commands know it: settings have underscores in files and scripts, and some had another name."""
+    name = name.replace("_", "-")
+    if name not in FORMER_NAMES:
+        return name
+    present = FORMER_NAMES[name]
+    typer.echo(f"--{name} is now called --{present}; the former name goes after diffad {LAST_RELEASE}", err=True)
+    return present

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from .options import BatchSize, Category, FalseAlarmRate, Model
+from .options import BatchSize, Category, Device, FalseAlarmRate, Model
 
 
 def predict(
-    folder: Annotated[Path, typer.Argument(help="Images to judge; folders in it are searched, too.")],
+    folder: Annotated[Path, typer.Argument(help="Images to judge, in folders of any depth; or one image file.")],
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="Table to write: .csv, .jsonl or .parquet.")],
     false_alarm_rate: FalseAlarmRate = None,
@@ -19,13 +19,15 @@ def predict(
     masks: Annotated[Path | None, typer.Option(help="Folder for masks of the defective pixels (PNG).")] = None,
     report: Annotated[Path | None, typer.Option(help="HTML page to write, with a gallery of the highest scores.")] = None,
     batch_size: BatchSize = 8,
+    device: Device = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if an image could not be read.")] = False,
 ) -> None:
     """Score all images of a folder and write a table with one row per image.
 
-    Columns: path (in FOLDER), score, p_value, label (good or defective), defect_pixels, defect_share (of the image), defects
-    (connected regions), boxes ([left, top, right, bottom] of each in pixels, the largest region first), category (of a model of
-    several), error.
+    Columns: path (in FOLDER), score, p_value, label (good, defective, or unknown: of a product that the model has never seen),
+    defect_pixels, defect_share (of the image), defects (connected regions), boxes ([left, top, right, bottom] of each in
+    pixels, the largest region first), category (of a model of several), false_alarm_rate, error, image_threshold and
+    pixel_threshold (an image and pixels above them are defective).
 
     A run that was stopped goes on where it was when the same command is given again. A finished one is not scored again: the
     same command with --report makes the report of its table.
@@ -49,14 +51,15 @@ def predict(
         check_report_path(report)
         if report.resolve() == output.resolve():
             raise ValueError(f"{report}: is the table, too; name another file for the report")
-    pipe = load_model(model)
+    pipe = load_model(model, device)
     if report is not None and pipe.category_names is not None and category is None:
         raise ValueError(
             f"{model}: a model of several categories, whose scores do not compare; name the one to report on with --category"
         )
     summary = predict_folder(pipe, folder, output, settings, batch_size)
     done = "was complete already, nothing was scored" if summary.was_complete else "written"
-    typer.echo(f"{output} {done}: {summary.images} images, {summary.defective} of them called defective")
+    unknown = f", {summary.unknown} of a product unknown to the model" if summary.unknown else ""
+    typer.echo(f"{output} {done}: {summary.images} images, {summary.defective} of them called defective{unknown}")
     if summary.unreadable:
         typer.echo(f"unreadable images: {summary.unreadable}", err=True)
         for message in summary.first_errors:
@@ -64,7 +67,8 @@ def predict(
         if summary.unreadable > len(summary.first_errors):
             typer.echo(f"  ... the others are in the column `error` of {output}", err=True)
     if report is not None:
-        write_report(report_from_predictions(pipe, read_rows(output), folder, false_alarm_rate), report)
+        root = folder.parent if folder.is_file() else folder
+        write_report(report_from_predictions(pipe, read_rows(output), root, false_alarm_rate), report)
         typer.echo(f"wrote {report}")
     if summary.unreadable and strict:
         raise typer.Exit(1)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import BatchSize, Category, FalseAlarmRate, Model
+from .options import BatchSize, Category, Device, FalseAlarmRate, Model
 
 
 def reconstruct(
@@ -21,8 +21,8 @@ def reconstruct(
     trajectory: Annotated[
         bool, typer.Option("--trajectory", help="Also write the way there: frames in a row, and animated.")
     ] = False,
-    film: Annotated[bool, typer.Option("--film", hidden=True)] = False,  # former name
     batch_size: BatchSize = 8,
+    device: Device = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if an image could not be read.")] = False,
 ) -> None:
     """Show what the parts should have looked like: repaired images, and maps of what was changed.
@@ -35,16 +35,11 @@ def reconstruct(
     diffad reconstruct new --model runs/part --output repaired --preset paper
     ```
     """
-    from ..deprecation import LAST_RELEASE
     from ..jobs.repair import repair_folder
     from .loading import load_model
 
-    if film:
-        typer.echo(f"--film is now called --trajectory; the former name goes after diffad {LAST_RELEASE}", err=True)
-    pipe = load_model(model)
-    summary = repair_folder(
-        pipe, folder, output, preset, false_alarm_rate, seed, batch_size, category, trajectory=trajectory or film
-    )
+    pipe = load_model(model, device)
+    summary = repair_folder(pipe, folder, output, preset, false_alarm_rate, seed, batch_size, category, trajectory=trajectory)
     typer.echo(f"wrote {output}: {summary.images - len(summary.errors)} images, {summary.changed} of them changed")
     if summary.errors:
         typer.echo(f"unreadable images: {len(summary.errors)}", err=True)

@@ -1,9 +1,12 @@
-"""`diffad app`: the web app."""
+"""diffad app"""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from .options import Device
 
 
 def serve_app(
@@ -11,7 +14,13 @@ def serve_app(
     examples: Annotated[Path | None, typer.Option(help="Folder of images to offer as examples.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets the whole network in.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="Port; by default the first free one from 7860 on.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps, ...; by default cuda where there is one.")] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name under which the app is reached, if it is not this machine's own; can be repeated."),
+    ] = None,
+    max_megabytes: Annotated[float, typer.Option(help="Of a file that is sent; larger ones are refused.", min=0.001)] = 20,
+    max_megapixels: Annotated[float, typer.Option(help="Of an image; larger ones are refused.", min=0.001)] = 50,
+    device: Device = None,
     browser: Annotated[bool, typer.Option(help="Open the app in the browser.")] = True,
     share: Annotated[
         bool, typer.Option(help="Ask gradio's servers for a public link: images then leave this machine.")
@@ -24,14 +33,19 @@ def serve_app(
     ```
     diffad app runs/part
     diffad app runs/part --examples parts/test --port 8000
+    diffad app runs/part --host 0.0.0.0 --allowed-host inspection.example.com
     ```
     """
-    try:
-        from ..app.page import build_app, launch
-    except ModuleNotFoundError as error:
-        raise typer.BadParameter(f"the web app needs {error.name}: pip install 'diffad[app]'") from error
+    from ..app.temporary_files import temporary_files_removed
     from .loading import load_model
 
     pipe = load_model(model, device)
     pipe.set_progress_bar_config(disable=True)
-    launch(build_app(pipe, name=Path(model).resolve().name, examples=examples), host, port, share, inbrowser=browser)
+    with temporary_files_removed(), suppress(KeyboardInterrupt):  # how a server ends
+        try:
+            from ..app.page import build_app
+            from ..app.serving import launch
+        except ModuleNotFoundError as error:
+            raise ValueError(f"the web app needs the Python package {error.name}: pip install 'diffad[app]'") from error
+        app = build_app(pipe, Path(model).resolve().name, examples, round(max_megapixels * 1e6))
+        launch(app, host, port, share, max_megabytes, allowed_host or (), inbrowser=browser)

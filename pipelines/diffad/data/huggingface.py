@@ -3,28 +3,32 @@
 The image is the column of images that is not named like a mask (of several, the one named `image`), the mask the one that is;
 the label is a column `label` of class names or text, one of which means good (good, ok, normal), or of numbers or booleans, 0
 for good and 1 for defective. Splits are `train`, `validation` and `test`; a dataset without splits is `train`. Defective images
-of train and validation are left out.
+of train and validation are left out. Images are decoded here, not by `datasets`, which opens any format.
 """
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from PIL import Image
 
-from ..imaging.reading import ImageError, mask_levels, to_rgb
-from .layout import Layout
-from .plain_folder import GOOD_NAMES
+from ..imaging.decoding import ImageError, failures_named
+from ..imaging.masks import read_mask
+from ..imaging.reading import read_image
+from .labels import GOOD_NAMES, NUMBERED_DEFECT, defect_of
+from .layout import Layout, Source
 from .sample import GOOD, DataError, Mask, Sample
 
-NUMBERED_DEFECT = "defect"  # the type of what a number calls defective
+Encoded = Callable[[], bytes]  # raises ImageError
 MASK_NAMES = frozenset({"mask", "masks", "ground_truth", "gt", "segmentation", "segmentation_mask", "defect_mask"})
 
 
-def recognize(source) -> bool:
+def recognize(source: Source) -> bool:
     """Whether it is a dataset object, a folder written by `save_to_disk`, or a name on the Hub (`owner/name`)."""
     if isinstance(source, Path):
         # `state.json` alone is a name that other programs give their files, too.
@@ -37,10 +41,14 @@ def is_hub_name(source: str) -> bool:
     """`owner/name` with no folder of either name here: anything else can only be a path, and is never looked up."""
     owner, _, name = source.partition("/")
     looks_like_name = all(part and not part.startswith((".", "~")) for part in (owner, name)) and "/" not in name
-    return looks_like_name and "\\" not in source and not Path(owner).exists()
+    with suppress(HFValidationError):
+        validate_repo_id(source)
+        return looks_like_name and not Path(owner).exists()
+    return False
 
 
-def training_samples(source) -> list[Sample]:
+def training_samples(source: Source) -> list[Sample]:
+    """Good images of the splits train and validation."""
     splits = _load(source)
     if "train" not in splits:
         raise DataError(f"{_name(source)}: no split 'train', only {', '.join(splits)}")
@@ -50,7 +58,8 @@ def training_samples(source) -> list[Sample]:
     return [sample for sample in samples if not sample.is_defective]
 
 
-def test_samples(source) -> list[Sample]:
+def test_samples(source: Source) -> list[Sample]:
+    """Images of the split test with their masks."""
     splits = _load(source)
     if "test" not in splits:
         return []
@@ -62,7 +71,7 @@ def test_samples(source) -> list[Sample]:
     return _split_samples(splits, "test", source)
 
 
-def stream_samples(source, split: str = "train") -> Iterator[Sample]:
+def stream_samples(source: Source, split: str = "train") -> Iterator[Sample]:
     """Samples of a stream one by one, in its order; each holds its own encoded image, nothing else is kept.
 
     Args:
@@ -86,19 +95,17 @@ def stream_samples(source, split: str = "train") -> Iterator[Sample]:
     for column in filter(None, (image, mask)):
         stream = stream.cast_column(column, datasets.Image(decode=False))
     for i, row in enumerate(stream):
-        name = f"{_name(source)}/{split}[{i}]"
-        defect = GOOD if good is None else _defect(stream, good, row["label"], name)
-        read_mask = partial(_decode_mask, _encoded(row[mask]), name) if mask and defect != GOOD and row[mask] else None
-        yield Sample(
-            name,
-            partial(_decode, _encoded(row[image]), name),
-            defect,
-            Mask(f"mask of {name}", read_mask) if read_mask else None,
-            held_out=split == "validation",
+        where = f"{_name(source)}/{split}[{i}]"
+        defect = GOOD if good is None else _defect(stream, good, row["label"], where)
+        has_mask = mask is not None and defect != GOOD and row[mask] is not None
+        # Here and not on demand: what a stream gives the address of may be gone later.
+        yield _row_sample(
+            split, i, where, defect, _fetched(row[image], where), _fetched(row[mask], where) if has_mask else None
         )
 
 
-def notes(source) -> list[str]:
+def notes(source: Source) -> list[str]:
+    """How labels are read, and what is left out."""
     splits = _load(source)
     lines = []
     if any(_is_numbered((split.features or {}).get("label")) for split in splits.values()):
@@ -118,7 +125,7 @@ def notes(source) -> list[str]:
     return lines
 
 
-def _load(source) -> Mapping:
+def _load(source: Source) -> Mapping:
     """Splits by name."""
     import datasets
 
@@ -133,14 +140,14 @@ def _load(source) -> Mapping:
     return {str(source.split or "train").partition("[")[0]: source}
 
 
-def _call(source, load):
+def _call(source: Source, load: Callable):
     try:
         return load()
     except Exception as error:
         raise DataError(f"{source}: neither a folder nor a loadable dataset ({error})") from error
 
 
-def _name(source) -> str:
+def _name(source: Source) -> str:
     return str(source) if isinstance(source, (str, Path)) else type(source).__name__
 
 
@@ -150,7 +157,7 @@ def _is_stream(dataset) -> bool:
     return isinstance(dataset, datasets.IterableDataset)
 
 
-def _split_samples(splits: Mapping, split: str, source) -> list[Sample]:
+def _split_samples(splits: Mapping, split: str, source: Source) -> list[Sample]:
     import datasets
 
     dataset = splits[split]
@@ -158,20 +165,33 @@ def _split_samples(splits: Mapping, split: str, source) -> list[Sample]:
         return list(stream_samples(dataset, split))
     image, mask = _image_columns(dataset, _name(source))
     good = _good_labels(dataset)
-    names = [f"{_name(source)}/{split}[{i}]" for i in range(len(dataset))]
-    defects = [
-        GOOD if good is None else _defect(dataset, good, label, name)
-        for name, label in zip(names, [None] * len(names) if good is None else dataset["label"], strict=True)
-    ]
-    images, masks = dataset.select_columns([image]), dataset.select_columns([mask]) if mask else None
-    encoded_masks = masks.cast_column(mask, datasets.Image(decode=False)) if mask else None
+    labels = [None] * len(dataset) if good is None else dataset.with_format(None)["label"]
+    columns = list(filter(None, (image, mask)))
+    rows = dataset.with_format(None).select_columns(columns)
+    for column in columns:
+        rows = rows.cast_column(column, datasets.Image(decode=False))
     samples = []
-    for i, (name, defect) in enumerate(zip(names, defects, strict=True)):
-        # Whether a row has a mask shows without decoding it.
-        has_mask = mask and defect != GOOD and encoded_masks[i][mask] is not None
-        truth = Mask(f"mask of {name}", partial(_read_mask_row, masks, mask, i, name)) if has_mask else None
-        samples.append(Sample(name, partial(_read_row, images, image, i, name), defect, truth, held_out=split == "validation"))
+    for i, label in enumerate(labels):
+        where = f"{_name(source)}/{split}[{i}]"
+        defect = GOOD if good is None else _defect(dataset, good, label, where)
+        has_mask = mask is not None and defect != GOOD and rows[i][mask] is not None
+        samples.append(
+            _row_sample(
+                split,
+                i,
+                where,
+                defect,
+                partial(_cell, rows, i, image, where),
+                partial(_cell, rows, i, mask, where) if has_mask else None,
+            )
+        )
     return samples
+
+
+def _row_sample(split: str, index: int, where: str, defect: str, image: Encoded, mask: Encoded | None) -> Sample:
+    """Sample named by split and row, which stay when the dataset is moved; errors tell its place as well."""
+    truth = Mask(f"mask of {where}", partial(_read_mask, mask, f"mask of {where}")) if mask else None
+    return Sample(f"{split}[{index}]", partial(_read_image, image, where), defect, truth, held_out=split == "validation")
 
 
 def _image_columns(dataset, name: str) -> tuple[str, str | None]:
@@ -219,67 +239,59 @@ def _is_numbered(feature) -> bool:
     return isinstance(feature, datasets.Value) and feature.dtype.startswith(("bool", "int", "uint", "float"))
 
 
-def _defect(dataset, good: set, label, name: str) -> str:
+def _defect(dataset, good: set, label, where: str) -> str:
     import datasets
 
-    if (label.lower() if isinstance(label, str) else label) in good:
-        return GOOD
     feature = dataset.features["label"]
+    if isinstance(label, str) and not isinstance(feature, datasets.ClassLabel):
+        return defect_of(label)
+    if label in good:
+        return GOOD
     if _is_numbered(feature):
         if label != 1:
             raise DataError(
-                f"{name}: label {label} is no name, and neither 0 for good nor 1 for defective; cast the column to a "
+                f"{where}: label {label} is no name, and neither 0 for good nor 1 for defective; cast the column to a "
                 "datasets.ClassLabel whose names tell, one of them good, ok or normal, or remove it if all images are good"
             )
         return NUMBERED_DEFECT
     return feature.int2str(label) if isinstance(feature, datasets.ClassLabel) and label is not None else str(label)
 
 
-def _cell(rows, column: str, index: int, name: str) -> Image.Image:
+def _cell(rows, index: int, column: str, where: str) -> bytes:
+    return _bytes_of(rows[index][column], where)
+
+
+def _fetched(value: dict | None, where: str) -> Encoded:
+    """The bytes of an undecoded image at once, or the error of not getting them when it is asked for them."""
     try:
-        image = rows[index][column]
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"{name}: damaged image ({error}); remove the row") from error
-    if image is None:
-        raise ImageError(f"{name}: has no image; remove the row")
-    return image
+        content = _bytes_of(value, where)
+    except ImageError as error:
+        return partial(_raise, error)
+    return partial(bytes, content)
 
 
-def _read_row(rows, column: str, index: int, name: str) -> Image.Image:
-    return to_rgb(_cell(rows, column, index, name), name)
+def _raise(error: ImageError) -> bytes:
+    raise error
 
 
-def _read_mask_row(rows, column: str, index: int, name: str) -> np.ndarray:
-    return mask_levels(_cell(rows, column, index, name))
-
-
-def _encoded(value: dict | None) -> bytes | None:
-    """Bytes of an undecoded image; a stream may give just its address."""
+def _bytes_of(value: dict | None, where: str) -> bytes:
+    """Bytes of an undecoded image, of which some datasets give just the address."""
     import fsspec
 
-    if value is None or value["bytes"] is not None:
-        return value and value["bytes"]
-    with fsspec.open(value["path"], "rb") as file:
+    if value is None or (value["bytes"] is None and value["path"] is None):
+        raise ImageError(f"{where}: has no image; remove the row")
+    if value["bytes"] is not None:
+        return value["bytes"]
+    with failures_named(f"{where}, {value['path']}"), fsspec.open(value["path"], "rb") as file:
         return file.read()
 
 
-def _open(encoded: bytes | None, name: str) -> Image.Image:
-    if encoded is None:
-        raise ImageError(f"{name}: has no image; remove the row")
-    try:
-        image = Image.open(io.BytesIO(encoded))
-        image.load()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"{name}: damaged image ({error}); remove the row") from error
-    return image
+def _read_image(encoded: Encoded, where: str) -> Image.Image:
+    return read_image(io.BytesIO(encoded()), where)
 
 
-def _decode(encoded: bytes | None, name: str) -> Image.Image:
-    return to_rgb(_open(encoded, name), name)
-
-
-def _decode_mask(encoded: bytes, name: str) -> np.ndarray:
-    return mask_levels(_open(encoded, name))
+def _read_mask(encoded: Encoded, where: str) -> np.ndarray:
+    return read_mask(io.BytesIO(encoded()), where)
 
 
 LAYOUT = Layout(

@@ -1,6 +1,7 @@
 """Decodes every image and mask of a dataset once and counts what was seen."""
 
 import hashlib
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,12 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..imaging.reading import ImageError
+from ..imaging.decoding import ImageError, ImageWarning
 from .sample import Sample
 
 
 @dataclass
-class Images:
+class ImageCheck:
     """What decoding a list of samples showed.
 
     Args:
@@ -21,44 +22,53 @@ class Images:
         colour, grey: images with and without colour; a grey image stored as RGB is grey.
         digests: hash of the decoded pixels by sample name.
         unreadable: one message per image or mask that can't be used.
+        doubtful: one message per image or mask that is used, but perhaps not as it is meant.
         masks: of defective images: with mask, without, blank, and of another size than their image.
     """
 
-    sizes: Counter = field(default_factory=Counter)
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     colour: int = 0
     grey: int = 0
     digests: dict[str, bytes] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
-    masks: Counter = field(default_factory=Counter)
+    doubtful: list[str] = field(default_factory=list)
+    masks: Counter[str] = field(default_factory=Counter)
 
 
-def inspect_images(samples: Sequence[Sample]) -> Images:
+def check_images(samples: Sequence[Sample]) -> ImageCheck:
     """Decodes every image and mask; memory is bounded by one image."""
-    images = Images()
+    check = ImageCheck()
     for sample in tqdm(samples, desc="reading images", disable=None, leave=False):
-        try:
-            pixels = np.asarray(sample.read())
-        except ImageError as error:
-            images.unreadable.append(str(error))
-            continue
-        images.sizes[pixels.shape[1], pixels.shape[0]] += 1
-        is_grey = (pixels == pixels[..., :1]).all()
-        images.grey += is_grey
-        images.colour += not is_grey
-        images.digests[sample.name] = hashlib.blake2b(pixels.tobytes() + repr(pixels.shape).encode(), digest_size=16).digest()
-        if sample.is_defective:
-            _inspect_mask(sample, pixels.shape[:2], images)
-    return images
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ImageWarning)
+            _check_image(sample, check)
+        check.doubtful += [str(warning.message) for warning in caught if issubclass(warning.category, ImageWarning)]
+    return check
 
 
-def _inspect_mask(sample: Sample, shape: tuple[int, int], images: Images) -> None:
-    images.masks["present" if sample.mask else "missing"] += 1
+def _check_image(sample: Sample, check: ImageCheck) -> None:
+    try:
+        pixels = np.asarray(sample.read())
+    except ImageError as error:
+        check.unreadable.append(str(error))
+        return
+    check.sizes[pixels.shape[1], pixels.shape[0]] += 1
+    is_grey = (pixels == pixels[..., :1]).all()
+    check.grey += is_grey
+    check.colour += not is_grey
+    check.digests[sample.name] = hashlib.blake2b(pixels.tobytes() + repr(pixels.shape).encode(), digest_size=16).digest()
+    if sample.is_defective:
+        _check_mask(sample, pixels.shape[:2], check)
+
+
+def _check_mask(sample: Sample, shape: tuple[int, int], check: ImageCheck) -> None:
+    check.masks["present" if sample.mask else "missing"] += 1
     if not sample.mask:
         return
     try:
         mask = sample.mask.read()
-    except ValueError as error:
-        images.unreadable.append(str(error))
+    except ValueError as error:  # ImageError, or DataError where several files differ in size
+        check.unreadable.append(str(error))
         return
-    images.masks["blank"] += not mask.any()
-    images.masks["of another size"] += mask.shape != shape
+    check.masks["blank"] += not mask.any()
+    check.masks["of another size"] += mask.shape != shape

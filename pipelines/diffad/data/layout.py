@@ -5,10 +5,15 @@ from dataclasses import dataclass
 
 from .sample import Sample
 
+# Path, name of a dataset on the Hub, or object of the `datasets` library, which takes seconds to import.
+Source = object
+
 
 @dataclass(frozen=True)
 class Layout:
     """A way of laying out images on disk, recognised by structure, never by the names of datasets or parts.
+
+    Names of folders count in any case of letters.
 
     Args:
         name: as people know it.

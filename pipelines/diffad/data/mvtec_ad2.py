@@ -12,23 +12,31 @@ test_private/, test_private_mixed/          not used: only the benchmark's serve
 
 from pathlib import Path
 
-from .files import defect_folder_samples, image_files, mask_file
+from .files import defect_folder_samples
 from .layout import Layout
-from .mvtec_ad import training_samples
+from .mvtec_ad import named_masks, training_samples
 from .sample import Sample
+from .walk import child, image_files
 
 
 def recognize(folder: Path) -> bool:
-    return (folder / "test_public").is_dir()
+    """Whether a folder has this layout."""
+    return child(folder, "test_public").is_dir()
 
 
 def test_samples(folder: Path) -> list[Sample]:
-    test = folder / "test_public"
-    return defect_folder_samples(folder, test, test / "ground_truth", mask_file)
+    """Images of test_public with their masks."""
+    test = child(folder, "test_public")
+    return defect_folder_samples(folder, test, child(test, "ground_truth"), named_masks)
 
 
 def notes(folder: Path) -> list[str]:
-    private = {name: len(image_files(folder / name)) for name in ("test_private", "test_private_mixed")}
+    """How many images are not used."""
+    private = {
+        name: len(image_files(child(folder, name)))
+        for name in ("test_private", "test_private_mixed")
+        if child(folder, name).is_dir()
+    }
     return [f"{name}: {count} images without published labels are not used" for name, count in private.items() if count]
 
 

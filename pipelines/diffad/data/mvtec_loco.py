@@ -15,25 +15,34 @@ that area of it to be found. Here every non-zero level is a defect and the masks
 
 from pathlib import Path
 
-from .files import defect_folder_samples, image_files
+from .files import FindMasks, defect_folder_samples
 from .layout import Layout
 from .mvtec_ad import has_mask_folders, training_samples
 from .sample import GOOD, Sample
+from .walk import child, image_files
 
 
 def recognize(folder: Path) -> bool:
-    return has_mask_folders(folder) and any((folder / split / GOOD).is_dir() for split in ("train", "test"))
+    """Whether a folder has this layout."""
+    return has_mask_folders(folder) and any(child(folder, split, GOOD).is_dir() for split in ("train", "test"))
 
 
 def test_samples(folder: Path) -> list[Sample]:
-    return defect_folder_samples(folder, folder / "test", folder / "ground_truth", _masks_of)
+    """Images of test with all of their masks."""
+    return defect_folder_samples(folder, child(folder, "test"), child(folder, "ground_truth"), _masks_in_own_folders)
 
 
-def _masks_of(image: Path, folder: Path) -> list[Path]:
-    return image_files(folder / image.stem) if (folder / image.stem).is_dir() else []
+def _masks_in_own_folders(images: Path, masks: Path) -> FindMasks:
+    def find(image: Path) -> list[Path]:
+        below = child(masks, *image.parent.relative_to(images).parts, image.stem)
+        folder = below if below.is_dir() else child(masks, image.stem)
+        return image_files(folder) if folder.is_dir() else []
+
+    return find
 
 
 def notes(folder: Path) -> list[str]:
+    """How masks are read."""
     return ["the masks of an image are united; saturation areas (defects_config.json, for sPRO) are not used"]
 
 

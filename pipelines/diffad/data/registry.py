@@ -17,9 +17,10 @@ from . import (
     plain_folder,
     visa,
 )
-from .files import image_files, subfolders
-from .layout import Layout
+from .ground_truth import check_masks
+from .layout import Layout, Source
 from .sample import DataError, Sample
+from .walk import image_files, subfolders
 
 # Layouts with a structure of their own. A plain folder is what has none, so it is asked last.
 STRUCTURED = (
@@ -38,43 +39,55 @@ LAYOUTS = (*STRUCTURED, plain_folder.LAYOUT)
 DEPTH = 3
 
 
-def training_samples(source) -> list[Sample]:
+def training_samples(source: Source, all_good: bool = False) -> list[Sample]:
     """Good images to train on, in a fixed order; a dataset's own validation images are among them, marked `held_out`.
 
     Args:
         source: folder in one of the known layouts, folder of good images (searched recursively), CSV manifest, folder written
             by `datasets.save_to_disk`, name `owner/name` of a dataset on the Hub, or a dataset object of the `datasets`
             library. A stream (`IterableDataset`) is read once, in order, and kept in memory as it was encoded.
+        all_good: all images of a folder without a layout are good, though they lie in several subfolders.
 
     Raises:
         DataError: if there is no such source, its layout is not recognised, or it holds no images.
     """
-    layout, source = find_layout(source)
+    layout, source = find_layout(source, all_good)
     return layout.training(source)
 
 
-def category_samples(root: str | Path, categories: Sequence[str]) -> list[Sample]:
-    """Good images of several categories to train on, each a source of its own in the folder `root`; labelled by its place.
+def category_samples(root: str | Path, categories: Sequence[str], all_good: bool = False) -> list[Sample]:
+    """Good images of several categories to train on, each a source of its own in the folder `root`.
+
+    Args:
+        root: holds a source for each category.
+        categories: names of the sources; a sample's `category` is the index in this list.
+        all_good: as for [`training_samples`].
 
     Raises:
         DataError: if there is no such source or it holds no images.
     """
     return [
-        replace(sample, name=f"{category}/{sample.name}", category=label)
-        for label, category in enumerate(categories)
-        for sample in training_samples(Path(root) / category)
+        replace(
+            sample,
+            name=f"{category}/{sample.name}",
+            category=index,
+            group=None if sample.group is None else f"{category}/{sample.group}",
+        )
+        for index, category in enumerate(categories)
+        for sample in training_samples(Path(root) / category, all_good)
     ]
 
 
-def evaluation_samples(source) -> list[Sample]:
-    """Good and defective test images with their defect types and masks.
+def evaluation_samples(source: Source) -> list[Sample]:
+    """Good and defective test images with their defect types and masks, all of which are decoded once to check them.
 
     Args:
         source: as for [`training_samples`].
 
     Raises:
-        DataError: if good or defective test images are missing, or some defective images have masks and others don't: without
-            any masks there are image-level metrics only.
+        DataError: if good or defective test images are missing, some defective images have masks and others don't, or masks are
+            blank: without any masks there are image-level metrics only.
+        ImageError: if a mask can't be used.
     """
     layout, source = find_layout(source)
     samples = layout.test(source)
@@ -85,21 +98,20 @@ def evaluation_samples(source) -> list[Sample]:
         raise DataError(f"{source}: no defective images; {needed}")
     if all(sample.is_defective for sample in samples):
         raise DataError(f"{source}: no good test images; {needed}")
-    defective = [sample for sample in samples if sample.is_defective]
-    bare = [sample.name for sample in defective if not sample.mask]
-    if bare and len(bare) < len(defective):
-        raise DataError(
-            f"{bare[0]}: no mask in {source}, though other defective images have one; add it, "
-            "or remove all masks for image metrics only"
-        )
+    check_masks(samples, source)
     return samples
 
 
-def find_layout(source) -> tuple[Layout, object]:
+def find_layout(source: Source, all_good: bool = False) -> tuple[Layout, Source]:
     """The layout of a source, and the source as the layout wants it.
 
+    Args:
+        source: as for [`training_samples`].
+        all_good: as there.
+
     Raises:
-        DataError: if it doesn't exist, fits no layout or several, or lies inside a dataset and holds more than good images.
+        DataError: if it doesn't exist, fits no layout or several, lies inside a dataset and holds more than good images, or
+            holds images in several folders that are not said to be all good.
     """
     if not isinstance(source, (str, Path)):
         return huggingface.LAYOUT, source
@@ -114,14 +126,17 @@ def find_layout(source) -> tuple[Layout, object]:
         raise DataError(f"{source}: fits several layouts: {fits}. Leave the folders of one of them")
     if found:
         return found[0], path
-    if not plain_folder.recognize(path):
-        raise DataError(_nothing_recognized(path))
+    reason = plain_folder.objection(path) if path.is_dir() else "it is a file, but no manifest (.csv)"
+    if reason:
+        raise DataError(_nothing_recognized(path, reason))
+    several = None if all_good else plain_folder.several_folders(path)
+    if several:
+        raise DataError(f"{path}: {several}; name the one with good images, or say that all of them are good (--all_good)")
     _refuse_part_of_dataset(path)
     return plain_folder.LAYOUT, path
 
 
-def _nothing_recognized(path: Path) -> str:
-    reason = plain_folder.objection(path) if path.is_dir() else "it is a file, but no manifest (.csv)"
+def _nothing_recognized(path: Path, reason: str) -> str:
     lines = [f"{path}: no known layout; {reason}. Looked for:"]
     lines += [f"  {layout.name}: {layout.structure}" for layout in LAYOUTS]
     datasets = {}

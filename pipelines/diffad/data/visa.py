@@ -12,34 +12,42 @@ Both tables name images relative to the folder that holds the categories. Withou
 images, the official share, are drawn for training. (Folders made by the authors' prepare_data.py have the MVTec AD layout.)
 """
 
-import csv
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from .files import draw_training, file_sample, image_files, mask_file
+from .csv_table import Row, read_table
+from .files import draw_training, file_sample
+from .ground_truth import MaskFolder, refuse_shared_masks
 from .layout import Layout
 from .sample import DataError, Sample
+from .walk import child, image_files
 
 TRAINING_SHARE = 0.9
+IMAGES, MASKS = ("Data", "Images"), ("Data", "Masks")
 
 
 def recognize(folder: Path) -> bool:
-    return (folder / "Data" / "Images" / "Normal").is_dir()
+    """Whether a folder has this layout."""
+    return child(folder, *IMAGES, "Normal").is_dir()
 
 
 def training_samples(folder: Path) -> list[Sample]:
+    """Normal images of the split's training part."""
     return [file_sample(path, folder) for path in sorted(_split(folder)[0])]
 
 
 def test_samples(folder: Path) -> list[Sample]:
+    """Normal images of the split's test part, and all anomalous ones with their masks."""
     kinds = _defect_kinds(folder)
-    samples = [file_sample(path, folder) for path in sorted(_split(folder)[1])]
-    for path in image_files(folder / "Data" / "Images" / "Anomaly"):
-        masks = mask_file(path, folder / "Data" / "Masks" / "Anomaly")
-        samples.append(file_sample(path, folder, kinds.get(path, "anomaly"), masks))
-    return samples
+    anomalous = child(folder, *IMAGES, "Anomaly")
+    find = MaskFolder(anomalous, child(folder, *MASKS, "Anomaly")).find
+    masks = {path: find(path) for path in (image_files(anomalous) if anomalous.is_dir() else [])}
+    refuse_shared_masks((path.relative_to(folder).as_posix(), files) for path, files in masks.items())
+    good = [file_sample(path, folder) for path in sorted(_split(folder)[1])]
+    return good + [file_sample(path, folder, kinds.get(path, "anomaly"), files) for path, files in masks.items()]
 
 
 def notes(folder: Path) -> list[str]:
+    """Which split is used."""
     if _official_rows(folder):
         return [f"split as in {_split_table(folder)}"]
     return [
@@ -50,7 +58,7 @@ def notes(folder: Path) -> list[str]:
 
 def _split(folder: Path) -> tuple[set[Path], set[Path]]:
     """Normal images to train on and to test with."""
-    normal = set(image_files(folder / "Data" / "Images" / "Normal"))
+    normal = set(image_files(child(folder, *IMAGES, "Normal")))
     rows = _official_rows(folder)
     if not rows:
         training = draw_training(sorted(normal), TRAINING_SHARE)
@@ -66,21 +74,18 @@ def _split_table(folder: Path) -> Path:
     return folder.parent / "split_csv" / "1cls.csv"
 
 
-def _official_rows(folder: Path) -> list[dict]:
+def _official_rows(folder: Path) -> list[Row]:
     """Rows of this category's normal images in the table of splits, if there is one."""
     table = _split_table(folder)
-    prefix = f"{folder.name}/Data/Images/Normal/"
-    return [row for row in _read_table(table) if row["image"].startswith(prefix)] if table.is_file() else []
+    normal = PurePosixPath(folder.name, *IMAGES, "Normal")
+    rows = [row for _, row in read_table(table, ("image", "split"))] if table.is_file() else []
+    return [row for row in rows if PurePosixPath(row["image"]).is_relative_to(normal)]
 
 
 def _defect_kinds(folder: Path) -> dict[Path, str]:
     table = folder / "image_anno.csv"
-    return {folder.parent / row["image"]: row["label"] for row in _read_table(table)} if table.is_file() else {}
-
-
-def _read_table(path: Path) -> list[dict]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file))
+    rows = [row for _, row in read_table(table, ("image", "label"))] if table.is_file() else []
+    return {folder.parent / row["image"]: row["label"] for row in rows}
 
 
 LAYOUT = Layout(

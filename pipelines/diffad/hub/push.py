@@ -29,14 +29,15 @@ from .evaluation_record import EvaluationRecord, read_evaluation
 from .single_file import FILE_PREFIX, code_module_name, component_code, single_file_code
 
 MODEL_INDEX = "model_index.json"
-TRAINING_CONFIG, TRAINING_SUMMARY = "training_config.json", "training_summary.json"
+TRAINING_CONFIG, TRAINING_SUMMARY, HELD_OUT = "training_config.json", "training_summary.json", "held_out.json"
 # What training leaves there, and what a card needs of it.
 TRAINING_FILES = {
     TRAINING_CONFIG: ("the settings of a training run", {"data": str, "seed": int}),
     TRAINING_SUMMARY: ("the summary of a training run", {"steps": int, "seconds": float, "peak_memory_mib": float}),
+    HELD_OUT: ("the names of held-out images", {"held_out": list}),
 }
 # Settings that name folders of the machine, or how a run was carried out and not what comes of it.
-LOCAL_SETTINGS = ("output_dir", "cache_dir", "resume_from_checkpoint", "report_to")
+LOCAL_SETTINGS = ("output_dir", "cache_dir", "resume_from_checkpoint", "report_to", "overwrite")
 
 
 def push(
@@ -149,6 +150,8 @@ def _write_repo(
     with writing(folder) as unfinished:
         _copy_components(source, unfinished, components(index))
         _write_json(unfinished / MODEL_INDEX, with_repository_code(_without_paths(index), code_module))
+        if held_out := _read_if_there(trained_in, HELD_OUT):  # names only: which images must not be trained on
+            _write_json(unfinished / HELD_OUT, held_out)
     _write_code(folder, index, code, code_module)
     training, summary = (_read_if_there(trained_in, name) for name in (TRAINING_CONFIG, TRAINING_SUMMARY))
     if training is not None:
@@ -225,7 +228,7 @@ def _without_paths(config: dict) -> dict:
 def _settings_without_paths(training: dict) -> dict:
     """Settings of a training run without the machine's folders; of those that it read only the name is left."""
     kept = {key: value for key, value in training.items() if key not in LOCAL_SETTINGS}
-    for key in ("data", "pretrained_unet"):
+    for key in ("data", "pretrained_unet", "roi"):
         if isinstance(kept.get(key), str) and (Path(kept[key]).is_absolute() or Path(kept[key]).exists()):
             kept[key] = Path(kept[key]).resolve().name
     return kept

@@ -57,7 +57,8 @@ def save_sheet(path: Path, columns: Sequence[str], rows: Sequence[tuple[str, Seq
                 axis.imshow(picture, interpolation="nearest")
                 axis.axis("off")
             # Not in the layout: the caption may run on below the row's other pictures.
-            row_axes[0].text(0, -0.03, caption, transform=row_axes[0].transAxes, va="top", in_layout=False)
+            place = row_axes[0].transAxes
+            row_axes[0].text(0, -0.03, caption, transform=place, va="top", in_layout=False, parse_math=False)
         for axis, title in zip(axes[0], columns, strict=True):
             axis.set_title(title, weight="bold")
         figure.savefig(path, dpi=110)

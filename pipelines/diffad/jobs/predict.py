@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,18 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .. import __version__
+from ..imaging.decoding import ImageError, pixel_count
 from ..imaging.drawing import overlay
-from ..imaging.reading import ImageError, read_image
+from ..imaging.reading import page_count, read_image
 from ..imaging.regions import bounding_boxes
 from ..imaging.streams import read_batches
 from ..models.digest import model_digest
 from ..pipeline_diffad import DiffADPipeline
 from ..pipeline_output import DiffADOutput
-from .fingerprint import files_digest
-from .folders import image_names, picture_path
-from .journal import Journal, only_writer
-from .run_record import check_is_result, write_record
-from .table import check_table_path, read_rows, write_table
+from ..text import printable
+from .folders import images_of, picture_path
+from .resume import Journal, check_is_result, files_digest, only_writer, write_record
+from .table import check_rows, check_table_path, read_rows, write_table
 
 LISTED_ERRORS = 10
 # Names and RGB images of a batch to its rows.
@@ -56,13 +57,14 @@ class PredictionSummary:
     """Counts of a whole run, earlier parts included.
 
     Args:
-        images, defective, unreadable: numbers of images.
+        images, defective, unknown, unreadable: numbers of images.
         first_errors: of the first few unreadable images.
         was_complete: the table was there already, and nothing was scored.
     """
 
     images: int = 0
     defective: int = 0
+    unknown: int = 0
     unreadable: int = 0
     first_errors: list[str] = field(default_factory=list)
     was_complete: bool = False
@@ -72,6 +74,7 @@ class PredictionSummary:
         for row in rows:
             self.images += 1
             self.defective += row.get("label") == "defective"
+            self.unknown += row.get("label") == "unknown"
             if row.get("error"):
                 self.unreadable += 1
                 if self.unreadable <= LISTED_ERRORS:
@@ -86,7 +89,7 @@ def predict_folder(
     settings: PredictionSettings = PredictionSettings(),
     batch_size: int = 8,
 ) -> PredictionSummary:
-    """Scores all images below a folder and writes a table with the columns of [`diffad.jobs.table.SCHEMA`].
+    """Scores all images below a folder, or one image file, and writes a table with the columns of [`diffad.jobs.table.SCHEMA`].
 
     Finished rows lie in `<output>.journal` until the table is complete. A run that was killed goes on from there, if model,
     settings and images are the same. A finished table of the same run, which `<output>.run.json` tells, is left as it is.
@@ -102,15 +105,15 @@ def predict_folder(
     """
     check_table_path(output)
     categories = pipe.category_indices(settings.category, 1)
-    pipe.calibration.supported_rates(settings.false_alarm_rate, categories)
+    rates = pipe.calibration.supported_rates(settings.false_alarm_rate, categories)
     pipe.set_progress_bar_config(disable=True)
-    names = image_names(folder, settings.picture_folders)
-    run = {
-        "version": __version__,
-        "folder": str(folder.resolve()),
+    run = {"version": __version__, "folder": str(folder.resolve())}
+    folder, names = images_of(folder, settings.picture_folders)
+    run |= {
         "images": files_digest(folder, names),
         "model": model_digest(pipe.components),
         **{key: _as_text(value) for key, value in dataclasses.asdict(settings).items()},
+        "thresholds": [_thresholds(pipe, category, rate) for category, rate in rates.items()],
     }
 
     def score(batch: Sequence[str], images: Sequence[Image.Image]) -> list[dict]:
@@ -118,23 +121,32 @@ def predict_folder(
         for i, name in enumerate(batch):
             threshold = result.pixel_thresholds[i]
             write_pictures(settings, name, images[i], result.anomaly_maps[i], result.masks[i], threshold)
-        return rows_of(batch, result)
+        return [row | {"pages": page_count(image)} for row, image in zip(rows_of(batch, result), images, strict=True)]
 
-    return run_prediction(names, lambda name: read_image(folder / name), score, output, run, batch_size)
+    return run_prediction(
+        names, lambda name: read_image(folder / name), score, output, run, batch_size, lambda name: pixel_count(folder / name)
+    )
 
 
 def run_prediction(
-    names: Sequence[str], read: Callable[[str], Image.Image], score: Score, output: Path, run: dict, batch_size: int
+    names: Sequence[str],
+    read: Callable[[str], Image.Image],
+    score: Score,
+    output: Path,
+    run: dict,
+    batch_size: int,
+    pixels: Callable[[str], int] | None = None,
 ) -> PredictionSummary:
     """Reads, scores and records images, from where the journal ends to the finished table; one of the same run stays.
 
     Args:
         names: of all images of the run, the finished ones included.
         read: name to RGB image, or ImageError.
-        run: everything that rows depend on; see [`diffad.jobs.journal.Journal`].
+        run: everything that rows depend on; see [`diffad.jobs.resume.Journal`].
+        batch_size, pixels: of [`diffad.imaging.streams.read_batches`].
 
     Raises:
-        ValueError: if the output or the journal belongs to another run, or another process is writing either.
+        ValueError: if the output or the journal belongs to another run or is damaged, or another process is writing either.
     """
     journal_path = output.with_name(f"{output.name}.journal")
     summary = PredictionSummary()
@@ -145,10 +157,11 @@ def run_prediction(
             for _ in summary.counted(read_rows(output)):
                 pass
             return summary
-        with Journal(journal_path, run) as journal:
-            rest = names[journal.length :]
-            with tqdm(total=len(names), initial=journal.length, desc="predicting", unit="image", mininterval=1) as progress:
-                for batch in read_batches(rest, read, batch_size):
+        with Journal(journal_path, run, partial(check_rows, paths=[printable(name) for name in names])) as journal:
+            with tqdm(
+                total=len(names), initial=journal.length, desc="predicting", unit="image", mininterval=1, disable=None
+            ) as progress:
+                for batch in read_batches(names[journal.length :], read, batch_size, pixels):
                     journal.append(_score_readable(batch, score))
                     progress.update(len(batch))
             write_table(summary.counted(iter(journal)), output)
@@ -160,24 +173,24 @@ def run_prediction(
 def rows_of(names: Sequence[str], output: DiffADOutput) -> list[dict]:
     """One row per image, with the columns of [`diffad.jobs.table.SCHEMA`] that have a value."""
     rows = []
-    categories = output.categories or [None] * len(names)
-    verdicts = zip(
-        output.image_scores, output.p_values, output.is_defective, output.masks, output.false_alarm_rates, strict=True
-    )
-    for name, category, (score, p_value, label, mask, rate) in zip(names, categories, verdicts, strict=True):
+    for i, name in enumerate(names):
+        mask = output.masks[i]
         boxes = bounding_boxes(mask)
+        is_unknown = output.categories is not None and output.categories[i] is None
         rows.append(
             {
-                "path": _printable(name),
-                "score": float(score),
-                "p_value": float(p_value),
-                "label": "defective" if label else "good",
+                "path": printable(name),
+                "score": float(output.image_scores[i]),
+                "p_value": float(output.p_values[i]),
+                "label": "unknown" if is_unknown else "defective" if output.is_defective[i] else "good",
                 "defect_pixels": int(mask.sum()),
                 "defect_share": float(mask.mean()),
                 "defects": len(boxes),
                 "boxes": boxes,
-                "category": category,
-                "false_alarm_rate": float(rate),
+                "category": None if output.categories is None else output.categories[i],
+                "false_alarm_rate": float(output.false_alarm_rates[i]),
+                "image_threshold": float(output.image_thresholds[i]),
+                "pixel_threshold": float(output.pixel_thresholds[i]),
             }
         )
     return rows
@@ -206,7 +219,7 @@ def _score_readable(batch: list[tuple[str, Image.Image | ImageError]], score: Sc
     readable = [(name, image) for name, image in batch if not isinstance(image, ImageError)]
     rows = iter(score(*zip(*readable)) if readable else ())
     return [
-        {"path": _printable(name), "error": _printable(str(image))} if isinstance(image, ImageError) else next(rows)
+        {"path": printable(name), "error": printable(str(image))} if isinstance(image, ImageError) else next(rows)
         for name, image in batch
     ]
 
@@ -216,6 +229,10 @@ def _as_text(setting: Path | float | str | None) -> str | None:
     return None if setting is None else str(setting.resolve() if isinstance(setting, Path) else setting)
 
 
-def _printable(text: str) -> str:
-    """Bytes of file names that are not UTF-8, which no table can hold, become replacement characters."""
-    return text.encode(errors="surrogateescape").decode(errors="replace")
+def _thresholds(pipe: DiffADPipeline, category: int, false_alarm_rate: float) -> dict:
+    return {
+        "category": None if pipe.category_names is None else pipe.category_names[category],
+        "false_alarm_rate": false_alarm_rate,
+        "image_threshold": pipe.calibration.image_threshold(false_alarm_rate, category),
+        "pixel_threshold": pipe.calibration.pixel_threshold(false_alarm_rate, category),
+    }

@@ -1,28 +1,78 @@
 """Calibrates a saved pipeline anew, on a folder of good images."""
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from ..atomic import writing
 from ..data import DataError, find_layout, plain_folder
+from ..imaging.preprocessing import load_region
+from ..imaging.reading import ImageError, read_image
 from ..pipeline_diffad import DiffADPipeline
+from ..scoring.calibration import Calibration
 from .folders import image_names
 
 
-def held_out_images(folder: Path) -> list[Path]:
-    """Images of good parts below a folder.
+def calibration_images(folder: Path, all_good: bool = False) -> list[Path]:
+    """Images of good parts below a folder, none of which the model was trained on.
+
+    Args:
+        all_good: all of them are good, though they lie in several subfolders.
 
     Raises:
-        DataError: if there are none, or the folder is a whole dataset with training images or defects in it.
+        DataError: if there are none, the folder is a whole dataset with training images or defects in it, or images lie in
+            several subfolders that are not said to be all good.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    layout, _ = find_layout(folder)
+    layout, _ = find_layout(folder, all_good)
     if layout is not plain_folder.LAYOUT:
         raise DataError(
             f"{folder}: is {layout.name}, and calibration takes only good images that were not trained on; name the folder "
             "with those, such as test/good"
         )
     return [folder / name for name in image_names(folder)]
+
+
+def calibrate_on(pipe: DiffADPipeline, images: Sequence[Path], batch_size: int = 8, roi: Path | None = None) -> Calibration:
+    """Sets the thresholds of a pipeline anew.
+
+    Args:
+        images: of good parts that the model was not trained on.
+        batch_size: images per forward pass.
+        roi: mask of the region of interest, white inside; None keeps the present one.
+
+    Raises:
+        ImageError: if an image or the region can't be used, or the region has another aspect than an image.
+        ValueError: if there are too few images.
+    """
+    if roi is None:
+        return pipe.calibrate(images, batch_size)
+    region = load_region(roi)
+    return pipe.calibrate([partial(_read_framed, path, region, roi) for path in images], batch_size, roi=region)
+
+
+def check_aspect(region: np.ndarray, name: str, size: tuple[int, int]) -> None:
+    """Refuses a region of interest `(height, width)` that an image of `size` (width, height) would stretch.
+
+    Raises:
+        ImageError: naming the region.
+    """
+    height, width = region.shape
+    expected = width * size[1] / size[0]
+    if abs(height - expected) > max(1, 0.01 * expected):  # a smaller region has rounded sides
+        raise ImageError(
+            f"{name}: a region of {width}x{height} pixels does not fit images of {size[0]}x{size[1]}; draw it on one of them"
+        )
+
+
+def _read_framed(path: Path, region: np.ndarray, roi: Path) -> Image.Image:
+    image = read_image(path)
+    check_aspect(region, str(roi), image.size)
+    return image
 
 
 def save_calibration(pipe: DiffADPipeline, model: Path) -> None:

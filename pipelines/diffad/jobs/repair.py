@@ -8,12 +8,13 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..deprecation import warn_renamed
+from ..imaging.decoding import ImageError, pixel_count
 from ..imaging.drawing import filmstrip
-from ..imaging.reading import ImageError, read_image
+from ..imaging.reading import read_image
 from ..imaging.streams import read_batches
 from ..imaging.trajectory import save_animation, trajectory_row
 from ..pipeline_diffad import DiffADPipeline
-from .folders import image_names, picture_path
+from .folders import images_of, picture_path
 
 
 @dataclass
@@ -62,10 +63,12 @@ def repair_folder(
         warn_renamed("film", "trajectory")
         trajectory = film
     pipe.set_progress_bar_config(disable=True)
-    names = image_names(folder, [output])
+    folder, names = images_of(folder, [output])
     summary = RepairSummary()
-    with tqdm(total=len(names), desc="repairing", unit="image", mininterval=1) as progress:
-        for batch in read_batches(names, lambda name: read_image(folder / name), batch_size):
+    with tqdm(total=len(names), desc="repairing", unit="image", mininterval=1, disable=None) as progress:
+        paths = {name: folder / name for name in names}
+        read, pixels = (lambda name: read_image(paths[name])), (lambda name: pixel_count(paths[name]))
+        for batch in read_batches(names, read, batch_size, pixels):
             summary.images += len(batch)
             summary.errors += [str(image) for _, image in batch if isinstance(image, ImageError)]
             readable = {name: image for name, image in batch if not isinstance(image, ImageError)}

@@ -1,6 +1,6 @@
 """Self-contained HTML reports of evaluations and prediction runs: one file that opens offline."""
 
-from .data import Report, ReportRow
+from .contents import Report, ReportRow
 from .pictures import Pictures, draw_pictures
 from .predictions import report_from_predictions
 from .render import check_report_path, write_report

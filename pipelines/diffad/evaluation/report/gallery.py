@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ...imaging.drawing import evenly_spaced
-from .data import Outcome, ReportRow
+from .contents import Outcome, ReportRow
 
 CORRECT_SHARE = 0.25  # of the gallery is kept for verdicts that were right, however many failures there are
 
@@ -15,7 +15,7 @@ def choose_rows(rows: Sequence[ReportRow], limit: int) -> list[ReportRow]:
     where not all fit. Where it is unknown, the highest scores are taken.
     """
     ranked = sorted(rows, key=lambda row: -row.score)
-    if rows[0].truth is None:
+    if rows[0].is_defective is None:
         return ranked[:limit]
     failures = [row for row in ranked if row.outcome.is_failure]
     correct = [row for row in ranked if not row.outcome.is_failure]

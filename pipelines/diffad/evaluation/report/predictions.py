@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
-from ...imaging.reading import read_image
+from ...imaging.reading import ImageError, read_image
 from ...pipeline_diffad import DiffADPipeline
-from .data import Report, ReportRow
+from ...text import printable
+from .contents import Report, ReportRow
 from .pictures import Pictures, draw_pictures
 
 
@@ -21,9 +22,9 @@ def report_from_predictions(
 
     Args:
         pipe: the pipeline that scored them. Its progress bar is turned off.
-        rows: one for every scored image: `path` (absolute or relative to `folder`), `score`, `p_value` and `label` (`defective`
-            or `good`), as in a table of predictions; rows with an `error` are only counted. For a model of several categories
-            also the `category`, one for all rows.
+        rows: one for every scored image: `path` (absolute or relative to `folder`), `score`, `p_value` and `label` (`good`,
+            `defective` or `unknown`), as in a table of predictions; rows with an `error` are only counted. For a model of
+            several categories also the `category`, one for all rows.
         folder: of the images.
         false_alarm_rate: that they were scored with; None is the default of scoring.
         facts: further facts of the run for the page's head.
@@ -36,11 +37,11 @@ def report_from_predictions(
     unreadable = {"Unreadable": f"{len(rows) - len(scored):,} more"} if len(scored) < len(rows) else {}
     if not scored:
         raise ValueError(f"{folder}: no scored images to report on")
-    categories = {row.get("category") or None for row in scored}
+    categories = {row.get("category") or None for row in scored if row["label"] != "unknown"}
     if len(categories) > 1:
         raise ValueError(f"{folder}: images of {', '.join(sorted(map(str, categories)))}; report on each category apart")
-    category = categories.pop()
-    index = 0 if pipe.category_names is None else pipe.category_indices(category, 1)[0]
+    category = categories.pop() if categories else None
+    index = 0 if category is None else pipe.category_indices(category, 1)[0]
     false_alarm_rate = pipe.calibration.supported_rate(false_alarm_rate, index)
     pipe.set_progress_bar_config(disable=True)
     report_rows = [
@@ -48,8 +49,8 @@ def report_from_predictions(
             name=str(row["path"]),
             score=float(row["score"]),
             p_value=float(row["p_value"]),
-            label=row["label"] == "defective",
-            pictures=partial(_pictures, pipe, folder / row["path"], row["label"] == "defective", category, false_alarm_rate),
+            called_defective=row["label"] != "good",
+            pictures=partial(_pictures, pipe, folder, row["path"], row["label"] != "good", category, false_alarm_rate),
         )
         for row in scored
     ]
@@ -65,10 +66,27 @@ def report_from_predictions(
 
 
 def _pictures(
-    pipe: DiffADPipeline, path: Path, called_defective: bool, category: str | None, false_alarm_rate: float
+    pipe: DiffADPipeline, folder: Path, name: str, called_defective: bool, category: str | None, false_alarm_rate: float
 ) -> Pictures:
-    image = read_image(path)
+    image = read_image(_file_of(folder, name))
     settings = {"categories": category, "false_alarm_rate": false_alarm_rate}
     output = pipe(image, **settings)
     repaired = pipe.reconstruct(image, **settings).images[0] if called_defective else None
     return draw_pictures(image, output.anomaly_maps[0], output.pixel_thresholds[0], repaired=repaired)
+
+
+def _file_of(folder: Path, name: str) -> Path:
+    """The file that a table calls by a name, in which bytes that are not text were replaced.
+
+    Raises:
+        ImageError: if several files have that name.
+    """
+    found = [folder / name]
+    if not found[0].exists() and "\N{REPLACEMENT CHARACTER}" in name:
+        found = [folder]
+        for part in Path(name).parts:
+            entries = (entry for parent in found if parent.is_dir() for entry in parent.iterdir())
+            found = [entry for entry in entries if printable(entry.name) == part]
+    if len(found) != 1:
+        raise ImageError(f"{folder / name}: {len(found)} files are called so; rename them")
+    return found[0]

@@ -12,8 +12,11 @@ from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
 from ...scoring.conformal import check_supported
-from ..bootstrap import RESAMPLES, confidence_intervals, count_images, sweep
-from .data import Outcome, Report, ReportRow
+from ...text import printable
+from ..bootstrap import RESAMPLES, confidence_intervals
+from ..counts import count_images
+from ..sweep import sweep
+from .contents import Outcome, Report, ReportRow
 from .gallery import choose_rows
 from .pictures import data_uri
 from .plots import DEFECTIVE, GOOD, TEXT, curve_plot, score_histogram
@@ -51,8 +54,8 @@ def write_report(report: Report, path: str | Path, max_gallery_rows: int = 60) -
         max_gallery_rows: images with pictures at most. Only they are drawn, one after the other.
 
     Raises:
-        ValueError: if the report has no rows, rows with and without truth, metrics without truth, or too few normal scores to
-            promise its false-alarm rate.
+        ValueError: if the report has no rows, rows with and without truth, metrics without truth, or too few calibration images
+            to promise its false-alarm rate.
     """
     _check(report)
     path = Path(path)
@@ -65,12 +68,12 @@ def write_report(report: Report, path: str | Path, max_gallery_rows: int = 60) -
         lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
-    has_truth = report.rows[0].truth is not None
+    has_truth = report.rows[0].is_defective is not None
     page = environment.get_template("template.html.j2").render(
         report=report,
         has_truth=has_truth,
         resamples=RESAMPLES,
-        called_defective=sum(row.label for row in report.rows),
+        called_defective=sum(row.called_defective for row in report.rows),
         rates=_rates(report.rows) if has_truth else {},
         metrics=_metrics(report) if report.metrics is not None else [],
         curves=_curves(report) if has_truth else [],
@@ -79,16 +82,16 @@ def write_report(report: Report, path: str | Path, max_gallery_rows: int = 60) -
         outcomes=_outcome_counts(report.rows),
         cards=_cards(choose_rows(report.rows, max_gallery_rows)),
     )
-    path.write_text(page, encoding="utf-8")
+    path.write_text(printable(page), encoding="utf-8")
 
 
 def _check(report: Report) -> None:
     if not report.rows:
         raise ValueError(f"{report.title}: a report needs at least one image")
-    known = {row.truth is not None for row in report.rows}
+    known = {row.is_defective is not None for row in report.rows}
     if len(known) > 1:
         raise ValueError(f"{report.title}: some images have a truth and some have none; report on them apart")
-    if report.metrics is not None and len({row.truth for row in report.rows}) < 2:
+    if report.metrics is not None and len({row.is_defective for row in report.rows}) < 2:
         raise ValueError(f"{report.title}: metrics need good and defective images")
     check_supported(len(report.calibration_scores), report.false_alarm_rate)
 
@@ -97,20 +100,21 @@ def _rates(rows: Sequence[ReportRow]) -> dict[str, dict]:
     """Detection and false-alarm rate with exact binomial 95 % intervals (Clopper and Pearson), where there are such images."""
     rates = {}
     for name, truth in (("detection", True), ("false alarms", False)):
-        labels = [row.label for row in rows if row.truth is truth]
-        if labels:
-            test = binomtest(sum(labels), len(labels))
+        called = [row.called_defective for row in rows if row.is_defective is truth]
+        if called:
+            test = binomtest(sum(called), len(called))
             low, high = test.proportion_ci(0.95)
-            rates[name] = {"count": sum(labels), "total": len(labels), "value": test.statistic, "low": low, "high": high}
+            rates[name] = {"count": sum(called), "total": len(called), "value": test.statistic, "low": low, "high": high}
     return rates
 
 
 def _metrics(report: Report) -> list[dict]:
     """Name, value and 95 % confidence interval of every metric that has a name here."""
-    scores, labels = _scores_and_labels(report)
-    intervals = {f"image_{name}": ends for name, ends in confidence_intervals(count_images(scores, labels), labels).items()}
+    scores, is_defective = _scores_and_truth(report)
+    counts = count_images(scores, is_defective)
+    intervals = {f"image_{name}": ends for name, ends in confidence_intervals(counts, is_defective).items()}
     if report.pixel_counts is not None:
-        for name, ends in confidence_intervals(report.pixel_counts, labels).items():
+        for name, ends in confidence_intervals(report.pixel_counts, is_defective).items():
             intervals[name if name.startswith("aupro") else f"pixel_{name}"] = ends
     rows = []
     for key, name in METRIC_NAMES.items():
@@ -121,13 +125,13 @@ def _metrics(report: Report) -> list[dict]:
 
 
 def _curves(report: Report) -> list[dict]:
-    scores, labels = _scores_and_labels(report)
-    if labels.all() or not labels.any():
+    scores, is_defective = _scores_and_truth(report)
+    if is_defective.all() or not is_defective.any():
         return []
-    image = sweep(count_images(scores, labels))
-    called = np.array([row.label for row in report.rows])
-    false_alarms, detection = called[~labels].mean(), called[labels].mean()
-    precision = labels[called].mean() if called.any() else 1.0
+    image = sweep(count_images(scores, is_defective))
+    called = np.array([row.called_defective for row in report.rows])
+    false_alarms, detection = called[~is_defective].mean(), called[is_defective].mean()
+    precision = is_defective[called].mean() if called.any() else 1.0
     curves = [
         {
             "title": "ROC, images",
@@ -148,18 +152,18 @@ def _curves(report: Report) -> list[dict]:
 def _histogram(report: Report, has_truth: bool) -> str:
     scores = np.array([row.score for row in report.rows])
     if not has_truth:
-        groups = {"held-out normals": (report.calibration_scores, GOOD), "these images": (scores, TEXT)}
+        groups = {"calibration images": (report.calibration_scores, GOOD), "these images": (scores, TEXT)}
     else:
-        _, labels = _scores_and_labels(report)
-        groups = {"good": (scores[~labels], GOOD), "defective": (scores[labels], DEFECTIVE)}
+        _, is_defective = _scores_and_truth(report)
+        groups = {"good": (scores[~is_defective], GOOD), "defective": (scores[is_defective], DEFECTIVE)}
     return score_histogram({name: group for name, group in groups.items() if len(group[0])}, report.image_threshold)
 
 
 def _defects(rows: Sequence[ReportRow]) -> list[dict]:
     """How many defective images of every type were found, the type with the lowest share first."""
-    defective = [row for row in rows if row.truth]
+    defective = [row for row in rows if row.is_defective]
     totals = Counter(row.defect or "defective" for row in defective)
-    found = Counter(row.defect or "defective" for row in defective if row.label)
+    found = Counter(row.defect or "defective" for row in defective if row.called_defective)
     table = [
         {"name": name, "total": total, "found": found[name], "share": found[name] / total} for name, total in totals.items()
     ]
@@ -175,7 +179,7 @@ def _outcome_counts(rows: Sequence[ReportRow]) -> list[dict]:
 
 def _cards(rows: Sequence[ReportRow]) -> list[dict]:
     cards = []
-    for row in tqdm(rows, desc="report", mininterval=2):
+    for row in tqdm(rows, desc="report", mininterval=2, disable=None):
         pictures = row.pictures()
         shown = {
             "input": pictures.input,
@@ -194,5 +198,5 @@ def _cards(rows: Sequence[ReportRow]) -> list[dict]:
     return cards
 
 
-def _scores_and_labels(report: Report) -> tuple[np.ndarray, np.ndarray]:
-    return np.array([row.score for row in report.rows]), np.array([row.truth for row in report.rows], dtype=bool)
+def _scores_and_truth(report: Report) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([row.score for row in report.rows]), np.array([row.is_defective for row in report.rows], dtype=bool)

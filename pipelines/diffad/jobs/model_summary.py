@@ -1,0 +1,36 @@
+"""What a trained pipeline is, in the words of its user."""
+
+from ..pipeline_diffad import DiffADPipeline
+
+FALSE_ALARM_RATES = (0.05, 0.01)
+
+
+def summarize_model(pipe: DiffADPipeline) -> dict[str, str]:
+    """Headings and what there is to say under them, in reading order."""
+    extractor, settings = pipe.feature_extractor.config, pipe.calibration.config
+    backbone = extractor.backbone or extractor.transformers_config["model_type"]
+    parameters = sum(p.numel() for p in pipe.unet.parameters())
+    summary = {
+        "image size": "{1} x {0} pixels (width x height)".format(*pipe.image_size),
+        "feature extractor": f"{backbone}, {extractor.channels} channels, a position every {extractor.stride} pixels",
+        "UNet": f"{parameters / 1e6:.1f} M parameters, predicts {pipe.scheduler.config.prediction_type}",
+        "score": " + ".join(f"{weight:.3g} {term}" for term, weight in settings.weights.items())
+        + f"; mean of the highest {settings.top_k} pixel(s), smoothing {settings.smoothing_sigma:g} pixels",
+        "timesteps": ", ".join(map(str, settings.timesteps)),
+        "calibration images": ", ".join(map(str, pipe.calibration.images_per_category)),
+    }
+    if pipe.category_names:
+        summary["categories"] = ", ".join(pipe.category_names)
+    for index, name in enumerate(pipe.category_names or [""]):
+        for rate in FALSE_ALARM_RATES:
+            summary[f"threshold at {rate:.0%}" + f", {name}" * bool(name)] = _threshold(pipe, rate, index)
+    return summary
+
+
+def _threshold(pipe: DiffADPipeline, rate: float, category: int) -> str:
+    calibration = pipe.calibration
+    try:
+        image, pixel = calibration.image_threshold(rate, category), calibration.pixel_threshold(rate, category)
+        return f"{image:.4g} (image), {pixel:.4g} (pixel)"
+    except ValueError as reason:
+        return f"none: {reason}"

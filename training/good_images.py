@@ -1,0 +1,75 @@
+"""The good images of a run: where they come from, and which are held out, by the rule or by a record of their names."""
+
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from diffad.data import DataError, Sample, category_samples, split_by_names, split_held_out, training_samples
+from diffad.imaging.preprocessing import load_region
+from diffad.jobs.recalibrate import check_aspect
+from diffad_training.config import TrainingConfig
+
+HELD_OUT = "held_out.json"
+
+
+def good_samples(config: TrainingConfig) -> list[Sample]:
+    """All good images that a run may train on or hold out, of all its categories, in a fixed order.
+
+    Raises:
+        DataError: if there is no such source, its layout is not recognised, or it holds no images.
+    """
+    return good_samples_of(config.data, config.categories, config.all_good)
+
+
+def good_samples_of(source: str, categories: Sequence[str], all_good: bool) -> list[Sample]:
+    """The same of a source, its categories (none where it is one itself), and whether all subfolders are of good images."""
+    return category_samples(source, categories, all_good) if categories else training_samples(source, all_good)
+
+
+def split_samples(
+    samples: Sequence[Sample], config: TrainingConfig, recorded: Collection[str] | None = None
+) -> tuple[list[Sample], list[Sample]]:
+    """Training and held-out images: those of the names that a model or checkpoint records, else by the rule.
+
+    Raises:
+        DataError: if there are too few images, or recorded ones are missing.
+    """
+    if recorded is not None:
+        return split_by_names(samples, recorded)
+    return split_held_out(samples, config.held_out_fraction, config.seed)
+
+
+def check_region(roi: str | None, samples: Sequence[Sample]) -> None:
+    """Refuses a region of interest that does not have the framing of the images, which are all alike where there is one.
+
+    Raises:
+        ImageError: if it can't be read, or has another aspect than the first image.
+    """
+    if roi is not None:
+        check_aspect(load_region(roi), roi, samples[0].read().size)
+
+
+def save_held_out(held_out: Sequence[Sample], folder: Path) -> None:
+    """Writes the names of the held-out images, which decide from now on, beside a model."""
+    names = sorted(sample.name for sample in held_out)
+    (folder / HELD_OUT).write_text(json.dumps({"held_out": names}, indent=1) + "\n", encoding="utf-8")
+
+
+def read_held_out(model: Path) -> list[str]:
+    """Names of the held-out images of a trained model.
+
+    Raises:
+        DataError: if the model folder has no record of them, or it is damaged.
+    """
+    path = model / HELD_OUT
+    if not path.is_file():
+        raise DataError(
+            f"{path}: no such file; models of earlier releases don't say which images they hold out, so train {model.name} anew"
+        )
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))["held_out"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{path}: damaged; copy the model's folder anew") from None
+    return names
