@@ -32,6 +32,7 @@ from diffad import FeatureExtractor, JointUNet2DModel
 from diffad.atomic import writing
 from diffad.data import DataError, Sample
 from diffad.diffusion.denoiser import Denoiser
+from diffad.disk_space import DiskFullError
 from diffad.memory import keep_freed_memory, peak_memory_mib
 from diffad_training.checkpoints import find_checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint
 from diffad_training.components import build_extractor, build_scheduler, build_unet, check_score, choose_precision
@@ -202,7 +203,13 @@ def run(
                 # Also at the end, so that a kill in fitting costs no training.
                 if step % config.checkpointing_steps == 0 or is_last or is_interrupted:
                     finite.check(saved_at)
-                    save_checkpoint(accelerator, ema, names, folder, step, now)
+                    try:
+                        save_checkpoint(accelerator, ema, names, folder, step, now)
+                    except DiskFullError as error:
+                        # The last checkpoint is not worth the training: the model itself is a quarter of its size.
+                        if not is_last or accelerator.num_processes > 1:
+                            raise
+                        print(f"no last checkpoint: {error}", flush=True)
                     if main_process:
                         remove_checkpoints(folder, kept=config.checkpoints_total_limit)
                     saved_at = step
