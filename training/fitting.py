@@ -59,5 +59,8 @@ def fit_pipeline(
         pipe.discriminant.fit(torch.cat(pooled).numpy(), cached.categories[indices]).to(device)
     print(f"calibrating on {len(held_out_samples)} held-out good images", flush=True)
     categories = [sample.category for sample in held_out_samples] if config.categories else None
-    pipe.calibrate([sample.read for sample in held_out_samples], categories=categories, roi=config.roi)
+    groups = [sample.group or sample.name for sample in held_out_samples]
+    grouped = any(sample.group for sample in held_out_samples)
+    images = [sample.read for sample in held_out_samples]
+    pipe.calibrate(images, categories=categories, roi=config.roi, groups=groups if grouped else None)
     return pipe
