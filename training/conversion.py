@@ -12,7 +12,7 @@ class SettingsError(ValueError):
     """A setting that can't be used; the message names it."""
 
 
-def parsed(text: str, where: str, kinds: Mapping[str, object]):
+def parsed(text: str, where: str, kinds: Mapping[str, object]) -> typing.Any:
     """YAML with settings that want text kept as they are written: `[01, 02]` are names, `no` is a precision.
 
     Args:
@@ -48,7 +48,7 @@ def _wants_text(kind) -> bool:
     return kind in (str, str | None, list[str])
 
 
-def converted(kind, value, name: str):
+def converted(kind: typing.Any, value: object, name: str) -> typing.Any:
     """A setting as its type wants it: YAML reads 1e-4 as text and 1 for 1.0, and one value is a list of one.
 
     Args:
@@ -89,6 +89,6 @@ def _number(kind: type, value) -> int | float | None:
     return kind(value) if isinstance(value, int) else kind(number)
 
 
-def as_list(value) -> list:
+def as_list(value: object) -> list:
     """All values of a setting: none where it is None."""
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]

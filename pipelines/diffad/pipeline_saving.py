@@ -2,9 +2,12 @@
 
 from importlib import import_module
 from pathlib import Path
+from typing import TypeVar
 
 from .atomic import complete, finish, writing
 from .model_index import PACKAGE, read_json_object, with_installed_classes
+
+Pipeline = TypeVar("Pipeline")
 
 
 class SavedWhole:
@@ -24,7 +27,7 @@ class SavedWhole:
             self.push_to_hub(repo_id)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options):
+    def from_pretrained(cls: type[Pipeline], pretrained_model_name_or_path: str | Path, **options) -> Pipeline:
         """Loads a pipeline from a folder or the Hub; options are those of DiffusionPipeline.
 
         Raises:

@@ -11,6 +11,7 @@ chosen and the best mixtures and writes all of them to training/benchmarks/resul
 import argparse
 import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def choose(rows: list[dict]) -> dict:
     )
 
 
-def mixtures():
+def mixtures() -> Iterator[tuple[int, ...]]:
     """All shares of the terms, as whole parts."""
     return (shares for shares in itertools.product(range(PARTS + 1), repeat=len(TERMS)) if sum(shares) == PARTS)
 

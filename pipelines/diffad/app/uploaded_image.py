@@ -1,6 +1,8 @@
 """gradio's image input without gradio's reading of images. On its own, because gradio writes a stub file beside the source of
 every subclass of a component."""
 
+from typing import Any
+
 from .silent_gradio import gr
 
 
@@ -9,5 +11,5 @@ class UploadedImage(gr.Image):
 
     is_template = True  # shown by gradio's own Image
 
-    def preprocess(self, payload):
+    def preprocess(self, payload: Any) -> str | None:
         return None if payload is None else payload.path

@@ -13,7 +13,7 @@ EXPECTED = (ValueError, OSError)
 class OneLineErrors(TyperGroup):
     """Runs a command and turns its expected errors into `error: ...` on stderr and exit code 1."""
 
-    def invoke(self, ctx):
+    def invoke(self, ctx: typer.Context) -> object:
         if isinstance(sys.stdout, io.TextIOWrapper):  # names of files that are not text end no run, as on stderr
             sys.stdout.reconfigure(errors="backslashreplace")
         try:

@@ -1,5 +1,6 @@
 """Base of the components whose numbers keep float32 when a pipeline is cast to half precision."""
 
+import torch
 from diffusers import ModelMixin
 
 from ..autocast import without_autocast
@@ -13,7 +14,7 @@ class Float32ModelMixin(ChecksSavedState, ModelMixin):
     lists its top-level parameters and buffers in `_keep_in_fp32_modules`, which `from_pretrained(torch_dtype=...)` obeys.
     """
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args, **kwargs) -> torch.Tensor:
         with without_autocast(self.device.type):
             return super().__call__(*args, **kwargs)
 

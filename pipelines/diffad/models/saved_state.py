@@ -4,12 +4,14 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 DIGESTS = "tensors.json"  # SHA-256 of every tensor, by its name
 BYTES_AT_ONCE = 1 << 26
+Component = TypeVar("Component")
 
 
 class ChecksSavedState:
@@ -27,7 +29,7 @@ class ChecksSavedState:
         (folder / DIGESTS).write_text(json.dumps(digests, indent=1, sort_keys=True) + "\n")
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs):
+    def from_pretrained(cls: type[Component], pretrained_model_name_or_path: str | Path, **kwargs) -> Component:
         """Loads the component; arguments are those of ModelMixin.
 
         Raises:

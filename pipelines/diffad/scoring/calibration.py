@@ -121,7 +121,7 @@ class Calibration(Float32ModelMixin, ConfigMixin):
     normal_scores_of = former_name("normal_scores_of", "calibration_scores_of")
 
     @classmethod
-    def extract_init_dict(cls, config_dict: dict, **kwargs):
+    def extract_init_dict(cls, config_dict: dict, **kwargs) -> tuple[dict, dict, dict]:
         return super().extract_init_dict(cls.present_names(config_dict), **kwargs)
 
     @classmethod

@@ -1,0 +1,68 @@
+"""Every public function and method says what it takes and what it returns."""
+
+import ast
+
+import pytest
+from test_import_order import MODULES
+
+SPECIAL = ("__init__", "__call__", "__enter__", "__iter__", "__len__", "__getitem__")
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def is_public(name: str) -> bool:
+    return not name.startswith("_") or name in SPECIAL
+
+
+def public_functions(body: list[ast.stmt], prefix: str = "") -> dict[str, Function]:
+    """Functions of a module and methods of its classes, by their names; those inside functions are nobody else's."""
+    found: dict[str, Function] = {}
+    for node in body:
+        if isinstance(node, Function) and is_public(node.name):
+            found[prefix + node.name] = node
+        elif isinstance(node, ast.ClassDef) and is_public(node.name):
+            found |= public_functions(node.body, f"{prefix}{node.name}.")
+    return found
+
+
+def missing_types(function: Function, is_method: bool) -> list[str]:
+    """Arguments without a type, and `return`; what is only passed on by `*` and `**` needs none."""
+    arguments = [*function.args.posonlyargs, *function.args.args]
+    is_static = any(isinstance(d, ast.Name) and d.id == "staticmethod" for d in function.decorator_list)
+    arguments = arguments[is_method and not is_static :] + function.args.kwonlyargs
+    missing = [argument.arg for argument in arguments if argument.annotation is None]
+    return missing + ["return"] * (function.returns is None and function.name != "__init__")
+
+
+def untyped(source: str) -> dict[str, list[str]]:
+    missing = {
+        name: missing_types(function, is_method="." in name)
+        for name, function in public_functions(ast.parse(source).body).items()
+    }
+    return {name: arguments for name, arguments in missing.items() if arguments}
+
+
+def test_missing_types_are_found():
+    source = """
+def one(a, b: int, *args, c=1, **kwargs): ...
+def _hidden(a): ...
+class Public:
+    def __init__(self, a, b: int): ...
+    @property
+    def value(self): ...
+    @classmethod
+    def made(cls, a: int) -> "Public":
+        def inner(x): ...
+    @staticmethod
+    def plain(a) -> None: ...
+    def _own(self, a): ...
+class _Hidden:
+    def method(self, a): ...
+"""
+    expected = {"one": ["a", "c", "return"], "Public.__init__": ["a"], "Public.value": ["return"], "Public.plain": ["a"]}
+    assert untyped(source) == expected
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_public_names_are_typed(name):
+    missing = untyped(MODULES[name].read_text(encoding="utf-8"))
+    assert not missing, "; ".join(f"{name}.{function}: {', '.join(arguments)}" for function, arguments in missing.items())
