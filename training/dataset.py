@@ -22,7 +22,7 @@ MARKER = "cache.json"
 
 
 class CachedDataset(Dataset):
-    """Good images or tiles of them, `(3, S, S)` uint8, their raw features `(D, h, w)` float16 and class labels.
+    """Good images or tiles of them, `(3, S, S)` uint8, their raw features `(D, h, w)` float16 and their categories.
 
     Images and features are memory-mapped arrays: nothing but the pages in use occupies memory, however many images there are.
 

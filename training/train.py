@@ -163,7 +163,8 @@ def run(
         is_interrupted = False
         throughput.restart(step)
         while step < steps and not is_interrupted:
-            loader.set_epoch(epoch)
+            for each in (train_loader, loader):  # a loader that skips batches does not tell the sampler in every accelerate
+                each.set_epoch(epoch)
             for index, batch in enumerate(loader, start=skipped):
                 # All that is random follows from the seed and the batch's place in training, whichever process has it: a
                 # resumed run draws what it would have drawn, dropout included.

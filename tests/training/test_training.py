@@ -12,7 +12,7 @@ from diffad_training import train
 from diffad_training.conversion import SettingsError
 from PIL import Image
 from tiny_pipeline import smooth_images
-from tiny_training import tiny_config
+from tiny_training import save_images, tiny_config
 
 
 def test_run_saves_a_pipeline_that_scores(trained):
@@ -60,9 +60,13 @@ def test_damaged_image_stops_the_run_before_training(good_images, tmp_path):
     (tmp_path / "005.png").write_bytes((good_images / "005.png").read_bytes()[:300])
     with pytest.raises(ImageError, match="005.png: damaged image"):
         train.main(tiny_config(tmp_path, tmp_path / "model"))
+    few = save_images(tmp_path / "few", 3)
+    with pytest.raises(DataError, match="only 3 good images"):
+        train.main(tiny_config(few, tmp_path / "none"))
     with pytest.raises(DataError, match="no images found"):
         (tmp_path / "empty").mkdir()
-        train.main(tiny_config(tmp_path / "empty", tmp_path / "model"))
+        train.main(tiny_config(tmp_path / "empty", tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(
