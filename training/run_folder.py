@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffad.atomic import discard_unfinished, finish, remove_folder, write_text
 from diffad.data import DataError
+from diffad.system.atomic import discard_unfinished, finish, remove_folder, write_text
 from diffad_training.config import FORMER_NAMES, TrainingConfig
 from filelock import FileLock, Timeout
 

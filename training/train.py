@@ -29,11 +29,11 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
 from diffad import FeatureExtractor, JointUNet2DModel
-from diffad.atomic import writing
 from diffad.data import DataError, Sample
 from diffad.diffusion.denoiser import Denoiser
-from diffad.disk_space import DiskFullError
-from diffad.memory import keep_freed_memory, peak_memory_mib
+from diffad.system.atomic import writing
+from diffad.system.disk_space import DiskFullError
+from diffad.system.memory import keep_freed_memory, peak_memory_mib
 from diffad_training.checkpoints import find_checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint
 from diffad_training.components import build_extractor, build_scheduler, build_unet, check_score, choose_precision
 from diffad_training.config import TrainingConfig, parse_config, save_config, training_steps

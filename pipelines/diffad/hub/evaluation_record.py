@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..scoring.calibration import FORMER_NAMES
-from ..text import original_text
+from ..system.text import original_text
 from .checked_json import check_kind, read_checked
 
 # What a card needs of metrics.json, with its kind.

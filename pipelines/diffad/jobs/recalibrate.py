@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..atomic import writing
 from ..data import DataError, find_layout, plain_folder
 from ..imaging.preprocessing import load_region
 from ..imaging.reading import ImageError, read_image
 from ..pipeline_diffad import DiffADPipeline
 from ..scoring.calibration import Calibration
+from ..system.atomic import writing
 from .folders import image_names
 
 
