@@ -63,11 +63,11 @@ class Denoiser(torch.nn.Module):
         """x_t of images `(B, C, H, W)`; the noise broadcasts against them."""
         return add_noise(x0, noise, self.chain.step(timesteps))
 
-    def forward(self, xt: torch.Tensor, timesteps: torch.Tensor, category: torch.Tensor | None = None) -> Prediction:
+    def forward(self, xt: torch.Tensor, timesteps: torch.Tensor, category: torch.Tensor | int | None = None) -> Prediction:
         """What one pass of the UNet says of noisy images `(B, C, H, W)`.
 
         Args:
-            category: `(B,)` or `(1,)` integers, for a model of several categories.
+            category: of a model of several categories one for all images, or integers `(B,)` or `(1,)`.
         """
         output, features = self._run_unet(xt, timesteps, category)
         prediction, v = output.chunk(2, dim=1)  # (B, C, H, W) each
@@ -82,7 +82,7 @@ class Denoiser(torch.nn.Module):
         self,
         xt: torch.Tensor,
         timesteps: torch.Tensor,
-        category: torch.Tensor | None = None,
+        category: torch.Tensor | int | None = None,
         noise: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """x_{t-1} of the chain, `(B, C, H, W)`: the mean of p_theta, or with standard normal `noise` a sample of it."""
@@ -98,7 +98,7 @@ class Denoiser(torch.nn.Module):
         noise: torch.Tensor,
         timesteps: torch.Tensor,
         target_features: torch.Tensor,
-        category: torch.Tensor | None = None,
+        category: torch.Tensor | int | None = None,
         feature_weight: float = 1.0,
     ) -> losses.JointLoss:
         """All training losses from one pass of the UNet, in float32 whatever the autocast type.
@@ -132,9 +132,11 @@ class Denoiser(torch.nn.Module):
         )
 
     def _run_unet(
-        self, xt: torch.Tensor, timesteps: torch.Tensor, category: torch.Tensor | None
+        self, xt: torch.Tensor, timesteps: torch.Tensor, category: torch.Tensor | int | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Output `(B, 2 C, H, W)` and features `(B, D, h, w)` in float32; the UNet may compute in another type."""
+        if isinstance(category, int):
+            category = torch.full((1,), category, device=xt.device)
         output, features = self.unet(xt.to(self._unet_dtype()), timesteps, category, return_dict=False)
         return output.float(), features.float()
 

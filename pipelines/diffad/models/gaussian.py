@@ -86,13 +86,13 @@ class PadimGaussian(Float32ModelMixin, ConfigMixin):
         whitening.copy_(fitted)
         return self
 
-    def forward(self, features: torch.Tensor, category: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, features: torch.Tensor, category: torch.Tensor | int | None = None) -> torch.Tensor:
         """Squared Mahalanobis distance at every position, differentiable with respect to the features.
 
         Args:
             features: `(batch, feature_channels, h, w)`.
-            category: `(batch,)` integers, or `(1,)` for all images, needed where there are several classes. One for all reads
-                the matrices once for the batch.
+            category: one for all images, whose matrices are then read where they lie, or integers `(batch,)` or `(1,)`, which
+                copy those of each; needed where there are several classes.
 
         Returns:
             `(batch, h, w)`, at least 0; its expectation on the fitted data is close to `num_dims`.
@@ -104,6 +104,8 @@ class PadimGaussian(Float32ModelMixin, ConfigMixin):
             if self.config.num_classes > 1:
                 raise ValueError(f"Gaussians of {self.config.num_classes} classes need the category of the images")
             mean, whitening = self.mean[None], self.whitening[None]
+        elif isinstance(category, int):
+            mean, whitening = self.mean[self._rows(category)][None], self.whitening[self._rows(category)][None]
         else:
             mean = self.mean.view(-1, self.positions, self.mean.shape[1])[category]  # (N, P, D), N is batch or 1
             whitening = self.whitening.view(-1, self.positions, *self.whitening.shape[1:])[category]  # (N, P, D, D)

@@ -41,13 +41,11 @@ class ContextBuilder:
         """The one noise image that seed, number and the size of images `(B, C, H, W)` determine, `(C, H, W)`."""
         return timestep_noise(tuple(like.shape[1:]), number, self.seed).to(like)
 
-    def context(
-        self, category: torch.Tensor | None, image_threshold: torch.Tensor, pixel_threshold: torch.Tensor
-    ) -> RepairContext:
+    def context(self, category: int | None, image_threshold: torch.Tensor, pixel_threshold: torch.Tensor) -> RepairContext:
         """The context of a batch of B images.
 
         Args:
-            category: `(1,)`, that of all images, or None.
+            category: that of all images, or None.
             image_threshold, pixel_threshold: `(B,)`.
         """
         full_length = self.scheduler.config.num_train_timesteps

@@ -166,12 +166,12 @@ class Calibration(Float32ModelMixin, ConfigMixin):
     # Forming a score
 
     def standardize(
-        self, term_maps: Mapping[str, torch.Tensor], category: torch.Tensor | None = None
+        self, term_maps: Mapping[str, torch.Tensor], category: torch.Tensor | int | None = None
     ) -> dict[str, torch.Tensor]:
         """Raw term maps `(batch, height, width)` as they enter the ensemble (the hat of Eq. 11), by name.
 
         Args:
-            category: `(batch,)` or `(1,)` integers, whose statistics count where there are several categories.
+            category: whose statistics count where there are several: one for all images, or integers `(batch,)` or `(1,)`.
         """
         config, names = self.score_config, self.term_map_names
         first = 0 if category is None else category * len(names)  # of each image's statistics

@@ -36,13 +36,13 @@ class ImageBatch(NamedTuple):
     Args:
         indices: where they stand among all images.
         pixels: `(B, 3, H, W)` in [-1, 1], on the device.
-        category: `(1,)`, that of all of them, or None for a model of one category.
+        category: that of all of them, or None for a model of one category.
         originals: as they came, in RGB.
     """
 
     indices: list[int]
     pixels: torch.Tensor
-    category: torch.Tensor | None
+    category: int | None
     originals: list[Image.Image]
 
 
@@ -164,7 +164,7 @@ class InputReader:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         of_category: dict[int, list[int]] = {}
         for index in range(len(images)) if chosen is None else chosen:
-            of_category.setdefault(0 if categories is None else categories[index], []).append(index)
+            of_category.setdefault(0 if categories is None else int(categories[index]), []).append(index)
         image_size, short_side = self.scorer.image_size, self.scorer.config.short_side
         step = batch_size if short_side is None else 1
         for category in sorted(of_category):
@@ -174,5 +174,5 @@ class InputReader:
                 originals = [load_rgb(images[i], f"image {i}") for i in batch]
                 sizes = [scored_size(image.height, image.width, image_size, short_side) for image in originals]
                 pixels = np.stack([resize_rgb(image, size) for image, size in zip(originals, sizes, strict=True)])
-                of_batch = None if categories is None else torch.tensor([category], device=self.device)
+                of_batch = None if categories is None else category
                 yield ImageBatch(batch, to_model_range(torch.from_numpy(pixels).to(self.device)), of_batch, originals)

@@ -77,7 +77,7 @@ class Scorer(torch.nn.Module):
     def forward(
         self,
         images: torch.Tensor,
-        category: torch.Tensor | None = None,
+        category: torch.Tensor | int | None = None,
         terms: Sequence[str] | None = None,
         tiles_per_pass: int = 8,
     ) -> Score:
@@ -85,7 +85,7 @@ class Scorer(torch.nn.Module):
 
         Args:
             images: `(B, 3, H, W)` in [-1, 1].
-            category: `(B,)` or `(1,)` integers, for a model of several categories.
+            category: of a model of several categories one for all images, or integers `(B,)` or `(1,)`.
             terms: whose maps are wanted; at least those that the score weighs, which are the default.
             tiles_per_pass: of images larger than the model's resolution.
         """
@@ -97,7 +97,7 @@ class Scorer(torch.nn.Module):
     def raw_term_maps(
         self,
         images: torch.Tensor,
-        category: torch.Tensor | None = None,
+        category: torch.Tensor | int | None = None,
         terms: Sequence[str] = TERMS,
         tiles_per_pass: int = 8,
     ) -> TermMaps:
@@ -111,12 +111,14 @@ class Scorer(torch.nn.Module):
             maps = self._blended_term_maps(images, category, terms, tiles_per_pass)
         return {name: smooth_map(term_map, self.config.smoothing_sigma) for name, term_map in maps.items()}
 
-    def feature_residuals(self, images: torch.Tensor, category: torch.Tensor | None = None) -> torch.Tensor:
+    def feature_residuals(self, images: torch.Tensor, category: torch.Tensor | int | None = None) -> torch.Tensor:
         """What `residual_gaussian` is fitted on: `(B, D, h, w)` of images `(B, 3, H, W)` at the model's resolution."""
         predicted = [self._predict(images, category, i).features for i in range(len(self.config.timesteps))]
         return score_terms.feature_residual(self.feature_extractor(images), predicted)
 
-    def _term_maps_of_whole_images(self, images: torch.Tensor, category: torch.Tensor | None, terms: Sequence[str]) -> TermMaps:
+    def _term_maps_of_whole_images(
+        self, images: torch.Tensor, category: torch.Tensor | int | None, terms: Sequence[str]
+    ) -> TermMaps:
         size = tuple(images.shape[-2:])
         maps: TermMaps = {}
         needs_features = not {"feature", "residual", "mahalanobis"}.isdisjoint(terms)
@@ -140,26 +142,26 @@ class Scorer(torch.nn.Module):
             maps["mahalanobis"] = self._distance_map(self.gaussian, features, category, size)
         return maps
 
-    def _predict(self, images: torch.Tensor, category: torch.Tensor | None, index: int) -> Prediction:
+    def _predict(self, images: torch.Tensor, category: torch.Tensor | int | None, index: int) -> Prediction:
         """What the UNet says of the images noised to the timestep of that index."""
         timestep = self.timesteps[index : index + 1]
         return self.denoiser(self.denoiser.add_noise(images, self.noise[index], timestep), timestep, category)
 
     @staticmethod
     def _distance_map(
-        gaussian: torch.nn.Module, vectors: torch.Tensor, category: torch.Tensor | None, size: tuple[int, int]
+        gaussian: torch.nn.Module, vectors: torch.Tensor, category: torch.Tensor | int | None, size: tuple[int, int]
     ) -> torch.Tensor:
         return resize_map(score_terms.mahalanobis_distance(gaussian(vectors, category)), size)
 
     def _blended_term_maps(
-        self, images: torch.Tensor, category: torch.Tensor | None, terms: Sequence[str], tiles_per_pass: int
+        self, images: torch.Tensor, category: torch.Tensor | int | None, terms: Sequence[str], tiles_per_pass: int
     ) -> TermMaps:
         size, tile = tuple(images.shape[-2:]), self.image_size
         corners = tile_corners(size, tile, self.config.tile_overlap)
         weights = blend_weights(size, corners, tile).to(images)
         blended: TermMaps = {}
         for i, image in enumerate(images):
-            of_image = category if category is None or category.shape[0] == 1 else category[i : i + 1]
+            of_image = category[i : i + 1] if isinstance(category, torch.Tensor) and category.shape[0] > 1 else category
             for start in range(0, len(corners), tiles_per_pass):
                 part = slice(start, start + tiles_per_pass)
                 tiles = cut(image[None], corners[part], tile)  # (tiles, 3, *tile)
