@@ -105,6 +105,17 @@ def test_region_of_interest_is_stored_and_one_of_another_aspect_refused(good_ima
     np.testing.assert_array_equal(pipe.calibration.inside((64, 64)), inside > 0)
 
 
+def test_thresholds_count_groups_of_held_out_images(good_images, tmp_path):
+    """Two photographs of each part: what guarantees the false-alarm rate are parts."""
+    rows = "".join(f"{path},train,good,part {i // 2}\n" for i, path in enumerate(sorted(good_images.iterdir())[:12]))
+    (tmp_path / "parts.csv").write_text(f"image,split,label,group\n{rows}")
+    config = tiny_config(tmp_path / "parts.csv", tmp_path / "model", max_train_steps=1, held_out_fraction=0.5)
+    train.main(config)
+    held_out = json.loads((tmp_path / "model" / "held_out.json").read_text())["held_out"]
+    assert len(held_out) == 6
+    assert DiffADPipeline.from_pretrained(tmp_path / "model").calibration.config.num_calibration_images == 2
+
+
 def test_short_runs_of_few_images_end_by_epochs(good_images, tmp_path):
     config = tiny_config(good_images, tmp_path, max_train_epochs=1, report_to=None)
     train.main(dataclasses.replace(config, max_train_steps=500))
