@@ -14,7 +14,7 @@ EVALUATION_METRICS = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", 
 
 
 def write_evaluation(folder: Path, pipe, data: str = "gear", shift: float = 0.0) -> Path:
-    """What training/evaluate.py writes."""
+    """What `diffad evaluate` writes."""
     folder.mkdir()
     values = {name: 0.95 - 0.1 * i + shift for i, name in enumerate(EVALUATION_METRICS)}
     metrics = {

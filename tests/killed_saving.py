@@ -40,7 +40,7 @@ def main(kills: int, what: str, folder: Path) -> None:
         if child == 0:
             save(pipes[1 - now], model)
             os._exit(0)
-        time.sleep(draw.uniform(0, 1.2) * duration)
+        time.sleep(draw.uniform(0, 2) * duration)
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         killed_while_saving += os.WIFSIGNALED(status)

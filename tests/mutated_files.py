@@ -5,7 +5,7 @@ import struct
 import zlib
 
 import numpy as np
-from image_files_by_hand import png
+from image_files_by_hand import pgm, png
 from PIL import Image
 
 SIZE = (13, 17)  # height, width
@@ -44,7 +44,7 @@ def valid_files() -> dict[str, bytes]:
         if suffix in ("png", "tif", "webp"):
             files[f"alpha.{suffix}"] = _saved(alpha, kind)
             files[f"pages.{suffix}"] = _saved(colour, kind, save_all=True, append_images=[colour.rotate(90), colour])
-        if suffix in ("png", "tif", "ppm"):
+        if suffix in ("png", "tif"):
             files[f"deep.{suffix}"] = _saved(deep, kind)
     for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "tiff_ccitt"):
         image = mask.convert("1") if compression == "tiff_ccitt" else colour
@@ -52,6 +52,7 @@ def valid_files() -> dict[str, bytes]:
     files["progressive.jpg"] = _saved(colour, "JPEG", progressive=True)
     files["cmyk.jpg"] = _saved(colour.convert("CMYK"), "JPEG")
     files["lossless.webp"] = _saved(alpha, "WEBP", lossless=True)
+    files["deep.ppm"] = pgm(np.asarray(deep))
     files["bits.ppm"] = b"P4 17 13\n" + bytes(3 * 13)
     files["text.ppm"] = b"P2 17 13 9\n" + b" ".join(b"%d" % (i % 10) for i in range(17 * 13))
     files["deep_colour.png"] = png(17, 13, 16, 2, bytes((i * 7) % 256 if i % 103 else 0 for i in range(13 * 103)))

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # In the order in which they may import each other; `pipeline` are the modules pipeline_*, `diffad_training` is training/.
-ROOMS = ("imaging", "diffusion", "models", "scoring", "repair", "pipeline", "data", "evaluation", "jobs", "hub")
+ROOMS = ("system", "imaging", "diffusion", "models", "scoring", "repair", "pipeline", "data", "evaluation", "jobs", "hub")
 ROOMS += ("diffad_training", "app", "cli")
 FORMULAS = ("diffad.scoring.terms", "diffad.diffusion.losses", "diffad.scoring.conformal")
 MAY_REEXPORT = ("diffad.data", "diffad.cli", "diffad.evaluation.report")
@@ -88,7 +88,7 @@ IMPORTS = {
 
 def test_imports_are_found_wherever_they_are_executed():
     source = """
-import numpy, diffad.memory
+import numpy, diffad.system.memory
 from typing import TYPE_CHECKING
 from .. import imaging, __version__, gone
 from ..imaging.maps import resize_map
@@ -104,7 +104,11 @@ def function():
 """
     known = {"diffad", "diffad.scoring", "diffad.scoring.terms", "diffad.imaging", "diffad.imaging.maps", "diffad.data"}
     known |= {"diffad_training", "diffad_training.config"}
-    expected = known - {"diffad.scoring", "diffad_training"} | {"diffad.memory", "diffad.scoring.calibration", "diffad.gone"}
+    expected = known - {"diffad.scoring", "diffad_training"} | {
+        "diffad.system.memory",
+        "diffad.scoring.calibration",
+        "diffad.gone",
+    }
     assert imported_modules("diffad.scoring.module", source, known) == expected
     assert imported_modules("diffad.scoring", "from .terms import x\nfrom . import y", known, True) == {
         "diffad.scoring.terms",

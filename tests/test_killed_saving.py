@@ -21,7 +21,7 @@ def run(kills: int, what: str, folder: Path) -> str:
 
 @pytest.mark.parametrize("what", ["model", "calibration"])
 def test_a_killed_writer_leaves_the_former_model_or_the_new_one(what, tmp_path):
-    assert run(6, what, tmp_path).startswith("6 kills while saving: ")
+    assert run(3, what, tmp_path).startswith("3 kills while saving: ")
 
 
 @pytest.mark.long

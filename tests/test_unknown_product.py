@@ -6,37 +6,18 @@ import torch
 from diffad import DiffADPipeline, LinearDiscriminant
 from sklearn.covariance import ledoit_wolf
 from sklearn.preprocessing import StandardScaler
-from tiny_pipeline import category_images, tiny_pipeline
-
-NAMES = ("bright", "dark")
+from tiny_pipeline import category_images
+from unknown_products import NAMES, stripes, two_products
 
 
 @pytest.fixture(scope="module")
 def pipe() -> DiffADPipeline:
     """Knows images of two brightnesses."""
-    pipe = tiny_pipeline(NAMES, weights={"mahalanobis": 1.0})
-    channels = pipe.feature_extractor.config.channels
-    discriminant = LinearDiscriminant(channels, NAMES, knows_distances=True)
-    images = [image for label in (0, 1) for image in category_images(12, 3, label)]
-    discriminant.fit(_pooled(pipe, images).numpy(), np.repeat([0, 1], 12))
-    pipe.register_modules(discriminant=discriminant)
-    pipe.calibrate([*category_images(30, 4, 0), *category_images(30, 5, 1)], categories=[0] * 30 + [1] * 30)
-    return pipe
-
-
-def _pooled(pipe: DiffADPipeline, images: list) -> torch.Tensor:
-    pixels = np.stack([np.asarray(image).transpose(2, 0, 1) for image in images])
-    with torch.no_grad():
-        return pipe.feature_extractor(torch.from_numpy(pixels).float() / 127.5 - 1).mean(dim=(2, 3))
-
-
-def _stripes(count: int) -> list[np.ndarray]:
-    rows = (np.arange(32) // 2 % 2 * 255).astype(np.uint8)
-    return [np.roll(np.broadcast_to(rows[:, None, None], (32, 32, 3)), i, axis=0).copy() for i in range(count)]
+    return two_products()
 
 
 def test_parts_of_an_unknown_product_have_no_category_and_are_not_good(pipe):
-    known, unknown = category_images(20, 6, 0) + category_images(20, 7, 1), _stripes(4)
+    known, unknown = category_images(20, 6, 0) + category_images(20, 7, 1), stripes(4)
     output = pipe(known + unknown, false_alarm_rate=0.1)
     assert output.categories[40:] == [None] * 4 and output.is_defective[40:].all()
     assert sum(category is None for category in output.categories[:40]) <= 2
@@ -44,14 +25,14 @@ def test_parts_of_an_unknown_product_have_no_category_and_are_not_good(pipe):
 
 
 def test_a_given_category_is_taken_at_its_word(pipe):
-    assert pipe(_stripes(1), categories="dark", false_alarm_rate=0.1).categories == ["dark"]
+    assert pipe(stripes(1), categories="dark", false_alarm_rate=0.1).categories == ["dark"]
 
 
 def test_limit_survives_saving(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "model")
     loaded = DiffADPipeline.from_pretrained(tmp_path / "model")
     assert torch.equal(loaded.discriminant.limit, pipe.discriminant.limit)
-    assert loaded(_stripes(1), false_alarm_rate=0.1).categories == [None]
+    assert loaded(stripes(1), false_alarm_rate=0.1).categories == [None]
 
 
 def test_distance_is_that_to_the_nearest_mean_under_the_shrunk_covariance_within_classes():

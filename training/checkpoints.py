@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from diffad.atomic import DIGEST, complete, remove_folder, writing
 from diffad.data import DataError
+from diffad.system.atomic import DIGEST, complete, remove_folder, writing
 from diffad_training.run_folder import Fingerprint, RunFolder
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
-from diffad.atomic import write_text
 from diffad.deprecation import with_present_names
 from diffad.scoring.config import ScoreConfig
+from diffad.system.atomic import write_text
 from diffad_training.conversion import SettingsError, as_list, converted, parsed
 
 PRESETS = Path(__file__).parent / "configs"

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffad.atomic import write_text
 from diffad.data import Sample
-from diffad.disk_space import reserve
 from diffad.imaging.preprocessing import resize_rgb, to_model_range
 from diffad.models.feature_extractor import FeatureExtractor
 from diffad.scoring.tiling import cut, tile_corners, working_size
+from diffad.system.atomic import write_text
+from diffad.system.disk_space import reserve
 from filelock import FileLock
 from torch.utils.data import Dataset, Sampler
 from tqdm.auto import tqdm
@@ -22,7 +22,7 @@ MARKER = "cache.json"
 
 
 class CachedDataset(Dataset):
-    """Good images or tiles of them, `(3, S, S)` uint8, their raw features `(D, h, w)` float16 and class labels.
+    """Good images or tiles of them, `(3, S, S)` uint8, their raw features `(D, h, w)` float16 and their categories.
 
     Images and features are memory-mapped arrays: nothing but the pages in use occupies memory, however many images there are.
 

@@ -9,6 +9,7 @@ from diffad.imaging.preprocessing import to_model_range
 from diffad_training.components import build_calibration, build_discriminant, build_gaussian
 from diffad_training.config import TrainingConfig
 from diffad_training.dataset import CachedDataset
+from diffad_training.good_images import group_names
 from diffusers import DDPMScheduler
 from tqdm.auto import tqdm
 
@@ -59,5 +60,6 @@ def fit_pipeline(
         pipe.discriminant.fit(torch.cat(pooled).numpy(), cached.categories[indices]).to(device)
     print(f"calibrating on {len(held_out_samples)} held-out good images", flush=True)
     categories = [sample.category for sample in held_out_samples] if config.categories else None
-    pipe.calibrate([sample.read for sample in held_out_samples], categories=categories, roi=config.roi)
+    images, groups = [sample.read for sample in held_out_samples], group_names(held_out_samples)
+    pipe.calibrate(images, categories=categories, roi=config.roi, groups=groups)
     return pipe

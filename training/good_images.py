@@ -4,10 +4,10 @@ import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from diffad.data import DataError, Sample, category_samples, split_by_names, split_held_out, training_samples
+from diffad.data import DataError, Sample, category_samples, count_groups, split_by_names, split_held_out, training_samples
 from diffad.imaging.preprocessing import load_region
 from diffad.jobs.recalibrate import check_aspect
-from diffad_training.config import TrainingConfig
+from diffad_training.config import TrainingConfig, load_config
 
 HELD_OUT = "held_out.json"
 
@@ -34,9 +34,25 @@ def split_samples(
     Raises:
         DataError: if there are too few images, or recorded ones are missing.
     """
-    if recorded is not None:
-        return split_by_names(samples, recorded)
-    return split_held_out(samples, config.held_out_fraction, config.seed)
+    if recorded is None:
+        training, held_out = split_held_out(samples, config.held_out_fraction, config.seed)
+    else:
+        training, held_out = split_by_names(samples, recorded)
+    for category in sorted({sample.category for sample in held_out}):
+        of_category = [sample for sample in held_out if sample.category == category]
+        if count_groups(of_category) < 2:  # one for the statistics, one for the thresholds
+            raise DataError(
+                f"the {len(of_category)} held-out images (such as {of_category[0].name}) are all of group "
+                f"{of_category[0].group!r}; thresholds count groups, so at least 4 of them are needed"
+            )
+    return training, held_out
+
+
+def group_names(samples: Sequence[Sample]) -> list[str] | None:
+    """The group of each image, its own name where it has none; None where no image has one."""
+    if all(sample.group is None for sample in samples):
+        return None
+    return [sample.name if sample.group is None else sample.group for sample in samples]
 
 
 def check_region(roi: str | None, samples: Sequence[Sample]) -> None:
@@ -73,3 +89,18 @@ def read_held_out(model: Path) -> list[str]:
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{path}: damaged; copy the model's folder anew") from None
     return names
+
+
+def images_trained_on(model: Path) -> set[Path]:
+    """Image files that a model has been trained on, absolute, as far as its settings, record and data are where they were."""
+    settings = model / "training_config.json"
+    if not settings.is_file() or not (model / HELD_OUT).is_file():
+        return set()
+    config, held_out = load_config(str(settings), {}), set(read_held_out(model))
+    source = Path(config.data)
+    try:
+        samples = good_samples(config) if source.exists() else []
+    except DataError:  # other data by now
+        return set()
+    root = (source if source.is_dir() else source.parent).resolve()
+    return {root / sample.name for sample in samples if sample.name not in held_out}

@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffad.atomic import discard_unfinished, finish, remove_folder, write_text
 from diffad.data import DataError
+from diffad.system.atomic import discard_unfinished, finish, remove_folder, write_text
 from diffad_training.config import FORMER_NAMES, TrainingConfig
 from filelock import FileLock, Timeout
 
@@ -82,6 +82,8 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Makes the folder this process's own; what killed ones left unfinished in it is ended or removed.
 
+        A folder in which nothing was written is gone afterwards.
+
         Raises:
             DataError: if another training runs in it.
         """
@@ -97,9 +99,11 @@ class RunFolder:
             discard_unfinished(self.path)
             yield
         finally:
-            with suppress(OSError):
+            with suppress(OSError):  # Windows removes no open file
                 (self.path / LOCK).unlink()
             lock.release()
+            with suppress(OSError):  # not empty
+                self.path.rmdir()
 
     def check_free_for(self, now: Fingerprint, goes_on: bool) -> bool:
         """Refuses a folder whose files this run would mix with or take the place of.

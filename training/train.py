@@ -29,10 +29,11 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
 from diffad import FeatureExtractor, JointUNet2DModel
-from diffad.atomic import writing
 from diffad.data import DataError, Sample
 from diffad.diffusion.denoiser import Denoiser
-from diffad.memory import keep_freed_memory, peak_memory_mib
+from diffad.system.atomic import writing
+from diffad.system.disk_space import DiskFullError
+from diffad.system.memory import keep_freed_memory, peak_memory_mib
 from diffad_training.checkpoints import find_checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint
 from diffad_training.components import build_extractor, build_scheduler, build_unet, check_score, choose_precision
 from diffad_training.config import TrainingConfig, parse_config, save_config, training_steps
@@ -162,7 +163,8 @@ def run(
         is_interrupted = False
         throughput.restart(step)
         while step < steps and not is_interrupted:
-            loader.set_epoch(epoch)
+            for each in (train_loader, loader):  # a loader that skips batches does not tell the sampler in every accelerate
+                each.set_epoch(epoch)
             for index, batch in enumerate(loader, start=skipped):
                 # All that is random follows from the seed and the batch's place in training, whichever process has it: a
                 # resumed run draws what it would have drawn, dropout included.
@@ -202,7 +204,13 @@ def run(
                 # Also at the end, so that a kill in fitting costs no training.
                 if step % config.checkpointing_steps == 0 or is_last or is_interrupted:
                     finite.check(saved_at)
-                    save_checkpoint(accelerator, ema, names, folder, step, now)
+                    try:
+                        save_checkpoint(accelerator, ema, names, folder, step, now)
+                    except DiskFullError as error:
+                        # The last checkpoint is not worth the training: the model itself is a quarter of its size.
+                        if not is_last or accelerator.num_processes > 1:
+                            raise
+                        print(f"no last checkpoint: {error}", flush=True)
                     if main_process:
                         remove_checkpoints(folder, kept=config.checkpoints_total_limit)
                     saved_at = step

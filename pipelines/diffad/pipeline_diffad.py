@@ -236,6 +236,7 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
         batch_size: int = 8,
         categories: Categories | None = None,
         roi: str | Path | Image.Image | np.ndarray | None = None,
+        groups: Sequence[str] | None = None,
         **score_settings,
     ) -> Calibration:
         """Measures good images and sets `calibration`; needed once after training, or for new conditions.
@@ -247,6 +248,7 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
             roi: region of interest in the images' framing, one for all categories: mask file or image (white is inside) or bool
                 array `(H, W)`. From then on scores, thresholds and masks are of its pixels alone, and maps normal outside.
                 It is saved with the model. None keeps the present one, a mask of all pixels removes it.
+            groups: name of each image's group, such as the part that several images show; thresholds then count groups.
             score_settings: of [`ScoreConfig`], in place of the present ones.
 
         Raises:
@@ -259,7 +261,8 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
         check_fits_model(calibration.score_config, self.image_size, self.gaussian.config.grid)
         scorer = self._make_scorer(calibration)
         reader = InputReader(scorer, self.discriminant, self._execution_device)
-        fit_calibration(scorer, reader, images, reader.categories(images, categories, batch_size).indices, batch_size)
+        category_of, _ = reader.categories(images, categories, batch_size)
+        fit_calibration(scorer, reader, images, category_of, batch_size, groups)
         reader.fit_unknown(images, batch_size)
         self.calibration = calibration
         self.maybe_free_model_hooks()

@@ -4,8 +4,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
 
-from .atomic import complete, finish, writing
 from .model_index import PACKAGE, read_json_object, with_installed_classes
+from .system.atomic import complete, finish, writing
 
 Pipeline = TypeVar("Pipeline")
 

@@ -11,7 +11,7 @@ from diffad import ImageError
 from diffad.app import batch, inspection
 from diffad.app.batch import BatchRow
 from diffad.app.uploads import read_upload, uploaded_samples
-from diffad.text import original_text
+from diffad.system.text import original_text
 from PIL import Image
 
 RATE = 0.1

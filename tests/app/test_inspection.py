@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 from app_images import part
 from diffad.app import inspection
+from diffad.app.batch import inspect_files
 from diffad.app.inspection import Inspection
-from tiny_pipeline import smooth_images
+from diffad.app.uploads import uploaded_samples
+from PIL import Image
+from tiny_pipeline import category_images, smooth_images
+from unknown_products import stripes, two_products
 
 RATE = 0.1
 
@@ -48,6 +52,17 @@ def test_p_value_in_words_counts_the_good_parts(pipe, at_least_as_high):
     text = inspection.p_value_in_words(float(p_value), len(normal))
     assert text.startswith(f"{at_least_as_high or 'None'} of the {len(normal)} good parts")
     assert f"{(1 + at_least_as_high) / (len(normal) + 1):.3g}" in text
+
+
+def test_an_unknown_product_is_found_and_scored_as_the_nearest(tmp_path):
+    pipe = two_products()
+    found = inspection.inspect_image(pipe, Image.fromarray(stripes(1)[0]), RATE)
+    assert found.is_unknown and "Unknown product" in inspection.verdict(found, pipe.calibration, RATE)
+    known = inspection.inspect_image(pipe, category_images(1, 6, 1)[0], RATE)
+    assert not known.is_unknown and known.category == 1
+    Image.fromarray(stripes(1)[0]).save(tmp_path / "stripes.png")
+    (row,), _ = inspect_files(pipe, uploaded_samples([tmp_path / "stripes.png"]), RATE, tmp_path / "overlays.zip")
+    assert row.label == "unknown"
 
 
 def test_an_unknown_product_is_never_called_good(pipe):

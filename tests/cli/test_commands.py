@@ -129,6 +129,30 @@ def test_calibrate_measures_in_a_region_of_interest(model, tmp_path):
     torch.testing.assert_close(calibration.calibration_scores, expected.calibration_scores)
 
 
+def test_calibrate_leaves_out_what_the_model_was_trained_on(model, tmp_path):
+    good = save_images(tmp_path / "good", smooth_images(24, seed=7))
+    (model / "training_config.json").write_text(json.dumps({"data": str(good)}))
+    held_out = [f"{i:02d}.png" for i in range(0, 24, 4)]
+    (model / "held_out.json").write_text(json.dumps({"held_out": held_out}))
+    result = run("calibrate", model, good, "--output", tmp_path / "new")
+    assert result.exit_code == 0 and "calibrated on 6 good images" in result.stdout
+    others = save_images(tmp_path / "others", smooth_images(20, seed=8))
+    assert "calibrated on 20 good images" in run("calibrate", model, others, "--output", tmp_path / "other").stdout
+    for name in held_out:
+        (good / name).unlink()
+    result = run("calibrate", model, good)
+    assert result.exit_code == 1 and "the model was trained on all 18 images" in result.stderr
+
+
+def test_calibrate_takes_several_folders_if_they_are_said_to_be_good(model, tmp_path):
+    for day, seed in (("monday", 7), ("tuesday", 8)):
+        save_images(tmp_path / "good" / day, smooth_images(12, seed=seed))
+    result = run("calibrate", model, tmp_path / "good")
+    assert result.exit_code == 1 and "--all_good" in result.stderr
+    assert "calibrated on 24 good images" in run("calibrate", model, tmp_path / "good", "--all_good").stdout
+    assert "24 good images" in run("info", tmp_path / "good", "--all-good").stdout
+
+
 def test_calibrate_refuses_a_whole_dataset(model, parts):
     result = run("calibrate", model, parts)
     assert result.exit_code == 1 and "such as test/good" in result.stderr

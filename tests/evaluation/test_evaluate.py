@@ -11,7 +11,7 @@ from diffad import DiffADPipeline, detection_metrics, localization_metrics
 from diffad.data import DataError, evaluation_samples
 from diffad.evaluation import scored_samples
 from diffad.evaluation.evaluate import evaluate_model
-from diffad.text import original_text
+from diffad.system.text import original_text
 from PIL import Image
 from tiny_pipeline import category_images, save_test_images, smooth_images, tiled_pipeline, tiny_pipeline
 

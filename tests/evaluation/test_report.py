@@ -248,7 +248,7 @@ def test_pictures_keep_their_aspect_and_small_defects():
     assert (overlay == (0, 160, 255)).all(axis=2).any() and (overlay == (0, 255, 0)).all(axis=2).any()
 
 
-def test_sixty_textured_rows_stay_below_six_megabytes(tmp_path):
+def test_textured_rows_take_100_kilobytes_each_at_most(tmp_path):
     rng = np.random.default_rng(0)
 
     def pictures() -> Pictures:
@@ -256,9 +256,9 @@ def test_sixty_textured_rows_stay_below_six_megabytes(tmp_path):
         anomaly_map = rng.gamma(1, 1, size=(16, 16)).repeat(16, axis=0).repeat(16, axis=1)
         return draw_pictures(image, anomaly_map, 5.0, repaired=image)
 
-    rows = [ReportRow(f"{i}.png", float(i), 0.5, True, pictures) for i in range(60)]
+    rows = [ReportRow(f"{i}.png", float(i), 0.5, True, pictures) for i in range(15)]
     write_report(report_of(rows), tmp_path / "report.html")
-    assert (tmp_path / "report.html").stat().st_size < 6e6
+    assert (tmp_path / "report.html").stat().st_size < 15 * 1e5
 
 
 def test_predictions_are_read_again_for_the_gallery_only(tmp_path):

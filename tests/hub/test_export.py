@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from diffad import DiffADPipeline, FeatureExtractor
-from diffad.atomic import COMPLETE
 from diffad.hub.card import DataTerms
 from diffad.hub.push import export_repo
 from diffad.models.digest import model_digest
+from diffad.system.atomic import COMPLETE
 from diffad_training.config import parse_config
 from hub_models import change_metrics, golden_model, write_evaluation
 from PIL import Image

@@ -208,6 +208,18 @@ print([len(batch) for batch in read_batches(names, lambda n: read_image(folder /
     assert lengths == str([1] * 8) and int(peak) < 1000
 
 
+@pytest.mark.parametrize("count", [80, 120])
+def test_a_jpeg_of_more_scans_than_anyone_writes_is_refused(tmp_path, count):
+    content = saved("L", 64, "jpeg", progressive=True)
+    scan = content.rindex(b"\xff\xda")
+    (tmp_path / "part.jpg").write_bytes(content[:scan] + (content[scan : scan + 12]) * count + content[scan:])
+    if count == 80:
+        assert read_image(tmp_path / "part.jpg").size == (64, 64)
+    else:
+        with pytest.raises(ImageError, match="part.jpg: JPEG of 1[0-9]+ scans"):
+            read_image(tmp_path / "part.jpg")
+
+
 # Pages
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffad import ImageError
 from diffad.imaging.preprocessing import as_image_list, load_rgb, resize_rgb, to_model_range
-from image_files_by_hand import png
+from image_files_by_hand import pgm, png
 from PIL import Image
 
 
@@ -235,9 +235,11 @@ def test_model_range_maps_grey_levels_onto_minus_one_to_one():
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
 @pytest.mark.parametrize("dtype", ["<u2", ">u2"])
-def test_uint16_arrays_are_read_as_16_bit_files_are(save_image, suffix, dtype):
+def test_uint16_arrays_are_read_as_16_bit_files_are(tmp_path, save_image, suffix, dtype):
     levels = np.random.default_rng(0).integers(0, 65536, (20, 30), dtype=np.uint16)
-    stored = np.asarray(load_rgb(save_image(levels, f"part.{suffix}")))
+    path = tmp_path / f"part.{suffix}"
+    path.write_bytes(pgm(levels)) if suffix == "pgm" else save_image(levels, path.name)
+    stored = np.asarray(load_rgb(path))
     for array in (levels, levels[..., None]):
         np.testing.assert_array_equal(np.asarray(load_rgb(array.astype(dtype))), stored)
     np.testing.assert_array_equal(np.asarray(load_rgb(torch.from_numpy(levels)[None])), stored)

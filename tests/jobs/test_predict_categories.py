@@ -5,12 +5,15 @@ import json
 import numpy as np
 import pytest
 from diffad import DiffADPipeline
+from diffad.evaluation.evaluate import evaluate_model
 from diffad.evaluation.report import report_from_predictions
 from diffad.hub.push import export_repo
 from diffad.jobs.model_summary import summarize_model
 from diffad.jobs.predict import PredictionSettings, predict_folder
 from diffad.jobs.table import read_rows
-from tiny_pipeline import category_images, tiny_pipeline
+from PIL import Image
+from tiny_pipeline import category_images, save_test_images, tiny_pipeline
+from unknown_products import stripes, two_products
 
 NAMES = ("nut", "bolt", "washer")
 LABELS = [0, 1, 2] * 2
@@ -54,7 +57,7 @@ def test_predictions_name_the_category_and_reports_take_one(pipe, tmp_path):
 
 def test_summary_and_repository_name_the_categories(pipe, tmp_path):
     summary = summarize_model(pipe)
-    assert summary["categories"] == "nut, bolt, washer" and summary["held-out normals"] == "18, 18, 19"
+    assert summary["categories"] == "nut, bolt, washer" and summary["calibration images"] == "18, 18, 19"
     threshold = f"{pipe.calibration.image_threshold(0.05, 2):.4g}"
     assert summary["threshold at 5%, washer"].startswith(threshold) and summary["threshold at 5%, nut"].startswith("none")
     export_repo(pipe, tmp_path / "repository")
@@ -75,3 +78,22 @@ def test_table_holds_the_rate_that_each_category_supports(tmp_path):
 
 
 # Training
+
+
+def test_parts_of_an_unknown_product_are_labelled_so(tmp_path):
+    """In the table, in the summary's count and in an evaluation; a report of one category leaves them to it."""
+    pipe = two_products()
+    data = save_test_images(tmp_path / "data", defective=2)
+    images = [*data.glob("test/good/*.png")]
+    for i, image in enumerate(stripes(2)):
+        Image.fromarray(image).save(data / f"test/good/stripes{i}.png")
+    summary = predict_folder(pipe, data / "test/good", tmp_path / "table.csv", PredictionSettings(0.1))
+    rows = {row["path"]: row for row in read_rows(tmp_path / "table.csv")}
+    assert [(row["label"], row["category"]) for name, row in rows.items() if name.startswith("stripes")] == [
+        ("unknown", "")
+    ] * 2
+    assert {row["category"] for name, row in rows.items() if not name.startswith("stripes")} == {"bright"}
+    assert (summary.images, summary.unknown) == (len(images) + 2, 2)
+    assert report_from_predictions(pipe, rows.values(), data / "test/good", 0.1).rows[-1].called_defective
+    results = evaluate_model(pipe, data, tmp_path / "evaluation", false_alarm_rate=0.1, report=False)
+    assert results["class_labels"]["images"]["unknown"] >= 2

@@ -158,5 +158,11 @@ def test_full_disk_is_one_line_and_leaves_no_checkpoint(good_images, tmp_path, m
     assert "\n" not in str(error.value) and not list(tmp_path.glob("*checkpoint*"))
 
 
+def test_full_disk_at_the_last_step_costs_no_training(good_images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(checkpoints, "writing", lambda *args, **options: _refuse(*args, **{**options, "size": 1 << 60}))
+    train.main(tiny_config(good_images, tmp_path, max_train_steps=1))
+    assert "no last checkpoint: " in capsys.readouterr().out and (tmp_path / "model_index.json").is_file()
+
+
 def _refuse(*args, writing=checkpoints.writing, **options):
     return writing(*args, **options)

@@ -12,7 +12,7 @@ from diffad_training import train
 from diffad_training.conversion import SettingsError
 from PIL import Image
 from tiny_pipeline import smooth_images
-from tiny_training import tiny_config
+from tiny_training import save_images, tiny_config
 
 
 def test_run_saves_a_pipeline_that_scores(trained):
@@ -60,9 +60,13 @@ def test_damaged_image_stops_the_run_before_training(good_images, tmp_path):
     (tmp_path / "005.png").write_bytes((good_images / "005.png").read_bytes()[:300])
     with pytest.raises(ImageError, match="005.png: damaged image"):
         train.main(tiny_config(tmp_path, tmp_path / "model"))
+    few = save_images(tmp_path / "few", 3)
+    with pytest.raises(DataError, match="only 3 good images"):
+        train.main(tiny_config(few, tmp_path / "none"))
     with pytest.raises(DataError, match="no images found"):
         (tmp_path / "empty").mkdir()
-        train.main(tiny_config(tmp_path / "empty", tmp_path / "model"))
+        train.main(tiny_config(tmp_path / "empty", tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(
@@ -99,6 +103,17 @@ def test_region_of_interest_is_stored_and_one_of_another_aspect_refused(good_ima
     train.main(tiny_config(good_images, tmp_path / "model", max_train_steps=2, roi=str(tmp_path / "roi.png")))
     pipe = DiffADPipeline.from_pretrained(tmp_path / "model")
     np.testing.assert_array_equal(pipe.calibration.inside((64, 64)), inside > 0)
+
+
+def test_thresholds_count_groups_of_held_out_images(good_images, tmp_path):
+    """Two photographs of each part: what guarantees the false-alarm rate are parts."""
+    rows = "".join(f"{path},train,good,part {i // 2}\n" for i, path in enumerate(sorted(good_images.iterdir())[:12]))
+    (tmp_path / "parts.csv").write_text(f"image,split,label,group\n{rows}")
+    config = tiny_config(tmp_path / "parts.csv", tmp_path / "model", max_train_steps=1, held_out_fraction=0.5)
+    train.main(config)
+    held_out = json.loads((tmp_path / "model" / "held_out.json").read_text())["held_out"]
+    assert len(held_out) == 6
+    assert DiffADPipeline.from_pretrained(tmp_path / "model").calibration.config.num_calibration_images == 2
 
 
 def test_short_runs_of_few_images_end_by_epochs(good_images, tmp_path):

@@ -2,15 +2,16 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from diffad.data import DataError, training_samples
-from diffad.disk_space import DiskFullError
 from diffad.imaging.preprocessing import resize_rgb, to_model_range
+from diffad.system.disk_space import DiskFullError
 from diffad_training.dataset import CachedDataset, augment, build_cache, channel_statistics
-from diffad_training.good_images import good_samples, read_held_out, save_held_out, split_samples
+from diffad_training.good_images import good_samples, group_names, read_held_out, save_held_out, split_samples
 from tiny_pipeline import tiny_extractor
 from tiny_training import tiny_config
 
@@ -98,6 +99,22 @@ def test_recorded_names_decide_and_not_the_rule(good_images, tmp_path):
     assert split_samples(samples, other_seed)[1] != held_out
     with pytest.raises(DataError, match=f"1 of 3 images that the model holds out are not in the data: {names[0]}"):
         split_samples([sample for sample in samples if sample.name != names[0]], config, names)
+
+
+def test_thresholds_count_groups_and_too_few_are_refused_before_training(good_images, tmp_path):
+    config = tiny_config(good_images, tmp_path)
+    samples = good_samples(config)
+    assert group_names(samples) is None
+
+    def grouped(count: int) -> list:
+        return [replace(sample, group=f"part {i % count}") for i, sample in enumerate(samples)]
+
+    training, held_out = split_samples(grouped(6), config)
+    assert not {sample.group for sample in training} & {sample.group for sample in held_out}
+    assert group_names(held_out) == [sample.group for sample in held_out] and len(set(group_names(held_out))) > 1
+    with pytest.raises(DataError, match="held-out images .* are all of group 'part .'; thresholds count groups"):
+        split_samples(grouped(2), config)
+    assert group_names([samples[0], replace(samples[1], group="a")]) == [samples[0].name, "a"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"held_out": "a"}', '{"held_out": [1]}'])

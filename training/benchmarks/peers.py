@@ -25,8 +25,8 @@ from diffad import ImageError, detection_metrics, localization_metrics
 from diffad.data import DataError, Sample, category_samples, evaluation_samples
 from diffad.evaluation.scored_samples import PROTOCOL_MAP_SIZE, read_truth
 from diffad.imaging.preprocessing import resize_rgb, to_model_range
-from diffad.memory import return_freed_memory
 from diffad.models.lite_weights import load_lite_weights
+from diffad.system.memory import return_freed_memory
 from diffad_training.benchmarks.detection import METRICS, PEER_RESULTS, write_tables
 from diffad_training.benchmarks.records import append_result
 from tqdm.auto import tqdm

@@ -15,7 +15,7 @@ from ..data import Sample
 from ..imaging.reading import ImageError
 from ..imaging.streams import read_batches
 from ..pipeline_diffad import DiffADPipeline
-from ..text import printable, safe_cell
+from ..system.text import printable, safe_cell
 from .inspection import DEFECTIVE, GOOD, NEUTRAL, banner, overlaid, shrunk
 
 BATCH_SIZE = 8

@@ -29,8 +29,9 @@ def calibrate(
 ) -> None:
     """Set a model's thresholds anew from good images, for example after a change of the lighting.
 
-    Nothing is saved if there are too few images for the false-alarm rate. A model of several categories needs images of
-    each, and recognises which is which.
+    Images that the model was trained on are left out: of its training data, the held-out ones are used. Nothing is saved if
+    there are too few images for the false-alarm rate. A model of several categories needs images of each, and recognises
+    which is which.
 
     Examples:
 
@@ -40,6 +41,8 @@ def calibrate(
     diffad calibrate runs/part new/good --roi region.png
     ```
     """
+    from diffad_training.good_images import images_trained_on
+
     from ..jobs.recalibrate import calibrate_on, calibration_images, save_calibration
     from ..scoring.conformal import check_supported, images_behind_thresholds
     from .loading import check_model, is_model, load_model
@@ -47,7 +50,7 @@ def calibrate(
     check_model(model)
     if output is None and not is_model(Path(model)):
         raise ValueError(f"{model}: is on the Hub; give a folder for the calibrated model with --output")
-    images = calibration_images(good_folder, all_good)
+    images = calibration_images(good_folder, all_good, images_trained_on(Path(model)))
     if false_alarm_rate is not None:  # known before the images are measured
         check_supported(images_behind_thresholds(len(images)), false_alarm_rate)
     pipe = load_model(model, device)

@@ -7,8 +7,8 @@ from diffusers.utils import logging
 
 from ..data import DataError
 from ..data.huggingface import is_hub_name
-from ..memory import keep_freed_memory
 from ..pipeline_diffad import DiffADPipeline
+from ..system.memory import keep_freed_memory
 
 
 def check_model(model: str) -> None:

@@ -102,7 +102,7 @@ def check_masks(samples: Sequence[Sample], source: Source) -> None:
         text = f"{len(blank)} of {len(masked)} masks of defective images are blank: {first_few(blank)}"
         if len(blank) > MOST_BLANK * len(masked):
             raise DataError(f"{text}; mark the defects, or remove all masks for image metrics only")
-        warnings.warn(f"{text}; their images have no part in pixel metrics", ImageWarning, stacklevel=2)
+        warnings.warn(f"{text}; pixel metrics take all of their images' pixels for good ones", ImageWarning, stacklevel=2)
 
 
 def load_mask(sample: Sample, size: tuple[int, int]) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..imaging.drawing import evenly_spaced, heat_map, marked, outline, resized, save_sheet
 from ..pipeline_diffad import DiffADPipeline
-from ..text import printable, safe_cell
+from ..system.text import printable, safe_cell
 from .counts import count_pixels
 from .report import Pictures, Report, ReportRow, draw_pictures
 from .report.pictures import CALLED_COLOUR, TRUTH_COLOUR

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from ..data import Sample
-from ..memory import peak_memory_mib
 from ..pipeline_diffad import DiffADPipeline
 from ..scoring.calibration import Calibration
 from ..scoring.config import TERMS, term_of
+from ..system.memory import peak_memory_mib
 from .metrics import detection_metrics, localization_metrics
 from .scored_samples import ScoredSamples
 

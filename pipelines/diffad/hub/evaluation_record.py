@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..scoring.calibration import FORMER_NAMES
+from ..system.text import original_text
 from .checked_json import check_kind, read_checked
 
 # What a card needs of metrics.json, with its kind.
@@ -120,7 +121,7 @@ def _read_defects(path: Path) -> list[tuple[str, int, float]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                calls.setdefault(row["defect"], []).append(int(row["called_defective"]))
+                calls.setdefault(original_text(row["defect"]), []).append(int(row["called_defective"]))
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise ValueError(f"{path}: not the output of an evaluation ({error!r})") from None
     kinds = sorted(calls, key=lambda kind: (kind != "good", kind))

@@ -11,7 +11,6 @@ from huggingface_hub.errors import HTTPError  # the HTTP library's, whichever th
 from huggingface_hub.utils import validate_repo_id
 
 from .. import __version__
-from ..atomic import finish, writing
 from ..model_index import (
     COMPONENT_CLASSES,
     PACKAGE,
@@ -23,6 +22,7 @@ from ..model_index import (
 )
 from ..models.digest import model_digest
 from ..pipeline_diffad import DiffADPipeline
+from ..system.atomic import finish, writing
 from .card import DataTerms, model_card
 from .checked_json import read_checked
 from .evaluation_record import EvaluationRecord, read_evaluation

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..autocast import without_autocast
+from ..system.autocast import without_autocast
 from .maps import resize_map
 
 BACK_PROJECTIONS = 10  # leaves half a grey level in the mean, of about six

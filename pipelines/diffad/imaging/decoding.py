@@ -18,6 +18,8 @@ MAX_PIXELS = 2**26  # 8192 x 8192, of any image that is decoded; a file of ten k
 MAX_WEBP_PIXELS = 2**25  # decoding it takes sixteen bytes for each, twice as many as any other format
 MOST_PAGES = 10_000  # counting stops there: looking for the next page takes longer with every one
 TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF tags
+# Each scan of a JPEG takes a pass over all pixels and ten bytes of the file; progressive ones have about ten.
+START_OF_SCAN, MOST_SCANS = b"\xff\xda", 100
 
 
 class ImageError(ValueError):
@@ -58,6 +60,8 @@ def decode(source: str | Path | BinaryIO, name: str) -> Decoded:
             _check_tiles(image, name)
             # Pillow's own reads all EXIF data after the pixels, and gives up at the first damaged tag.
             image.load_end = lambda: None
+        elif image.format in ("JPEG", "MPO"):
+            _check_scans(image.fp, name)
         image = upright(image)
     return Decoded(image, _count_pages(source, name) if several else 1, has_16_bit_colours)
 
@@ -125,6 +129,18 @@ def _check_tiles(image: Image.Image, name: str) -> None:
     sides = [image.tag_v2.get(tag) for tag in (TILE_WIDTH, TILE_LENGTH)]
     if all(isinstance(side, int) for side in sides):
         check_pixels((sides[0], sides[1]), f"{name}, tile")
+
+
+def _check_scans(file: BinaryIO, name: str) -> None:
+    """Refuses a JPEG of so many scans that decoding it takes minutes."""
+    position, scans, before = file.tell(), 0, b""
+    file.seek(0)
+    while part := file.read(2**20):
+        scans += (before + part).count(START_OF_SCAN)
+        before = part[-1:]
+    file.seek(position)
+    if scans > MOST_SCANS:
+        raise ImageError(f"{name}: JPEG of {scans} scans, which no camera or program writes; save it anew")
 
 
 def _count_pages(source: str | Path | BinaryIO, name: str) -> int:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from ..autocast import without_autocast
+from ..system.autocast import without_autocast
 
 
 def is_size(value: object) -> bool:

@@ -19,7 +19,7 @@ from ..imaging.streams import read_batches
 from ..models.digest import model_digest
 from ..pipeline_diffad import DiffADPipeline
 from ..pipeline_output import DiffADOutput
-from ..text import printable
+from ..system.text import printable
 from .folders import images_of, picture_path
 from .resume import Journal, check_is_result, files_digest, only_writer, write_record
 from .table import check_rows, check_table_path, read_rows, write_table

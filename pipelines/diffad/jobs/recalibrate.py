@@ -1,26 +1,27 @@
 """Calibrates a saved pipeline anew, on a folder of good images."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ..atomic import writing
 from ..data import DataError, find_layout, plain_folder
 from ..imaging.preprocessing import load_region
 from ..imaging.reading import ImageError, read_image
 from ..pipeline_diffad import DiffADPipeline
 from ..scoring.calibration import Calibration
+from ..system.atomic import writing
 from .folders import image_names
 
 
-def calibration_images(folder: Path, all_good: bool = False) -> list[Path]:
-    """Images of good parts below a folder, none of which the model was trained on.
+def calibration_images(folder: Path, all_good: bool = False, trained_on: Collection[Path] = ()) -> list[Path]:
+    """Images of good parts below a folder that a model was not trained on.
 
     Args:
         all_good: all of them are good, though they lie in several subfolders.
+        trained_on: image files that the model knows, absolute; they are left out, because their scores promise too much.
 
     Raises:
         DataError: if there are none, the folder is a whole dataset with training images or defects in it, or images lie in
@@ -34,7 +35,11 @@ def calibration_images(folder: Path, all_good: bool = False) -> list[Path]:
             f"{folder}: is {layout.name}, and calibration takes only good images that were not trained on; name the folder "
             "with those, such as test/good"
         )
-    return [folder / name for name in image_names(folder)]
+    images = [folder / name for name in image_names(folder)]
+    kept = [path for path in images if path.resolve() not in trained_on]
+    if not kept:
+        raise DataError(f"{folder}: the model was trained on all {len(images)} images; name a folder of others")
+    return kept
 
 
 def calibrate_on(pipe: DiffADPipeline, images: Sequence[Path], batch_size: int = 8, roi: Path | None = None) -> Calibration:

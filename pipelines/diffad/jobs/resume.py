@@ -10,8 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..atomic import write_text
-from ..text import one_line
+from ..system.atomic import write_text
+from ..system.text import one_line
 
 SHOWN_CHARACTERS = 100  # of a value in a message
 

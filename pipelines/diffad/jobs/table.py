@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..text import one_line, original_text, safe_cell
+from ..system.text import one_line, original_text, safe_cell
 
 # Everything but `path` is empty for an image that could not be read; `error` is empty for all others.
 SCHEMA = pa.schema(

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
-from ..autocast import without_autocast
+from ..system.autocast import without_autocast
 from .float32 import Float32ModelMixin
 
 UNKNOWN_RATE = 0.01  # share of good images that may be taken for an unknown product

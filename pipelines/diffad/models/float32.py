@@ -3,7 +3,7 @@
 import torch
 from diffusers import ModelMixin
 
-from ..autocast import without_autocast
+from ..system.autocast import without_autocast
 from .saved_state import ChecksSavedState
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..autocast import without_autocast
+from ..system.autocast import without_autocast
 from .context import Distance, OnStep, RepairContext, RepairResult
 
 

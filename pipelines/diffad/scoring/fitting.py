@@ -12,7 +12,12 @@ from .scorer import Scorer
 
 
 def fit_calibration(
-    scorer: Scorer, reader: InputReader, images: Sequence[ImageInput], categories: Sequence[int] | None, batch_size: int
+    scorer: Scorer,
+    reader: InputReader,
+    images: Sequence[ImageInput],
+    categories: Sequence[int] | None,
+    batch_size: int,
+    groups: Sequence[str] | None = None,
 ) -> None:
     """Fits the scorer's calibration; every image is scored once, and nothing of it but a few numbers is kept.
 
@@ -22,26 +27,33 @@ def fit_calibration(
         images: of good parts.
         categories: category index of each image, where there are several.
         batch_size: images or tiles per forward pass.
+        groups: of each image, such as the part that it shows; None is a group for each. Images of one group resemble each
+            other, so that thresholds count groups: each has the highest score of its images.
 
     Raises:
         ImageError: if an image can't be used.
-        ValueError: if there are fewer than two images (one where nothing is standardised by statistics) of a category, or a map
+        ValueError: if there are fewer than two groups (one where nothing is standardised by statistics) of a category, or a map
             is not finite.
     """
+    if groups is not None and len(groups) != len(images):
+        raise ValueError(f"{len(groups)} groups for {len(images)} images: give one per image")
     calibration = scorer.calibration
     needs_statistics = bool(scorer.config.standardized_terms) and not scorer.config.per_image
     of_image = np.zeros(len(images), dtype=int) if categories is None else np.asarray(categories)
+    of_group = np.arange(len(images)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     for_statistics: list[int] = []
-    for_thresholds: list[np.ndarray] = []  # of each category
+    for_thresholds: list[list[np.ndarray]] = []  # of each category the images of its groups
     for category in range(len(calibration.images_per_category)):
         chosen = np.flatnonzero(of_image == category)
-        if len(chosen) < 1 + needs_statistics:
+        members = np.unique(of_group[chosen])
+        if len(members) < 1 + needs_statistics:
+            counted = "good images" if groups is None else "groups of good images"
             of_category = "" if categories is None else f" of {reader.category_names[category]}"
-            raise ValueError(f"calibration needs at least {1 + needs_statistics} good images{of_category}, got {len(chosen)}")
+            raise ValueError(f"calibration needs at least {1 + needs_statistics} {counted}{of_category}, got {len(members)}")
         if needs_statistics:
-            of_statistics, chosen = split_for_statistics(chosen, scorer.config.seed)
-            for_statistics += of_statistics.tolist()
-        for_thresholds.append(chosen)
+            of_statistics, members = split_for_statistics(members, scorer.config.seed)
+            for_statistics += chosen[np.isin(of_group[chosen], of_statistics)].tolist()
+        for_thresholds.append([chosen[of_group[chosen] == member] for member in members])
 
     statistics: dict[int, TermStatistics] = {}
     for batch in reader.batches(images, categories, batch_size, for_statistics):
@@ -55,8 +67,13 @@ def fit_calibration(
         calibration.set_statistics(of_category, category)
 
     scores, maxima = np.empty(len(images)), np.empty(len(images))
-    for batch in reader.batches(images, categories, batch_size, np.concatenate(for_thresholds).tolist()):
+    scored = np.concatenate([group for of_category in for_thresholds for group in of_category])
+    for batch in reader.batches(images, categories, batch_size, scored.tolist()):
         score = scorer(batch.pixels, batch.category, tiles_per_pass=batch_size)
         scores[batch.indices] = score.image_scores.cpu().numpy()
         maxima[batch.indices] = calibration.image_scores(score.anomaly_maps, top_k=1).cpu().numpy()
-    calibration.set_scores([scores[chosen] for chosen in for_thresholds], [maxima[chosen] for chosen in for_thresholds])
+    of_groups = [
+        [np.array([values[group].max() for group in of_category]) for of_category in for_thresholds]
+        for values in (scores, maxima)
+    ]
+    calibration.set_scores(*of_groups)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...imaging.reading import ImageError, read_image
 from ...pipeline_diffad import DiffADPipeline
-from ...text import printable
+from ...system.text import printable
 from .contents import Report, ReportRow
 from .pictures import Pictures, draw_pictures
 

@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
 from ...scoring.conformal import check_supported
-from ...text import printable
+from ...system.text import printable
 from ..bootstrap import RESAMPLES, confidence_intervals
 from ..counts import count_images
 from ..sweep import sweep

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 from diffad import atomic
-from diffad.atomic import DIGEST, complete, discard_unfinished, finish, write_text, writing
-from diffad.disk_space import DiskFullError
+from diffad.system.atomic import DIGEST, complete, discard_unfinished, finish, write_text, writing
+from diffad.system.disk_space import DiskFullError
 
 OLD = {"index.json": "old", "unet/config.json": "old", "unet/weights": "old" * 1000, "extra/weights": "only in the old"}
 NEW = {"index.json": "new", "unet/config.json": "new", "unet/weights": "new" * 1000, "unet/second": "only in the new"}

@@ -4,7 +4,7 @@ import errno
 import os
 
 import pytest
-from diffad.disk_space import DiskFullError, check_space, is_disk_full, reserve
+from diffad.system.disk_space import DiskFullError, check_space, is_disk_full, reserve
 
 
 @pytest.mark.parametrize("system", ["with fallocate", "without", "file system without"])
