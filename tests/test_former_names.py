@@ -1,5 +1,6 @@
 """What was called otherwise before 0.2 works on for one release, and says how it is called now."""
 
+import copy
 import warnings
 
 import numpy as np
@@ -134,3 +135,16 @@ def test_methods_of_the_calibration(pipe):
     with warned("class_labels", "categories"):
         p_values = pipe.calibration.p_values(np.zeros(2), class_labels=[0, 1])
     np.testing.assert_array_equal(p_values, pipe.calibration.p_values(np.zeros(2), categories=[0, 1]))
+
+
+def test_arguments_of_the_gaussian(pipe):
+    features, category = torch.randn(2, pipe.gaussian.config.feature_channels, 4, 4), torch.tensor([0, 1])
+    with pytest.warns(FutureWarning, match="class_labels is now called category"):  # from inside torch's __call__
+        distances = pipe.gaussian(features, class_labels=category)
+    assert torch.equal(distances, pipe.gaussian(features, category=category))
+    moments = pipe.gaussian.new_moments()
+    pipe.gaussian.accumulate(moments, torch.randn(5, pipe.gaussian.config.feature_channels, 4, 4))
+    one, other = copy.deepcopy(pipe.gaussian), copy.deepcopy(pipe.gaussian)
+    with warned("class_label", "category"):
+        one.fit(moments, class_label=1)
+    assert torch.equal(one.whitening, other.fit(moments, category=1).whitening)

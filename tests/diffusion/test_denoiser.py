@@ -121,6 +121,12 @@ def test_unet_is_asked_once_in_its_own_type_and_answers_in_float32():
     assert {values.dtype for values in prediction} == {torch.float32} and prediction.features.shape == (2, 5, 2, 2)
 
 
+def test_category_for_all_images_may_be_a_number():
+    unet = FixedUNet(torch.zeros(2, 6, 4, 4))
+    Denoiser(unet, make_scheduler())(torch.rand(2, 3, 4, 4), torch.tensor([20]), 3)
+    assert torch.equal(unet.asked[2], torch.tensor([3]))
+
+
 def test_timestep_off_the_chain_is_never_silently_wrong():
     denoiser = Denoiser(FixedUNet(torch.zeros(1, 6, 4, 4)), make_scheduler(), 250)
     x = torch.zeros(1, 3, 4, 4)

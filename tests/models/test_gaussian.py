@@ -215,6 +215,10 @@ def test_gaussians_of_several_classes_are_those_fitted_alone():
     distances = together(test, torch.tensor(LABELS))
     for i, label in enumerate(LABELS):
         torch.testing.assert_close(distances[i], alone[label](test[i : i + 1])[0])
+        # One category for all images, as a number or a tensor.
+        expected = together(test, torch.full((6,), label))
+        torch.testing.assert_close(together(test, label), expected)
+        assert torch.equal(together(test, label), together(test, torch.tensor([label])))
     with pytest.raises(ValueError, match="3 classes need the category"):
         together(test)
 

@@ -86,6 +86,7 @@ class PadimGaussian(Float32ModelMixin, ConfigMixin):
         whitening.copy_(fitted)
         return self
 
+    @accepts_former_names(class_labels="category")
     def forward(self, features: torch.Tensor, category: torch.Tensor | int | None = None) -> torch.Tensor:
         """Squared Mahalanobis distance at every position, differentiable with respect to the features.
 
