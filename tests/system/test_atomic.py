@@ -6,7 +6,7 @@ import signal
 import sys
 
 import pytest
-from diffad import atomic
+from diffad.system import atomic
 from diffad.system.atomic import DIGEST, complete, discard_unfinished, finish, write_text, writing
 from diffad.system.disk_space import DiskFullError
 
