@@ -23,18 +23,29 @@ from PIL import Image
 Feed = Callable[[np.random.Generator, Path], None]
 
 
+def mutated_file() -> Callable[[np.random.Generator, Path], Path]:
+    """Writes one of the valid files, mutated, into a folder."""
+    files = valid_files()
+    names, contents = list(files), list(files.values())
+
+    def write(rng: np.random.Generator, folder: Path) -> Path:
+        name = names[rng.integers(len(names))]
+        path = folder / name
+        path.write_bytes(mutated(files[name], rng, contents))
+        return path
+
+    return write
+
+
 def images() -> Feed:
     """Reads mutated files as images."""
     from diffad.imaging.decoding import MAX_PIXELS, pixel_count
     from diffad.imaging.reading import page_count, read_image
 
-    files = valid_files()
-    names, contents = list(files), list(files.values())
+    write = mutated_file()
 
     def feed(rng: np.random.Generator, folder: Path) -> None:
-        name = names[rng.integers(len(names))]
-        path = folder / name
-        path.write_bytes(mutated(files[name], rng, contents))
+        path = write(rng, folder)
         image = read_image(path)
         assert image.mode == "RGB" and image.width * image.height == pixel_count(path) <= MAX_PIXELS and page_count(image) >= 1
 
@@ -45,13 +56,10 @@ def masks() -> Feed:
     """Reads mutated files as masks."""
     from diffad.imaging.masks import read_mask
 
-    files = valid_files()
-    names, contents = list(files), list(files.values())
+    write = mutated_file()
 
     def feed(rng: np.random.Generator, folder: Path) -> None:
-        name = names[rng.integers(len(names))]
-        path = folder / name
-        path.write_bytes(mutated(files[name], rng, contents))
+        path = write(rng, folder)
         mask = read_mask(path)
         assert mask.ndim == 2 and mask.dtype == np.float32 and set(np.unique(mask)) <= {0, 1}
 

@@ -8,22 +8,13 @@ import pytest
 from diffad import DiffADPipeline
 from diffad.scoring.calibration import split_for_statistics
 from diffad.scoring.inputs import InputReader
+from three_products import LABELS, NAMES, mixed_images, three_products
 from tiny_pipeline import category_images, smooth_images, tiny_pipeline
-
-NAMES = ("nut", "bolt", "washer")
-LABELS = [0, 1, 2] * 2
-
-
-def mixed_images(seed: int = 30) -> list:
-    return [category_images(1, seed + i, label)[0] for i, label in enumerate(LABELS)]
 
 
 @pytest.fixture(scope="module")
 def pipe() -> DiffADPipeline:
-    pipe = tiny_pipeline(NAMES, smoothing_sigma=1.0)
-    good_images = [image for label in range(3) for image in category_images(19 + label, 4, label)]
-    pipe.calibrate(good_images, categories=[name for i, name in enumerate(NAMES) for _ in range(19 + i)])
-    return pipe
+    return three_products()
 
 
 def test_unknown_categories_are_recognised_and_named(pipe):

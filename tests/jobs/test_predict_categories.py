@@ -12,23 +12,14 @@ from diffad.jobs.model_summary import summarize_model
 from diffad.jobs.predict import PredictionSettings, predict_folder
 from diffad.jobs.table import read_rows
 from PIL import Image
+from three_products import NAMES, mixed_images, three_products
 from tiny_pipeline import category_images, save_test_images, tiny_pipeline
 from unknown_products import stripes, two_products
-
-NAMES = ("nut", "bolt", "washer")
-LABELS = [0, 1, 2] * 2
-
-
-def mixed_images(seed: int = 30) -> list:
-    return [category_images(1, seed + i, label)[0] for i, label in enumerate(LABELS)]
 
 
 @pytest.fixture(scope="module")
 def pipe() -> DiffADPipeline:
-    pipe = tiny_pipeline(NAMES, smoothing_sigma=1.0)
-    normals = [image for label in range(3) for image in category_images(19 + label, 4, label)]
-    pipe.calibrate(normals, categories=[name for i, name in enumerate(NAMES) for _ in range(19 + i)])
-    return pipe
+    return three_products()
 
 
 def test_predictions_name_the_category_and_reports_take_one(pipe, tmp_path):
