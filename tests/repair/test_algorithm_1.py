@@ -125,9 +125,7 @@ def test_eq_13_with_decay_step_and_gradient_as_they_are(pipe, doubled, defective
         x = omega * x - s * eq12_gradient(doubled, x)
         expected.append(x)
     assert 0.01 < (expected[0] - omega * model_input(pipe, defective)).abs().max() < 1  # the gradient takes part
-    seen = steps_of(
-        pipe, defective, "gradient_descent", num_steps=5, omega=omega, step_size=s, normalize_gradient=False
-    )
+    seen = steps_of(pipe, defective, "gradient_descent", num_steps=5, omega=omega, step_size=s, normalize_gradient=False)
     for actual, image in zip(seen, expected, strict=True):
         torch.testing.assert_close(actual.double(), image, rtol=0, atol=1e-4)
 
@@ -161,7 +159,9 @@ def test_timesteps_are_those_of_the_noise_that_a_simulation_finds(schedule, leng
         if i % 5 == 0:
             t = timesteps[i // 5 - 1]
             position = chain.index(t)
-            above, level, below = (1 - ALPHA_BARS[chain[k]] if k < len(chain) else 0.0 for k in range(position - 1, position + 2))
+            above, level, below = (
+                1 - ALPHA_BARS[chain[k]] if k < len(chain) else 0.0 for k in range(position - 1, position + 2)
+            )
             assert abs(x.var() - level) < 0.5 * max(above - level, level - below) + 0.02 * level
             beta = 1 - (1 - level) / (1 - below)
             noise = (below / level * beta) ** 0.5 * rng.standard_normal(x.shape)

@@ -192,9 +192,7 @@ def unit_direction(gradient: torch.Tensor) -> torch.Tensor:
     return -gradient / torch.where(std > 0, std, torch.ones_like(std))
 
 
-def gradient_step(
-    images: torch.Tensor, direction: torch.Tensor, step_size: float, omega: float | None = None
-) -> torch.Tensor:
+def gradient_step(images: torch.Tensor, direction: torch.Tensor, step_size: float, omega: float | None = None) -> torch.Tensor:
     """x <- omega x + s d: Eq. 13 with d = -grad L, and, where omega is None and thereby sqrt(1 - s^2), Algorithm 1.
 
     With that omega and d of unit variance this is one forward diffusion step with beta = s^2.
