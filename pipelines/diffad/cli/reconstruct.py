@@ -15,8 +15,8 @@ def reconstruct(
     preset: Annotated[
         str,
         typer.Option(
-            help="default (marked regions only), paper (Algorithm 1 as released), algorithm_1 (as printed), gradient_descent or "
-            "partial_diffusion."
+            help="default (marked regions only), paper (Algorithm 1 as released), algorithm_1 (as printed), gradient_descent "
+            "or partial_diffusion."
         ),
     ] = "default",
     false_alarm_rate: FalseAlarmRate = None,

@@ -86,7 +86,7 @@ class GradientDenoising(_GradientSteps):
             [`denoising_timesteps`] derives it for directions of unit variance.
         num_inference_steps: length of the respaced chain of which one reverse step is taken; None denoises completely.
         stochastic: draw from p_theta, with the learned variance, instead of taking its mean.
-        schedule: `constant`, betahat_t = s^2, or `betas`, betahat_t = s^2 beta_t, where beta_t is the model's own noise schedule,
+        schedule: `constant`, betahat_t = s^2, or `betas`, betahat_t = s^2 beta_t, with beta_t the model's own noise schedule,
             stretched over the N steps and divided by its mean.
 
     Raises:
