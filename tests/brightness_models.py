@@ -18,6 +18,10 @@ def brightness_context(
     def select(index: torch.Tensor) -> RepairContext:
         return brightness_context(predict_x0, distance, len(index), stride)
 
+    def score(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        maps = (1 - brightness(images)) / 2
+        return maps, maps.amax(dim=(1, 2))
+
     return RepairContext(
         size=(32, 32),
         stride=stride,
@@ -28,8 +32,7 @@ def brightness_context(
         reverse_step=None,
         betas=torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64),
         chain_timesteps=lambda num_inference_steps: list(range(999, -1, -1)),
-        anomaly_map=lambda x: (1 - brightness(x)) / 2,
-        image_score=lambda maps: maps.amax(dim=(1, 2)),
+        score=score,
         image_threshold=torch.full((batch,), 0.9),
         pixel_threshold=torch.full((batch,), 0.9),
     )

@@ -15,8 +15,9 @@ COMPONENT_CLASSES = {
     "residual_gaussian": (PACKAGE, "PadimGaussian"),
     "calibration": (PACKAGE, "Calibration"),
     "discriminant": (PACKAGE, "LinearDiscriminant"),
+    "multiscale": (PACKAGE, "MultiscaleGaussian"),
 }
-OPTIONAL_COMPONENTS = ("discriminant",)
+OPTIONAL_COMPONENTS = ("discriminant", "multiscale")
 
 
 def read_json_object(path: str | Path) -> dict:

@@ -19,6 +19,7 @@ from .model_index import PACKAGE
 from .models.discriminant import LinearDiscriminant
 from .models.feature_extractor import FeatureExtractor
 from .models.gaussian import PadimGaussian
+from .models.multiscale import MultiscaleGaussian
 from .models.unet_joint import JointUNet2DModel
 from .pipeline_former_names import FormerNames
 from .pipeline_output import DiffADOutput, ReconstructionOutput
@@ -27,7 +28,7 @@ from .repair.binding import ContextBuilder, mean_mahalanobis_loss
 from .repair.presets import RepairMethod, check_fits_tiles, resolve_method
 from .repair.run import repair_batch, step_callback
 from .scoring.calibration import Calibration
-from .scoring.config import TERMS, check_fits_model
+from .scoring.config import check_fits_model
 from .scoring.fitting import fit_calibration
 from .scoring.inputs import Categories, InputReader, category_indices, load_region_at, scored_size
 from .scoring.scorer import Scorer
@@ -50,6 +51,7 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
         gaussian: features of good parts at every position.
         residual_gaussian: what the UNet gets wrong in them on good parts, at every position.
         calibration: how scores are formed, and what good images score.
+        multiscale: features of good parts at further scales; models saved with diffad 0.1 have none.
         discriminant: names and recognises the categories of a model trained on several; such a model's UNet, Gaussians and
             calibration hold one class for each.
 
@@ -59,8 +61,8 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
 
     model_cpu_offload_seq = "feature_extractor->unet"
     # They hold no parameters, by which hooks tell where a model is; the calibration has no forward pass to be hooked either.
-    _exclude_from_cpu_offload = ["discriminant", "gaussian", "residual_gaussian", "calibration"]
-    _optional_components = ["discriminant"]
+    _exclude_from_cpu_offload = ["discriminant", "gaussian", "residual_gaussian", "calibration", "multiscale"]
+    _optional_components = ["discriminant", "multiscale"]
 
     def __init__(
         self,
@@ -71,6 +73,7 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
         residual_gaussian: PadimGaussian,
         calibration: Calibration,
         discriminant: LinearDiscriminant | None = None,
+        multiscale: MultiscaleGaussian | None = None,
     ):
         super().__init__()
         if not hasattr(unet, "feature_head"):
@@ -79,6 +82,7 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
         check_scheduler(scheduler)
         parts = {"unet": unet, "scheduler": scheduler, "feature_extractor": feature_extractor, "gaussian": gaussian}
         parts |= {"residual_gaussian": residual_gaussian, "calibration": calibration, "discriminant": discriminant}
+        parts["multiscale"] = multiscale
         self.register_modules(**parts)
         self._built_scorer: tuple[list, Scorer] | None = None
 
@@ -136,7 +140,8 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
         # 1. Categories and false-alarm rates of all images; what can't be used is refused
         images = as_image_list(images)
         self.check_inputs(images, batch_size, false_alarm_rate if categories is None else None, map_size, output_type)
-        scorer, terms = self.scorer, TERMS if return_term_maps else None
+        scorer = self.scorer
+        terms = scorer.config.all_terms if return_term_maps else None
         reader = InputReader(scorer, self.discriminant, self._execution_device)
         category_of, unknown = reader.categories(images, categories, batch_size)  # N indices or None for one category, (N,)
         rates = self.calibration.rates(false_alarm_rate, category_of, len(images))  # (N,)
@@ -147,8 +152,8 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
         anomaly_maps: list = [None] * len(images)
         term_maps: list = [{} for _ in images]
         with self.progress_bar(total=len(images)) as progress:
-            for indices, pixels, category, originals in reader.batches(images, category_of, batch_size):
-                score = scorer(pixels, category, terms, tiles_per_pass=batch_size)  # (B,), (B, H, W), {name: (B, H, W)}
+            for indices, pixels, category, detail, originals in reader.batches(images, category_of, batch_size):
+                score = scorer(pixels, category, terms, batch_size, detail)  # (B,), (B, H, W), {name: (B, H, W)}
                 image_scores[indices] = score.image_scores.cpu().numpy()
                 for i, index in enumerate(indices):
                     size = map_size or (originals[i].height, originals[i].width)
@@ -292,4 +297,4 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
 
     def _make_scorer(self, calibration: Calibration) -> Scorer:
         parts = (self.unet, self.scheduler, self.feature_extractor, self.gaussian, self.residual_gaussian, calibration)
-        return Scorer(*parts, self.image_size, self._execution_device)
+        return Scorer(*parts, self.image_size, self._execution_device, self.multiscale)

@@ -60,6 +60,10 @@ class ContextBuilder:
             noise = None if draw is None else self.noise(xt, full_length + draw)
             return in_parts(lambda part: self.denoiser(length).reverse_step(part, timestep(t), category, noise), xt)
 
+        def score(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            scored = self.scorer(images, category, tiles_per_pass=self.batch_size)
+            return scored.anomaly_maps, scored.image_scores
+
         return RepairContext(
             size=self.scorer.image_size,
             stride=self.stride,
@@ -72,8 +76,7 @@ class ContextBuilder:
             reverse_step=reverse_step,
             betas=self.scheduler.betas.double().cpu(),
             chain_timesteps=lambda length: list(self.denoiser(length).chain.timesteps),
-            anomaly_map=lambda images: self.scorer(images, category, tiles_per_pass=self.batch_size).anomaly_maps,
-            image_score=self.scorer.calibration.image_scores,
+            score=score,
             image_threshold=image_threshold,
             pixel_threshold=pixel_threshold,
         )

@@ -37,7 +37,7 @@ class RepairContext:
     """Model, noise and thresholds for a batch of B images, as methods of repair see them.
 
     Every function takes B images, in the order of the batch, and treats them independently. They are float32 images
-    `(B, 3, height, width)` in [-1, 1] of the model's resolution; those of `anomaly_map` are larger where a model scores images
+    `(B, 3, height, width)` in [-1, 1] of the model's resolution; those of `score` are larger where a model scores images
     in tiles, and those of `add_noise`, `predict_x0` and `reverse_step` may have any sides that are divisible by `stride`.
     All results are float32, whatever the type of the UNet.
 
@@ -52,8 +52,7 @@ class RepairContext:
             p_theta where `draw` is None, else a sample with the noise of that number.
         betas: `(T,)`, noise schedule of the full chain, float64 on the CPU.
         chain_timesteps: `num_inference_steps` to the descending timesteps of the respaced chain; None to those of the full one.
-        anomaly_map: images to standardised anomaly maps `(B, H, W)`; as many UNet passes as the score has timesteps.
-        image_score: anomaly maps `(B, H, W)` to image scores `(B,)`.
+        score: images to anomaly maps `(B, H, W)` and image scores `(B,)`; as many UNet passes as the score has timesteps.
         image_threshold: `(B,)`, scores above it make an image defective.
         pixel_threshold: `(B,)`, values of the anomaly map above it make a pixel defective.
     """
@@ -67,8 +66,7 @@ class RepairContext:
     reverse_step: Callable[[torch.Tensor, int, int, int | None], torch.Tensor]
     betas: torch.Tensor
     chain_timesteps: Callable[[int | None], list[int]]
-    anomaly_map: Callable[[torch.Tensor], torch.Tensor]
-    image_score: Callable[[torch.Tensor], torch.Tensor]
+    score: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
     image_threshold: torch.Tensor
     pixel_threshold: torch.Tensor
 

@@ -190,8 +190,7 @@ def _denoise(images: torch.Tensor, t: int, spins: int, context: RepairContext) -
 
 def _score(images: torch.Tensor, context: RepairContext) -> tuple[torch.Tensor, torch.Tensor]:
     """Anomaly maps `(B, H, W)` and scores `(B,)`."""
-    anomaly_map = context.anomaly_map(images)
-    score = context.image_score(anomaly_map)
+    anomaly_map, score = context.score(images)
     if not score.isfinite().all():
         # It would pass for normal.
         raise ValueError("the score of an image is not finite; use float32 or bfloat16 weights")

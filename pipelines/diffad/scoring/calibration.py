@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,10 @@ from ..imaging.maps import resize_map
 from ..models.float32 import Float32ModelMixin
 from . import conformal, terms
 from .config import DEFAULT_WEIGHTS, TERMS, ScoreConfig, term_of
+from .statistics import TermStatistics
+from .tails import KNOT_SHARES, Tail, decades
 
+NO_VERDICT: dict[str, float] = {}
 # Settings and tensors as models were saved with diffad 0.1.
 FORMER_NAMES = {
     "num_normals": "num_calibration_images",
@@ -23,35 +26,6 @@ FORMER_NAMES = {
     "normal_scores": "calibration_scores",
     "normal_maxima": "calibration_maxima",
 }
-
-
-@dataclass(frozen=True)
-class TermStatistics:
-    """Count, sum and sum of squares of the pixels of M term maps; those of several images add up to those of all.
-
-    Args:
-        count: pixels of each map.
-        total, total_square: `(M,)` float64.
-    """
-
-    count: int
-    total: np.ndarray
-    total_square: np.ndarray
-
-    @classmethod
-    def of(cls, term_maps: torch.Tensor, inside: torch.Tensor) -> "TermStatistics":
-        """Of the pixels of term maps `(M, H, W)` that are `inside`, bool `(H, W)`."""
-        pixels = term_maps[:, inside.to(term_maps.device)].cpu().numpy()  # (M, pixels)
-        return cls(pixels.shape[1], pixels.sum(axis=1, dtype=np.float64), np.square(pixels, dtype=np.float64).sum(axis=1))
-
-    def __add__(self, other: "TermStatistics") -> "TermStatistics":
-        return TermStatistics(self.count + other.count, self.total + other.total, self.total_square + other.total_square)
-
-    @property
-    def mean_and_std(self) -> tuple[np.ndarray, np.ndarray]:
-        """`(M,)` each."""
-        mean = self.total / self.count
-        return mean, np.sqrt(np.maximum(self.total_square / self.count - mean**2, 0))
 
 
 class Verdicts(NamedTuple):
@@ -68,21 +42,24 @@ class Verdicts(NamedTuple):
 class Calibration(Float32ModelMixin, ConfigMixin):
     """Settings of the score with the statistics and scores of calibration images under them.
 
-    One calibration image in ten, drawn by `seed` and at least one, gives the statistics of standardisation; the scores of the
-    other n give thresholds and p-values by the rules of [`diffad.scoring.conformal`]. Hence these n scores and that of a new
+    Some calibration images, drawn by `seed`, give the statistics under which scores are formed; the scores of the other n give
+    thresholds and p-values by the rules of [`diffad.scoring.conformal`]. Hence these n scores and that of a new
     good part are exchangeable if the images are, P(false alarm) <= rate and P(p <= rate) <= rate for every rate. Image verdicts
     and masks have the guarantee each.
 
     Args:
-        timesteps, num_inference_steps, weights, standardized_terms, per_image, smoothing_sigma, top_k, short_side,
-            tile_overlap, seed: as of [`ScoreConfig`].
+        timesteps, num_inference_steps, weights, standardized_terms, per_image, smoothing_sigma, top_k, fusion, verdict,
+            verdict_area, scales, statistics_share, short_side, tile_overlap, seed: as of [`ScoreConfig`].
         roi_size: `(height, width)` of the region of interest; None is the whole image.
         num_calibration_images: n, the images behind the thresholds; 0 before fitting. For a model of several categories one
             number for each, and every category has its own statistics and thresholds under the one score.
     """
 
     config_name = "config.json"
-    _keep_in_fp32_modules = ["term_mean", "term_std", "calibration_scores", "calibration_maxima"]
+    _keep_in_fp32_modules = [
+        *("term_mean", "term_std", "tail_knots", "tail_scale", "tail_shape", "verdict_mean", "verdict_std"),
+        *("calibration_scores", "calibration_maxima"),
+    ]
 
     @register_to_config
     def __init__(
@@ -94,6 +71,11 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         per_image: bool = False,
         smoothing_sigma: float = 4.0,
         top_k: int = 1,
+        fusion: str = "sum",
+        verdict: dict[str, float] = NO_VERDICT,
+        verdict_area: float = 0.01,
+        scales: tuple[str, ...] = (),
+        statistics_share: float = 0.1,
         short_side: int | None = None,
         tile_overlap: float = 0.25,
         seed: int = 0,
@@ -109,6 +91,14 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         # One category after the other, so that one category has the shapes of none; scores ascend within each.
         self.register_buffer("term_mean", torch.zeros(len(counts) * maps))
         self.register_buffer("term_std", torch.ones(len(counts) * maps))
+        if self.config.fusion == "tails":
+            fused = len(counts) * len(self.config.weights)
+            self.register_buffer("tail_knots", torch.zeros(fused, len(KNOT_SHARES)))
+            self.register_buffer("tail_scale", torch.ones(fused))
+            self.register_buffer("tail_shape", torch.ones(fused))
+        if self.config.verdict:
+            self.register_buffer("verdict_mean", torch.zeros(len(counts) * len(self.config.verdict)))
+            self.register_buffer("verdict_std", torch.ones(len(counts) * len(self.config.verdict)))
         self.register_buffer("calibration_scores", torch.zeros(sum(counts)))
         self.register_buffer("calibration_maxima", torch.zeros(sum(counts)))
 
@@ -135,8 +125,9 @@ class Calibration(Float32ModelMixin, ConfigMixin):
 
     def check_state(self) -> None:
         super().check_state()
-        if not (self.term_std > 0).all():
-            raise ValueError("term_std is not positive")
+        for name in ("term_std", "tail_scale", "tail_shape", "verdict_std"):
+            if hasattr(self, name) and not (getattr(self, name) > 0).all():
+                raise ValueError(f"{name} is not positive")
         for name in ("calibration_scores", "calibration_maxima"):
             for of_category in getattr(self, name).split(self.images_per_category):
                 if not (of_category.diff() >= 0).all():
@@ -188,6 +179,40 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         """Anomaly maps `(batch, height, width)`: weighted sum of standardised term maps (Eq. 11), normal outside the region."""
         return self.mask_outside(terms.weighted_sum(term_maps, self.score_config.shares))
 
+    def anomaly_maps(self, term_maps: Mapping[str, torch.Tensor], category: torch.Tensor | int | None = None) -> torch.Tensor:
+        """Anomaly maps `(batch, height, width)` of raw term maps, at least of the weighted terms, as `fusion` has it."""
+        if self.config.fusion == "sum":
+            return self.combine(self.standardize({name: term_maps[name] for name in self.score_config.shares}, category))
+        by_term = terms.mean_over_timesteps(term_maps)
+        tails = (self.tail_knots, self.tail_scale, self.tail_shape)
+        in_decades = {
+            term: decades(by_term[term], Tail(*(self._statistic(values, index, len(self.config.weights), category) for values in tails)))
+            for index, term in enumerate(self.config.weights)
+        }
+        return self.mask_outside(terms.weighted_sum(in_decades, self.config.weights))
+
+    def scores(
+        self, term_maps: Mapping[str, torch.Tensor], anomaly_maps: torch.Tensor, category: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Image scores `(batch,)` of raw term maps and their anomaly maps: the verdict, or where there is none as by `image_scores`."""
+        if not self.config.verdict:
+            return self.image_scores(anomaly_maps)
+        by_term = terms.mean_over_timesteps(term_maps)
+        pixels = terms.pixels_of(self.config.verdict_area, self._inside(anomaly_maps.shape[-2:]))
+        total = anomaly_maps.new_zeros(len(anomaly_maps))
+        for index, (term, weight) in enumerate(self.config.verdict.items()):
+            mean, std = (
+                self._statistic(values, index, len(self.config.verdict), category) for values in (self.verdict_mean, self.verdict_std)
+            )
+            total = total + weight * (self.image_scores(by_term[term], pixels) - mean) / std
+        return total / sum(self.config.verdict.values())
+
+    @staticmethod
+    def _statistic(values: torch.Tensor, index: int, count: int, category: torch.Tensor | int | None) -> torch.Tensor:
+        """`(1, ...)`, or `(batch, ...)` for categories `(batch,)`: the statistic at `index` among the `count` of each category."""
+        first = 0 if category is None else category * count
+        return values[first + index].view(-1, *values.shape[1:])
+
     def mask_outside(self, anomaly_maps: torch.Tensor) -> torch.Tensor:
         """Maps `(batch, height, width)` with a normal level outside the region of interest.
 
@@ -197,7 +222,7 @@ class Calibration(Float32ModelMixin, ConfigMixin):
             return anomaly_maps
         level = anomaly_maps.new_zeros(())
         if self.is_fitted:  # as normal_level has it, without a decision on data
-            lowest = self.calibration_scores.min()
+            lowest = (self.calibration_maxima if self.config.verdict else self.calibration_scores).min()
             level = torch.where(lowest > 0, level, lowest - 1)
         return torch.where(self._inside(anomaly_maps.shape[-2:]), anomaly_maps, level)
 
@@ -239,7 +264,7 @@ class Calibration(Float32ModelMixin, ConfigMixin):
     # Fitting
 
     def set_statistics(self, statistics: TermStatistics, category: int = 0) -> None:
-        """Sets what standardises a category's term maps, of all maps in the order of their names.
+        """Sets what scores of a category's images are formed with.
 
         Raises:
             ValueError: if a map was not finite.
@@ -252,6 +277,16 @@ class Calibration(Float32ModelMixin, ConfigMixin):
             if term_of(name) in self.config.standardized_terms:
                 self.term_mean[index] = mean[index % len(names)]
                 self.term_std[index] = max(std[index % len(names)], 1e-12)
+        if self.config.fusion == "tails":
+            tail = statistics.tail
+            self._set_of_category(category, tail_knots=tail.knots, tail_scale=tail.scale, tail_shape=tail.shape)
+        if self.config.verdict:
+            mean, std = statistics.verdict_mean_and_std
+            self._set_of_category(category, verdict_mean=mean, verdict_std=np.maximum(std, 1e-12))
+
+    def _set_of_category(self, category: int, **statistics: np.ndarray) -> None:
+        for name, values in statistics.items():
+            getattr(self, name)[category * len(values) : (category + 1) * len(values)] = torch.from_numpy(values).float()
 
     def set_scores(self, scores: Sequence[np.ndarray], maxima: Sequence[np.ndarray]) -> None:
         """Sets what thresholds and p-values come from.
@@ -300,7 +335,7 @@ class Calibration(Float32ModelMixin, ConfigMixin):
             warnings.warn(
                 f"{n} calibration images{of_category} behind the thresholds guarantee a false-alarm rate of {rate:.3g} at "
                 f"best: that is used in place of {conformal.DEFAULT_FALSE_ALARM_RATE}, which needs "
-                f"{conformal.images_needed(conformal.DEFAULT_FALSE_ALARM_RATE)} (see pipe.calibrate)",
+                f"{conformal.images_needed(conformal.DEFAULT_FALSE_ALARM_RATE, self.config.statistics_share)} (see pipe.calibrate)",
                 stacklevel=3,  # the caller, beyond what takes former names
             )
         return rate
@@ -380,14 +415,3 @@ def check_finite(image_scores: np.ndarray) -> None:
     broken = np.flatnonzero(~np.isfinite(image_scores))
     if len(broken):
         raise ValueError(f"the score of image {broken[0]} is not finite; use float32 or bfloat16 weights")
-
-
-def split_for_statistics(images: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits indices of calibration images into those for the statistics, one in ten and at least one, and for thresholds.
-
-    With statistics of its own image a score is lower than a new image's: the terms in which the image stands out have a larger
-    standard deviation and so weigh less. Few images do, because each has as many samples as pixels.
-    """
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed), device="cpu").numpy()
-    count = len(images) - conformal.images_behind_thresholds(len(images))
-    return np.sort(images[order[:count]]), np.sort(images[order[count:]])

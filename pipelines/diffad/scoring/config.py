@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 TIMESTEP_TERMS = ("kl", "rgb", "feature")
 TERMS = (*TIMESTEP_TERMS, "residual", "mahalanobis")
+SCALE_TERMS = ("coarse", "detail", "coarse_detail")
+DETAIL_TERMS = ("detail", "coarse_detail")  # they look at the image at twice the model's resolution
 # Chosen on synthetic defects on held-out good images (training/benchmarks/choose_weights.py), the same for every category.
 DEFAULT_WEIGHTS = {"rgb": 1 / 6, "residual": 2 / 3, "mahalanobis": 1 / 6}
 
@@ -23,6 +25,14 @@ class ScoreConfig:
         per_image: standardise with each map's own statistics instead, like the paper's released code.
         smoothing_sigma: Gaussian smoothing of every term map, in pixels of the model's resolution.
         top_k: the image score is the mean of this many highest pixels.
+        fusion: how terms make the anomaly map: `sum` of standardised terms (Eq. 11), or `tails`, the sum of their tail
+            probabilities in decades (see [`diffad.scoring.tails`]).
+        verdict: share of each term in an image score of its own: the mean of the term's highest pixels, standardised by that of
+            good images. Empty takes the image score from the anomaly map.
+        verdict_area: share of the pixels that are a term's highest.
+        scales: further terms, of a model's Gaussians at other scales (`coarse`, `detail`, `coarse_detail`).
+        statistics_share: share of the calibration images that give the statistics instead of thresholds, about; see
+            [`~diffad.scoring.conformal.images_behind_thresholds`].
         short_side: pixels of the shorter side of images that keep their aspect and are scored in tiles of the model's
             resolution; None resizes every image to the model's resolution, whatever its aspect.
         tile_overlap: share of a tile that neighbours have in common, at least.
@@ -39,14 +49,28 @@ class ScoreConfig:
     per_image: bool = False
     smoothing_sigma: float = 4.0
     top_k: int = 1
+    fusion: str = "sum"
+    verdict: Mapping[str, float] = field(default_factory=dict)
+    verdict_area: float = 0.01
+    scales: tuple[str, ...] = ()
+    statistics_share: float = 0.1
     short_side: int | None = None
     tile_overlap: float = 0.25
     seed: int = 0
 
     def __post_init__(self):
-        unknown = (set(self.weights) | set(self.standardized_terms)) - set(TERMS)
-        if unknown:
-            raise ValueError(f"unknown score terms {sorted(unknown)}; there are {', '.join(TERMS)}")
+        if unknown := sorted(set(self.scales) - set(SCALE_TERMS)):
+            raise ValueError(f"unknown scales {unknown}; there are {', '.join(SCALE_TERMS)}")
+        if unknown := sorted({*self.weights, *self.standardized_terms, *self.verdict} - set(self.all_terms)):
+            raise ValueError(f"unknown score terms {unknown}; there are {', '.join(self.all_terms)}")
+        if self.fusion not in ("sum", "tails"):
+            raise ValueError(f"fusion must be sum or tails, got {self.fusion!r}")
+        if not 0 < self.statistics_share < 1:
+            raise ValueError(f"statistics_share must lie in (0, 1), got {self.statistics_share}")
+        if not 0 < self.verdict_area <= 1:
+            raise ValueError(f"verdict_area must lie in (0, 1], got {self.verdict_area}")
+        if self.per_image and (self.fusion == "tails" or self.verdict):
+            raise ValueError("per_image standardises maps alone; fusion by tails and a verdict need statistics of good images")
         if not self.timesteps or not self.weights:
             raise ValueError("a score needs at least one timestep and one weighted term")
         if len(set(self.timesteps)) < len(self.timesteps):
@@ -59,14 +83,19 @@ class ScoreConfig:
             raise ValueError(f"tile_overlap must lie in [0, 1), got {self.tile_overlap}")
 
     @property
+    def all_terms(self) -> tuple[str, ...]:
+        """Terms that there are, whether or not the score weighs them."""
+        return (*TERMS, *self.scales)
+
+    @property
     def terms(self) -> tuple[str, ...]:
-        """Terms that have a share in the anomaly map."""
-        return tuple(self.weights)
+        """Terms that have a share in the anomaly map or in the verdict."""
+        return tuple(dict.fromkeys((*self.weights, *self.verdict)))
 
     @property
     def term_map_names(self) -> list[str]:
-        """`kl@20`, `rgb@20`, ..., `residual` and `mahalanobis`: every term at every timestep, in the order of statistics."""
-        return [f"{term}@{t}" for t in self.timesteps for term in TIMESTEP_TERMS] + ["residual", "mahalanobis"]
+        """`kl@20`, `rgb@20`, ..., `residual`, `mahalanobis`: every term at every timestep, in the order of statistics."""
+        return [f"{term}@{t}" for t in self.timesteps for term in TIMESTEP_TERMS] + [*TERMS[len(TIMESTEP_TERMS) :], *self.scales]
 
     @property
     def shares(self) -> dict[str, float]:

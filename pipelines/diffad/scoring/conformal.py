@@ -11,7 +11,9 @@ import math
 import numpy as np
 
 DEFAULT_FALSE_ALARM_RATE = 0.05
-IMAGES_PER_STATISTICS_IMAGE = 10  # of the calibration images one in so many gives the statistics of standardisation
+STATISTICS_SHARE = 1 / 3  # of the calibration images, behind the statistics that scores are formed with
+FEWEST_STATISTICS_SHARE = 1 / 10  # where the thresholds need the images
+MOST_STATISTICS_IMAGES = 24  # more hardly change the statistics
 
 
 def threshold_rank(n: int, false_alarm_rate: float) -> int:
@@ -58,18 +60,27 @@ def p_values(calibration_scores: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return (1 + at_least_as_high) / (n + 1)
 
 
-def images_behind_thresholds(calibration_images: int) -> int:
-    """How many of the calibration images are left for thresholds once the statistics have theirs."""
-    return calibration_images - max(1, calibration_images // IMAGES_PER_STATISTICS_IMAGE)
+def images_behind_thresholds(calibration_images: int, statistics_share: float = STATISTICS_SHARE) -> int:
+    """How many of the calibration images are left for thresholds once the statistics have theirs, at least one.
+
+    The statistics get their share, but no more than 24 images beyond a tenth, nor so many that the default rate is lost.
+    """
+    wanted = _part(calibration_images, statistics_share)
+    spare = min(calibration_images - scores_needed(DEFAULT_FALSE_ALARM_RATE), MOST_STATISTICS_IMAGES)
+    return calibration_images - max(1, min(wanted, max(_part(calibration_images, FEWEST_STATISTICS_SHARE), spare)))
 
 
-def images_needed(false_alarm_rate: float) -> int:
+def images_needed(false_alarm_rate: float, statistics_share: float = STATISTICS_SHARE) -> int:
     """How many images to calibrate on for a false-alarm rate, those for the statistics included."""
     for_thresholds = scores_needed(false_alarm_rate)
     total = for_thresholds + 1
-    while images_behind_thresholds(total) < for_thresholds:
+    while images_behind_thresholds(total, statistics_share) < for_thresholds:
         total += 1
     return total
+
+
+def _part(count: int, share: float) -> int:
+    return math.floor(count * share + 1e-9)
 
 
 def check_supported(n: int, false_alarm_rate: float) -> None:

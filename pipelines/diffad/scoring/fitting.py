@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-
 from ..imaging.preprocessing import ImageInput
-from .calibration import TermStatistics, split_for_statistics
 from .inputs import InputReader
 from .scorer import Scorer
+from .statistics import TermStatistics, split_for_statistics
 
 
 def fit_calibration(
@@ -51,25 +49,24 @@ def fit_calibration(
             of_category = "" if categories is None else f" of {reader.category_names[category]}"
             raise ValueError(f"calibration needs at least {1 + needs_statistics} {counted}{of_category}, got {len(members)}")
         if needs_statistics:
-            of_statistics, members = split_for_statistics(members, scorer.config.seed)
+            of_statistics, members = split_for_statistics(members, scorer.config.seed, scorer.config.statistics_share)
             for_statistics += chosen[np.isin(of_group[chosen], of_statistics)].tolist()
         for_thresholds.append([chosen[of_group[chosen] == member] for member in members])
 
-    statistics: dict[int, TermStatistics] = {}
+    statistics: dict[int, list[TermStatistics]] = {}
     for batch in reader.batches(images, categories, batch_size, for_statistics):
-        raw = scorer.raw_term_maps(batch.pixels, batch.category, tiles_per_pass=batch_size)
-        stacked = torch.stack([raw[name] for name in scorer.config.term_map_names], dim=1)  # (B, M, H, W)
-        inside = calibration.inside(stacked.shape[-2:])
-        for index, maps in zip(batch.indices, stacked, strict=True):
-            of_one, category = TermStatistics.of(maps, inside), int(of_image[index])
-            statistics[category] = statistics[category] + of_one if category in statistics else of_one
+        raw = scorer.raw_term_maps(batch.pixels, batch.category, tiles_per_pass=batch_size, detail=batch.detail)
+        inside = calibration.inside(batch.pixels.shape[-2:])
+        for i, index in enumerate(batch.indices):
+            of_image_maps = {name: maps[i] for name, maps in raw.items()}
+            statistics.setdefault(int(of_image[index]), []).append(TermStatistics.of(of_image_maps, inside, scorer.config))
     for category, of_category in statistics.items():
-        calibration.set_statistics(of_category, category)
+        calibration.set_statistics(TermStatistics.sum(of_category), category)
 
     scores, maxima = np.empty(len(images)), np.empty(len(images))
     scored = np.concatenate([group for of_category in for_thresholds for group in of_category])
     for batch in reader.batches(images, categories, batch_size, scored.tolist()):
-        score = scorer(batch.pixels, batch.category, tiles_per_pass=batch_size)
+        score = scorer(batch.pixels, batch.category, tiles_per_pass=batch_size, detail=batch.detail)
         scores[batch.indices] = score.image_scores.cpu().numpy()
         maxima[batch.indices] = calibration.image_scores(score.anomaly_maps, top_k=1).cpu().numpy()
     of_groups = [

@@ -37,12 +37,14 @@ class ImageBatch(NamedTuple):
         indices: where they stand among all images.
         pixels: `(B, 3, H, W)` in [-1, 1], on the device.
         category: that of all of them, or None for a model of one category.
+        detail: `(B, 3, 2 H, 2 W)`, the same at the scorer's `detail_size`; None where it needs none.
         originals: as they came, in RGB.
     """
 
     indices: list[int]
     pixels: torch.Tensor
     category: int | None
+    detail: torch.Tensor | None
     originals: list[Image.Image]
 
 
@@ -173,6 +175,11 @@ class InputReader:
                 batch = indices[start : start + step]
                 originals = [load_rgb(images[i], f"image {i}") for i in batch]
                 sizes = [scored_size(image.height, image.width, image_size, short_side) for image in originals]
-                pixels = np.stack([resize_rgb(image, size) for image, size in zip(originals, sizes, strict=True)])
+                detail_size = self.scorer.detail_size
+                detail = None if detail_size is None else self._to_model_range(originals, [detail_size] * len(batch))
                 of_batch = None if categories is None else category
-                yield ImageBatch(batch, to_model_range(torch.from_numpy(pixels).to(self.device)), of_batch, originals)
+                yield ImageBatch(batch, self._to_model_range(originals, sizes), of_batch, detail, originals)
+
+    def _to_model_range(self, images: Sequence[Image.Image], sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
+        pixels = np.stack([resize_rgb(image, size) for image, size in zip(images, sizes, strict=True)])
+        return to_model_range(torch.from_numpy(pixels).to(self.device))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from diffusers import DDPMScheduler
 
 from ..diffusion.denoiser import Denoiser, Prediction
@@ -11,7 +12,7 @@ from ..diffusion.noise import timestep_noise
 from ..imaging.maps import resize_map, smooth_map
 from . import terms as score_terms
 from .calibration import Calibration
-from .config import TERMS
+from .config import DETAIL_TERMS, TIMESTEP_TERMS
 from .tiling import add_tiles, blend_weights, cut, tile_corners
 
 TermMaps = dict[str, torch.Tensor]
@@ -42,13 +43,14 @@ class Scorer(torch.nn.Module):
     can share it.
 
     Args:
-        unet, scheduler, feature_extractor, gaussian, residual_gaussian, calibration: components of the pipeline; they stay
-            where they are.
+        unet, scheduler, feature_extractor, gaussian, residual_gaussian, calibration, multiscale: components of the pipeline;
+            they stay where they are.
         image_size: `(height, width)`, the model's resolution: that of the images, or of tiles of them.
         device: of noise and constants.
 
     Raises:
-        ValueError: if the scheduler is not supported, or a timestep is not in its (respaced) chain.
+        ValueError: if the scheduler is not supported, a timestep is not in its (respaced) chain, or Gaussians of a scale are
+            missing.
     """
 
     def __init__(
@@ -61,12 +63,16 @@ class Scorer(torch.nn.Module):
         calibration: Calibration,
         image_size: tuple[int, int],
         device: torch.device | str | None = None,
+        multiscale: torch.nn.Module | None = None,
     ):
         super().__init__()
         config = calibration.score_config
         self.denoiser = Denoiser(unet, scheduler, config.num_inference_steps, device)
         self.denoiser.chain.check_timesteps(config.timesteps)
+        if missing := sorted(set(config.scales) - set(multiscale.config.scales if multiscale else ())):
+            raise ValueError(f"the score has the scales {missing}, which the model has no Gaussians for")
         self.feature_extractor, self.gaussian, self.residual_gaussian = feature_extractor, gaussian, residual_gaussian
+        self.multiscale = multiscale
         self.calibration = calibration
         self.config = config
         self.image_size = tuple(image_size)
@@ -74,12 +80,19 @@ class Scorer(torch.nn.Module):
         self.register_buffer("noise", torch.stack(noise).to(device))  # (T, C, H, W)
         self.register_buffer("timesteps", torch.tensor(config.timesteps, device=device))  # (T,)
 
+    @property
+    def detail_size(self) -> tuple[int, int] | None:
+        """`(height, width)` of the enlarged images that the score looks at besides; None where it does not."""
+        needed = not set(DETAIL_TERMS).isdisjoint(self.config.scales)
+        return tuple(2 * side for side in self.image_size) if needed else None
+
     def forward(
         self,
         images: torch.Tensor,
         category: torch.Tensor | int | None = None,
         terms: Sequence[str] | None = None,
         tiles_per_pass: int = 8,
+        detail: torch.Tensor | None = None,
     ) -> Score:
         """Scores a batch.
 
@@ -88,25 +101,30 @@ class Scorer(torch.nn.Module):
             category: of a model of several categories one for all images, or integers `(B,)` or `(1,)`.
             terms: whose maps are wanted; at least those that the score weighs, which are the default.
             tiles_per_pass: of images larger than the model's resolution.
+            detail: `(B, 3, 2 H, 2 W)`, the images at `detail_size`, where the score has terms that look at them; None enlarges
+                `images`, which hold less.
         """
-        raw = self.raw_term_maps(images, category, self.config.terms if terms is None else terms, tiles_per_pass)
-        term_maps = self.calibration.standardize(raw, category)
-        anomaly_maps = self.calibration.combine(term_maps)  # (B, H, W)
-        return Score(self.calibration.image_scores(anomaly_maps), anomaly_maps, term_maps)
+        wanted = self.config.terms if terms is None else terms
+        raw = self.raw_term_maps(images, category, wanted, tiles_per_pass, detail)
+        anomaly_maps = self.calibration.anomaly_maps(raw, category)  # (B, H, W)
+        image_scores = self.calibration.scores(raw, anomaly_maps, category)
+        return Score(image_scores, anomaly_maps, self.calibration.standardize(raw, category))
 
     def raw_term_maps(
         self,
         images: torch.Tensor,
         category: torch.Tensor | int | None = None,
-        terms: Sequence[str] = TERMS,
+        terms: Sequence[str] | None = None,
         tiles_per_pass: int = 8,
+        detail: torch.Tensor | None = None,
     ) -> TermMaps:
-        """Every term at every timestep, smoothed, not standardised, `(B, H, W)` each: one UNet pass per timestep for all terms.
+        """Terms at every timestep, smoothed, not standardised, `(B, H, W)` each: one UNet pass per timestep for all terms.
 
-        Images larger than the model's resolution are measured in tiles, which are blended.
+        Images larger than the model's resolution are measured in tiles, which are blended. `terms` None is all.
         """
+        terms = self.config.all_terms if terms is None else terms
         if tuple(images.shape[-2:]) == self.image_size:
-            maps = self._term_maps_of_whole_images(images, category, terms)
+            maps = self._term_maps_of_whole_images(images, category, terms, detail)
         else:
             maps = self._blended_term_maps(images, category, terms, tiles_per_pass)
         return {name: smooth_map(term_map, self.config.smoothing_sigma) for name, term_map in maps.items()}
@@ -117,14 +135,19 @@ class Scorer(torch.nn.Module):
         return score_terms.feature_residual(self.feature_extractor(images), predicted)
 
     def _term_maps_of_whole_images(
-        self, images: torch.Tensor, category: torch.Tensor | int | None, terms: Sequence[str]
+        self,
+        images: torch.Tensor,
+        category: torch.Tensor | int | None,
+        terms: Sequence[str],
+        detail: torch.Tensor | None = None,
     ) -> TermMaps:
         size = tuple(images.shape[-2:])
         maps: TermMaps = {}
-        needs_features = not {"feature", "residual", "mahalanobis"}.isdisjoint(terms)
-        features = self.feature_extractor(images) if needs_features else None  # (B, D, h, w)
+        if not {"feature", "residual", "mahalanobis", *self.config.scales}.isdisjoint(terms):
+            pyramid = self.feature_extractor.pyramid(images)
+            features = self.feature_extractor.standardize(pyramid.fine)  # (B, D, h, w)
         predicted_features = []
-        for i, t in enumerate(self.config.timesteps if set(terms) - {"mahalanobis"} else ()):
+        for i, t in enumerate(self.config.timesteps if not {*TIMESTEP_TERMS, "residual"}.isdisjoint(terms) else ()):
             prediction = self._predict(images, category, i)
             predicted_features.append(prediction.features)  # (B, D, h, w)
             if "kl" in terms:
@@ -137,21 +160,25 @@ class Scorer(torch.nn.Module):
                 maps[f"feature@{t}"] = resize_map(score_terms.feature_error(features, prediction.features), size)
         if "residual" in terms:
             residual = score_terms.feature_residual(features, predicted_features)
-            maps["residual"] = self._distance_map(self.residual_gaussian, residual, category, size)
+            maps["residual"] = _distance_map(self.residual_gaussian(residual, category), size)
         if "mahalanobis" in terms:
-            maps["mahalanobis"] = self._distance_map(self.gaussian, features, category, size)
+            maps["mahalanobis"] = _distance_map(self.gaussian(features, category), size)
+        if "coarse" in terms:
+            maps["coarse"] = _distance_map(self.multiscale("coarse", pyramid.coarse, category), size)
+        if not set(DETAIL_TERMS).isdisjoint(terms):
+            enlarged = self.feature_extractor.pyramid(self._enlarged(images) if detail is None else detail, features.shape[-2:])
+            for name, values in (("detail", enlarged.fine), ("coarse_detail", enlarged.coarse)):
+                if name in terms:
+                    maps[name] = _distance_map(self.multiscale(name, values, category), size)
         return maps
+
+    def _enlarged(self, images: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(images, size=self.detail_size, mode="bilinear", align_corners=False)
 
     def _predict(self, images: torch.Tensor, category: torch.Tensor | int | None, index: int) -> Prediction:
         """What the UNet says of the images noised to the timestep of that index."""
         timestep = self.timesteps[index : index + 1]
         return self.denoiser(self.denoiser.add_noise(images, self.noise[index], timestep), timestep, category)
-
-    @staticmethod
-    def _distance_map(
-        gaussian: torch.nn.Module, vectors: torch.Tensor, category: torch.Tensor | int | None, size: tuple[int, int]
-    ) -> torch.Tensor:
-        return resize_map(score_terms.mahalanobis_distance(gaussian(vectors, category)), size)
 
     def _blended_term_maps(
         self, images: torch.Tensor, category: torch.Tensor | int | None, terms: Sequence[str], tiles_per_pass: int
@@ -169,3 +196,8 @@ class Scorer(torch.nn.Module):
                     canvas = blended.setdefault(name, images.new_zeros((len(images), *size)))[i]
                     add_tiles(canvas, maps, weights[part], corners[part])
         return blended
+
+
+def _distance_map(squared_distance: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Squared distances `(B, h, w)` as a term map `(B, *size)`."""
+    return resize_map(score_terms.mahalanobis_distance(squared_distance), size)

@@ -62,3 +62,16 @@ def weighted_sum(maps: Mapping[str, torch.Tensor], weights: Mapping[str, float])
 def image_score(score_map: torch.Tensor, top_k: int = 1) -> torch.Tensor:
     """Mean of the map's `top_k` highest pixels, `(B,)`: 1 is the maximum, 64 the choice of the paper's released code."""
     return score_map.flatten(1).topk(top_k, dim=1).values.mean(dim=1)
+
+
+def pixels_of(area: float, inside: torch.Tensor) -> int:
+    """How many pixels a share `area` of those that are `inside`, bool `(H, W)`, is; at least one."""
+    return max(1, round(area * int(inside.sum())))
+
+
+def mean_over_timesteps(term_maps: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Term maps by term: `kl` is the mean of `kl@20`, `kl@201` and so on."""
+    of_term: dict[str, list[torch.Tensor]] = {}
+    for name, term_map in term_maps.items():
+        of_term.setdefault(name.partition("@")[0], []).append(term_map)
+    return {term: torch.stack(maps).mean(dim=0) if len(maps) > 1 else maps[0] for term, maps in of_term.items()}
