@@ -1,14 +1,25 @@
 """Builds the pipeline's components from the settings of a run."""
 
 import torch
-from diffad import Calibration, FeatureExtractor, JointUNet2DModel, LinearDiscriminant, PadimGaussian
+from diffad import (
+    Calibration,
+    FeatureExtractor,
+    JointUNet2DModel,
+    LinearDiscriminant,
+    MultiscaleGaussian,
+    PadimGaussian,
+)
 from diffad.data import DataError
 from diffad.diffusion.chain import ReverseChain
 from diffad.models.lite_weights import BLOCKS_PER_STAGE
 from diffad.scoring.config import check_fits_model
+from diffad.scoring.presets import score_settings
 from diffad_training.config import TrainingConfig
 from diffad_training.conversion import SettingsError
 from diffusers import DDPMScheduler, UNet2DModel
+
+
+GAUSSIAN_RANK = 64  # keeps what full covariances of 176 channels find, at a third of their size
 
 
 def build_extractor(config: TrainingConfig) -> FeatureExtractor:
@@ -76,6 +87,25 @@ def build_gaussian(config: TrainingConfig, feature_channels: int) -> PadimGaussi
         regularization=config.regularization,
         seed=config.seed,
         num_classes=max(1, len(config.categories)),
+        rank=min(GAUSSIAN_RANK, (config.gaussian_dims or feature_channels) - 1),
+    )
+
+
+def build_multiscale(config: TrainingConfig, extractor: FeatureExtractor) -> MultiscaleGaussian | None:
+    """The Gaussians of the further scales that the score looks at; None where it looks at none."""
+    scales = build_calibration(config).score_config.scales
+    if not scales:
+        return None
+    side = config.resolution // config.feature_stride
+    return MultiscaleGaussian(
+        extractor.config.channels,
+        extractor.coarse_channels,
+        grid=None if config.shared_gaussian else (side, side),
+        scales=scales,
+        regularization=config.regularization,
+        rank=GAUSSIAN_RANK,
+        seed=config.seed,
+        num_classes=max(1, len(config.categories)),
     )
 
 
@@ -86,7 +116,7 @@ def build_calibration(config: TrainingConfig) -> Calibration:
         short_side=config.short_side,
         tile_overlap=config.tile_overlap,
         num_calibration_images=(0,) * len(config.categories) if config.categories else 0,
-        **config.score,
+        **score_settings(config.score, config.short_side),
     )
 
 

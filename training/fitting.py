@@ -1,12 +1,14 @@
 """What a trained UNet is made a pipeline with: the Gaussians of good parts, the discriminant and the calibration."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
-from diffad import DiffADPipeline, FeatureExtractor, JointUNet2DModel
+from diffad import DiffADPipeline, FeatureExtractor, JointUNet2DModel, MultiscaleGaussian
 from diffad.data import Sample
-from diffad.imaging.preprocessing import to_model_range
-from diffad_training.components import build_calibration, build_discriminant, build_gaussian
+from diffad.imaging.preprocessing import resize_rgb, to_model_range
+from diffad.scoring.config import DETAIL_TERMS
+from diffad_training.components import build_calibration, build_discriminant, build_gaussian, build_multiscale
 from diffad_training.config import TrainingConfig
 from diffad_training.dataset import CachedDataset
 from diffad_training.good_images import group_names
@@ -14,6 +16,7 @@ from diffusers import DDPMScheduler
 from tqdm.auto import tqdm
 
 BATCH_SIZE = 16
+STATISTICS_IMAGES = 64  # from which the channels of further scales are standardised
 
 
 @torch.no_grad()
@@ -22,13 +25,15 @@ def fit_pipeline(
     scheduler: DDPMScheduler,
     extractor: FeatureExtractor,
     cached: CachedDataset,
+    samples: Sequence[Sample],
     train_groups: Sequence[Sequence[int]],
     held_out_samples: Sequence[Sample],
     config: TrainingConfig,
 ) -> DiffADPipeline:
-    """Fits both Gaussians on each category's training images and calibrates on the held-out ones, each streamed once.
+    """Fits the Gaussians on each category's training images and calibrates on the held-out ones, each streamed once.
 
     Args:
+        samples: that `cached` is of.
         train_groups: for each category the indices of its training images, or tiles of them, in `cached`.
         held_out_samples: of all categories.
     """
@@ -41,6 +46,7 @@ def fit_pipeline(
         residual_gaussian=build_gaussian(config, channels).to(device),
         calibration=build_calibration(config).to(device),
         discriminant=build_discriminant(config, channels),
+        multiscale=(multiscale := build_multiscale(config, extractor)) and multiscale.to(device),
     )
     pooled = []
     for category, group in enumerate(train_groups):
@@ -55,6 +61,8 @@ def fit_pipeline(
             pipe.residual_gaussian.accumulate(residual_moments, pipe.scorer.feature_residuals(images, of_batch))
         pipe.gaussian.fit(moments, category)
         pipe.residual_gaussian.fit(residual_moments, category)
+    if pipe.multiscale is not None:
+        fit_multiscale(pipe.multiscale, extractor, cached, samples, train_groups)
     if pipe.discriminant is not None:
         indices = [index for group in train_groups for index in group]
         pipe.discriminant.fit(torch.cat(pooled).numpy(), cached.categories[indices]).to(device)
@@ -63,3 +71,41 @@ def fit_pipeline(
     images, groups = [sample.read for sample in held_out_samples], group_names(held_out_samples)
     pipe.calibrate(images, categories=categories, roi=config.roi, groups=groups)
     return pipe
+
+
+def fit_multiscale(
+    multiscale: MultiscaleGaussian,
+    extractor: FeatureExtractor,
+    cached: CachedDataset,
+    samples: Sequence[Sample],
+    train_groups: Sequence[Sequence[int]],
+) -> None:
+    """Fits the Gaussians of further scales; enlarged images are read from their files, once."""
+    size, stride, scales = cached.images.shape[-1], extractor.config.stride, multiscale.config.scales
+
+    def features(indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        images = to_model_range(torch.from_numpy(cached.images[indices]).to(extractor.device))
+        of_scale = {"coarse": extractor.pyramid(images).coarse}
+        if not set(DETAIL_TERMS).isdisjoint(scales):
+            pixels = np.stack([resize_rgb(samples[cached.owners[i]].read(), (2 * size, 2 * size)) for i in indices])
+            enlarged = to_model_range(torch.from_numpy(pixels).to(extractor.device))
+            detail = extractor.pyramid(enlarged, grid=(size // stride, size // stride))
+            of_scale |= {"detail": detail.fine, "coarse_detail": detail.coarse}
+        return {name: of_scale[name] for name in scales}
+
+    everything = [index for group in train_groups for index in group]
+    chosen = np.unique(np.linspace(0, len(everything) - 1, min(STATISTICS_IMAGES, len(everything))).astype(int))
+    first = list(_batches([everything[i] for i in chosen], features))
+    for name in scales:
+        getattr(multiscale, name).set_statistics(torch.cat([batch[name] for batch in first]))
+    for category, group in enumerate(train_groups):
+        moments = {name: getattr(multiscale, name).gaussian.new_moments() for name in scales}
+        for batch in tqdm(_batches(group, features), desc="fitting further scales", mininterval=2, disable=None):
+            for name in scales:
+                getattr(multiscale, name).accumulate(moments[name], batch[name])
+        for name in scales:
+            getattr(multiscale, name).gaussian.fit(moments[name], category)
+
+
+def _batches(indices: Sequence[int], features: Callable) -> Iterator[dict[str, torch.Tensor]]:
+    return (features(indices[start : start + BATCH_SIZE]) for start in range(0, len(indices), BATCH_SIZE))

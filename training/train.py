@@ -227,7 +227,7 @@ def run(
     if main_process:
         ema.copy_to(unet.parameters())
         trained = accelerator.unwrap_model(unet, keep_fp32_wrapper=False).eval()
-        pipe = fit_pipeline(trained, scheduler, extractor, cached, train_groups, held_out_samples, config)
+        pipe = fit_pipeline(trained, scheduler, extractor, cached, samples, train_groups, held_out_samples, config)
         summary = {"seconds": time.perf_counter() - started, "peak_memory_mib": peak_memory_mib(), "steps": step}
         with writing(folder.path, whole=True) as unfinished:
             pipe.save_pretrained(unfinished)
