@@ -6,6 +6,7 @@ from diffad.data import DataError
 from diffad.diffusion.chain import ReverseChain
 from diffad.models.lite_weights import BLOCKS_PER_STAGE
 from diffad.scoring.config import check_fits_model
+from diffad.scoring.defect_masks import DEFAULT_EDGE
 from diffad_training.config import TrainingConfig
 from diffad_training.conversion import SettingsError
 from diffusers import DDPMScheduler, UNet2DModel
@@ -86,6 +87,7 @@ def build_calibration(config: TrainingConfig) -> Calibration:
         short_side=config.short_side,
         tile_overlap=config.tile_overlap,
         num_calibration_images=(0,) * len(config.categories) if config.categories else 0,
+        mask_edge=DEFAULT_EDGE,
         **config.score,
     )
 

@@ -10,10 +10,11 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
 from ..deprecation import accepts_former_names, former_name
-from ..imaging.maps import resize_map
+from ..imaging.maps import normal_level, resize_map
 from ..models.float32 import Float32ModelMixin
 from . import conformal, terms
 from .config import DEFAULT_WEIGHTS, TERMS, ScoreConfig, term_of
+from .defect_masks import check_edge, defect_mask
 
 # Settings and tensors as models were saved with diffad 0.1.
 FORMER_NAMES = {
@@ -69,16 +70,15 @@ class Calibration(Float32ModelMixin, ConfigMixin):
     """Settings of the score with the statistics and scores of calibration images under them.
 
     One calibration image in ten, drawn by `seed` and at least one, gives the statistics of standardisation; the scores of the
-    other n give thresholds and p-values by the rules of [`diffad.scoring.conformal`]. Hence these n scores and that of a new
-    good part are exchangeable if the images are, P(false alarm) <= rate and P(p <= rate) <= rate for every rate. Image verdicts
-    and masks have the guarantee each.
+    other n give thresholds and p-values by the rules of [`diffad.scoring.conformal`]. Hence these n and a new good part's score
+    are exchangeable if the images are, P(false alarm) <= rate and P(p <= rate) <= rate for every rate, for verdicts and masks.
 
     Args:
-        timesteps, num_inference_steps, weights, standardized_terms, per_image, smoothing_sigma, top_k, short_side,
-            tile_overlap, seed: as of [`ScoreConfig`].
+        timesteps, ..., seed: as of [`ScoreConfig`].
         roi_size: `(height, width)` of the region of interest; None is the whole image.
         num_calibration_images: n, the images behind the thresholds; 0 before fitting. For a model of several categories one
             number for each, and every category has its own statistics and thresholds under the one score.
+        mask_edge: of [`~diffad.scoring.defect_masks.defect_mask`]; training sets its `DEFAULT_EDGE`.
     """
 
     config_name = "config.json"
@@ -99,8 +99,10 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         seed: int = 0,
         roi_size: tuple[int, int] | None = None,
         num_calibration_images: int | tuple[int, ...] = 0,
+        mask_edge: float | None = None,
     ):
         super().__init__()
+        check_edge(mask_edge)
         # The settings of the score; made first, because it checks them
         self.score_config = ScoreConfig(**{field.name: self.config[field.name] for field in fields(ScoreConfig)})
         maps = len(self.term_map_names)
@@ -160,7 +162,7 @@ class Calibration(Float32ModelMixin, ConfigMixin):
     def unfitted(self, **score_settings) -> "Calibration":
         """The same settings with the given changes, for as many categories, without statistics and region of interest."""
         counts = 0 if isinstance(self.config.num_calibration_images, int) else [0] * len(self.images_per_category)
-        settings = {**asdict(self.score_config), **score_settings}
+        settings = {**asdict(self.score_config), "mask_edge": self.config.mask_edge, **score_settings}
         return Calibration(**settings, num_calibration_images=counts).to(self.device)
 
     # Forming a score
@@ -346,15 +348,20 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         """
         check_finite(image_scores)
         image_thresholds, pixel_thresholds = self.thresholds(rates, categories)
-        above = [m > threshold for m, threshold in zip(anomaly_maps, pixel_thresholds.tolist(), strict=True)]
         return Verdicts(
             p_values=self.p_values(image_scores, categories),
             is_defective=(image_scores > image_thresholds) | unknown,
-            masks=[mask & self.inside(mask.shape).to(mask.device) for mask in above],
+            masks=[self.mask(m, threshold) for m, threshold in zip(anomaly_maps, pixel_thresholds.tolist(), strict=True)],
             false_alarm_rates=rates,
             image_thresholds=image_thresholds,
             pixel_thresholds=pixel_thresholds,
         )
+
+    def mask(self, anomaly_map: torch.Tensor, threshold: float) -> torch.Tensor:
+        """Defective pixels, bool, of a map `(height, width)` of any size, in the region of interest."""
+        values = torch.where(self.inside(anomaly_map.shape).to(anomaly_map.device), anomaly_map, -torch.inf).cpu().numpy()
+        mask = defect_mask(values, threshold, self.config.mask_edge, normal_level(threshold))
+        return torch.from_numpy(mask).to(anomaly_map.device)
 
     @accepts_former_names(class_label="category")
     def image_threshold(self, false_alarm_rate: float, category: int = 0) -> float:
