@@ -81,7 +81,9 @@ def test_mask_does_not_depend_on_the_scale_of_the_map(factor, shift):
     values = np.round(smooth_map(3) * 64) / 64  # so that nothing is rounded
     mask = defect_mask(values, 1.5, 0.625, 0.25)
     assert mask.any()
-    np.testing.assert_array_equal(defect_mask(factor * values + shift, factor * 1.5 + shift, 0.625, factor * 0.25 + shift), mask)
+    np.testing.assert_array_equal(
+        defect_mask(factor * values + shift, factor * 1.5 + shift, 0.625, factor * 0.25 + shift), mask
+    )
 
 
 def test_pixels_that_meet_at_a_corner_are_one_region():
