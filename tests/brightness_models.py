@@ -26,6 +26,7 @@ def brightness_context(
         add_noise=lambda x, t: x,
         predict_x0=predict_x0,
         reverse_step=None,
+        betas=torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64),
         chain_timesteps=lambda num_inference_steps: list(range(999, -1, -1)),
         anomaly_map=lambda x: (1 - brightness(x)) / 2,
         image_score=lambda maps: maps.amax(dim=(1, 2)),

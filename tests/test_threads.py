@@ -12,6 +12,7 @@ CALLS = 50
 FEW_STEPS = {
     "default": {"timesteps": (50,), "attempts": 1, "spins": 2},
     "paper": {"num_steps": 2, "denoise_every": 2, "stochastic": True},
+    "algorithm_1": {"num_steps": 2, "denoise_every": 2},
     "gradient_descent": {"num_steps": 2},
     "partial_diffusion": {"timestep": 40, "num_inference_steps": 50, "stochastic": True},
 }

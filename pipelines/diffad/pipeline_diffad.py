@@ -189,8 +189,9 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
 
         Args:
             images, batch_size, categories, false_alarm_rate, return_dict: as for scoring; the rate decides what is repaired.
-            preset: `default` (ours: repairs the marked region only), `paper` (Algorithm 1), `gradient_descent` (Eq. 13),
-                `partial_diffusion`, or a method of [`diffad.repair`]; a model of tiles takes `default` only.
+            preset: `default` (ours: repairs the marked region only), `paper` (Algorithm 1 as its released code runs it),
+                `algorithm_1` (as printed), `gradient_descent` (Eq. 13), `partial_diffusion`, or a method of [`diffad.repair`];
+                a model of tiles takes `default` only.
             seed: of all noise; one image's noise does not depend on the others.
             intermediate_steps: steps (from 1) after which the images are kept, or "all".
             callback_on_step_end: called as `callback(pipe, step, batch_start, {"images": (B, 3, H, W)})`; may return others.

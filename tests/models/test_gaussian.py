@@ -229,3 +229,44 @@ def test_gradient_reaches_the_features_of_every_class():
     features = torch.ones(3, 2, 1, 1, requires_grad=True)
     gaussian(features, torch.tensor([1, 0, 1])).sum().backward()
     assert features.grad[:, 0, 0, 0].tolist() == [18, 2, 18]
+
+@pytest.mark.parametrize("grid", [GRID, None])
+@pytest.mark.parametrize(("rank", "pooling"), [(0, 0.0), (2, 0.0), (4, 0.3), (None, 0.3)])
+def test_low_rank_and_pooled_covariances_match_their_definition(grid, rank, pooling):
+    train, test = random_features(9), random_features(4, seed=1)
+    distances = fitted(train, grid=grid, regularization=0.1, rank=rank, pooling=pooling)(test).double().numpy()
+    at_positions = [features.flatten(2).permute(2, 0, 1).double().numpy() for features in (train, test)]  # (P, n, D)
+    if grid is None:
+        at_positions = [vectors.reshape(1, -1, CHANNELS) for vectors in at_positions]
+    covariances = [np.cov(vectors.T) for vectors in at_positions[0]]
+    expected = []
+    for of_train, of_test, covariance in zip(*at_positions, covariances, strict=True):
+        sigma = (1 - pooling) * covariance + pooling * np.mean(covariances, axis=0)
+        if rank is not None:
+            variances, directions = np.linalg.eigh(sigma)
+            variances[: CHANNELS - rank] = variances[: CHANNELS - rank].mean()
+            sigma = directions @ np.diag(variances) @ directions.T
+        precision = np.linalg.inv(sigma + 0.1 * np.eye(CHANNELS))
+        expected.append([mahalanobis(vector, of_train.mean(axis=0), precision) ** 2 for vector in of_test])
+    expected = np.reshape(expected, (-1, 4)) if grid else np.reshape(expected, (GRID[0] * GRID[1], 4))
+    np.testing.assert_allclose(distances.reshape(4, -1).T, expected, rtol=1e-4)
+
+
+def test_low_rank_gaussians_of_several_categories_keep_their_own_components():
+    features = [random_features(6, seed=seed) for seed in (0, 1)]
+    together = PadimGaussian(CHANNELS, grid=GRID, rank=2, num_classes=2)
+    for category, of_category in enumerate(features):
+        moments = together.new_moments()
+        together.accumulate(moments, of_category)
+        together.fit(moments, category)
+    test = random_features(4, seed=2)
+    for category, of_category in enumerate(features):
+        expected = fitted(of_category, rank=2)(test)
+        torch.testing.assert_close(together(test, category), expected)
+        torch.testing.assert_close(together(test, torch.full((4,), category)), expected)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("rank", 5), ("rank", -1), ("pooling", 1.0), ("pooling", -0.1)])
+def test_conditioning_out_of_range_is_refused(setting, value):
+    with pytest.raises(ValueError, match=setting):
+        PadimGaussian(CHANNELS, grid=GRID, **{setting: value})

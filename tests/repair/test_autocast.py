@@ -10,6 +10,7 @@ from tiny_pipeline import smooth_images, tiny_pipeline
 FEW_STEPS = {
     "default": {"timesteps": (100, 20), "texture_strength": 1.0},
     "paper": {"num_steps": 4, "denoise_every": 2},
+    "algorithm_1": {"num_steps": 4, "denoise_every": 2},
     "gradient_descent": {"num_steps": 2},
     "partial_diffusion": {"timestep": 60, "num_inference_steps": 50, "stochastic": True},
 }

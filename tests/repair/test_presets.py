@@ -14,7 +14,8 @@ from tiny_pipeline import smooth_images, tiny_pipeline
 
 @pytest.mark.parametrize(("preset", "method"), PRESETS.items())
 def test_a_preset_is_its_method_with_the_settings_given(preset, method):
-    assert resolve_method(preset, {}) == method == type(method)()
+    as_printed = {"timestep": None, "stochastic": True, "schedule": "betas"} if preset == "algorithm_1" else {}
+    assert resolve_method(preset, {}) == method == type(method)(**as_printed)
     assert resolve_method(method, {}) == method
 
 
@@ -59,6 +60,11 @@ def test_former_names_work_through_the_pipeline():
         (Inpainting, {"attempts": -1}, "attempts must be at least 0, got -1"),
         (GradientDescent, {"num_steps": -1}, "num_steps must be at least 0, got -1"),
         (GradientDescent, {"step_size": 1.5}, r"step_size must lie in 0\.\.1, got 1\.5"),
+        (GradientDescent, {"omega": 1.1}, r"omega must lie in 0\.\.1 and step_size be at least 0, got 1\.1 and 0\.02"),
+        (GradientDescent, {"omega": 0.9, "step_size": -1}, r"step_size be at least 0, got 0\.9 and -1"),
+        (GradientDenoising, {"schedule": "cosine"}, "unknown schedule 'cosine'; there are constant, betas"),
+        (GradientDenoising, {"timestep": None, "normalize_gradient": False}, "derived for normalize_gradient=True: name a"),
+        (GradientDenoising, {"step_size": 1.5}, r"step_size must lie in 0\.\.1, got 1\.5"),
         (GradientDenoising, {"denoise_every": 0}, "denoise_every must be at least 1, got 0"),
         (GradientDenoising, {"num_steps": -1}, "num_steps must be at least 0, got -1"),
     ],

@@ -13,7 +13,11 @@ def reconstruct(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the subfolders `repaired` and `difference`.")],
     preset: Annotated[
-        str, typer.Option(help="default (marked regions only), paper (Algorithm 1), gradient_descent or partial_diffusion.")
+        str,
+        typer.Option(
+            help="default (marked regions only), paper (Algorithm 1 as released), algorithm_1 (as printed), gradient_descent "
+            "or partial_diffusion."
+        ),
     ] = "default",
     false_alarm_rate: FalseAlarmRate = None,
     category: Category = None,

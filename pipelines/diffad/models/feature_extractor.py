@@ -1,14 +1,29 @@
 """Frozen pretrained backbone as a pipeline component: image in, one standardised feature map out."""
 
+from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
+from ..system.autocast import without_autocast
 from .float32 import Float32ModelMixin
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class FeaturePyramid(NamedTuple):
+    """Features of the same images on two grids.
+
+    Args:
+        fine: `(B, D, h, w)`, of the extractor's levels; not standardised.
+        coarse: `(B, E, h // 2, w // 2)`, of its levels and its context level; not standardised.
+    """
+
+    fine: torch.Tensor
+    coarse: torch.Tensor
 
 
 class FeatureExtractor(Float32ModelMixin, ConfigMixin):
@@ -25,6 +40,10 @@ class FeatureExtractor(Float32ModelMixin, ConfigMixin):
         image_mean, image_std: the backbone's input normalisation for images in [0, 1].
         transformers_config: `to_dict()` of a transformers configuration that AutoBackbone knows.
         channels: total number of output channels; fixes the shape of the fitted statistics.
+        context_level: a deeper timm level, which [`~FeatureExtractor.pyramid`] adds to the others on its coarse grid.
+
+    Raises:
+        ValueError: if neither or both of backbone and `transformers_config` are given, or the context level is not deeper.
     """
 
     config_name = "config.json"
@@ -40,11 +59,15 @@ class FeatureExtractor(Float32ModelMixin, ConfigMixin):
         image_mean: tuple[float, ...] = IMAGENET_MEAN,
         image_std: tuple[float, ...] = IMAGENET_STD,
         transformers_config: dict | None = None,
+        context_level: int | None = None,
     ):
         super().__init__()
         if (backbone is None) == (transformers_config is None):
             raise ValueError("give either a timm backbone name or a transformers_config")
-        self.network = _build_timm(backbone, levels) if backbone else _build_transformers(transformers_config)
+        if context_level is not None and context_level <= max(levels):
+            raise ValueError(f"context_level must be deeper than the levels {tuple(levels)}, got {context_level}")
+        network_levels = (*levels, *(() if context_level is None else (context_level,)))
+        self.network = _build_timm(backbone, network_levels) if backbone else _build_transformers(transformers_config)
         self.register_buffer("feature_mean", torch.zeros(channels))
         self.register_buffer("feature_std", torch.ones(channels))
         self.requires_grad_(False)
@@ -57,7 +80,7 @@ class FeatureExtractor(Float32ModelMixin, ConfigMixin):
         """Downloads a timm backbone's pretrained weights; the default is the paper's extractor (272 channels, stride 4)."""
         import timm
 
-        pretrained = timm.create_model(name, pretrained=True, features_only=True, out_indices=levels)
+        pretrained = timm.create_model(name, pretrained=True, features_only=True)
         # Of a name that says where weights come from (hf-hub:...) the plain one, which builds the network without asking.
         architecture = pretrained.pretrained_cfg.get("architecture") or name
         return cls._from_timm_weights(architecture, levels, stride, pretrained.state_dict())
@@ -96,11 +119,13 @@ class FeatureExtractor(Float32ModelMixin, ConfigMixin):
     @classmethod
     def _from_timm_weights(cls, name: str, levels: tuple[int, ...], stride: int, weights: dict) -> "FeatureExtractor":
         probe = _build_timm(name, levels)
+        deeper = max(levels) + 1
         extractor = cls(
             backbone=name,
             levels=tuple(levels),
             stride=stride,
             channels=sum(probe.feature_info.channels()),
+            context_level=deeper if deeper < _level_count(name) else None,
             image_mean=tuple(probe.pretrained_cfg["mean"]),
             image_std=tuple(probe.pretrained_cfg["std"]),
         )
@@ -132,8 +157,37 @@ class FeatureExtractor(Float32ModelMixin, ConfigMixin):
 
     def raw_features(self, images: torch.Tensor) -> torch.Tensor:
         """The same before standardisation."""
+        return self._fine(self._levels(images), self._grid(images))
+
+    @property
+    def coarse_channels(self) -> int:
+        """Channels E of the coarse features of a pyramid."""
+        if self.config.context_level is None:
+            return self.config.channels
+        return self.config.channels + self.network.feature_info.channels()[-1]
+
+    def pyramid(self, images: torch.Tensor, grid: tuple[int, int] | None = None) -> FeaturePyramid:
+        """Features on a fine and a coarse grid from one pass of the backbone; the fine ones are the raw features.
+
+        Args:
+            images: `(batch, 3, height, width)` in [-1, 1].
+            grid: `(h, w)` of the fine features; None is that of the images' size.
+        """
+        grid = self._grid(images) if grid is None else grid
+        with without_autocast(images.device.type):
+            levels = self._levels(images)
+            coarse = torch.cat([_resize_level(level, tuple(max(1, side // 2) for side in grid)) for level in levels], dim=1)
+            return FeaturePyramid(self._fine(levels, grid), coarse)
+
+    def _grid(self, images: torch.Tensor) -> tuple[int, int]:
         height, width = images.shape[-2:]
-        grid = (height // self.config.stride, width // self.config.stride)
+        return height // self.config.stride, width // self.config.stride
+
+    def _fine(self, levels: Sequence[torch.Tensor], grid: tuple[int, int]) -> torch.Tensor:
+        return torch.cat([_resize_level(level, grid) for level in levels[: len(self.config.levels)]], dim=1)  # (B, D, h, w)
+
+    def _levels(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """The backbone's feature maps, the context level last."""
         mean, std = (
             torch.tensor(values, device=images.device).view(1, -1, 1, 1)
             for values in (self.config.image_mean, self.config.image_std)
@@ -147,7 +201,7 @@ class FeatureExtractor(Float32ModelMixin, ConfigMixin):
                 levels = [level.permute(0, 3, 1, 2) for level in levels]
         else:
             levels = self.network(_fit_to_patches(inputs, self.network.config)).feature_maps
-        return torch.cat([_resize_level(level, grid) for level in levels], dim=1)  # (B, D, h, w)
+        return list(levels)
 
     def standardize(self, raw: torch.Tensor) -> torch.Tensor:
         """(raw - mean) / std per channel, with the statistics of the training images."""
@@ -170,6 +224,13 @@ def _build_timm(name: str, levels: tuple[int, ...]) -> torch.nn.Module:
     except TypeError:  # networks that take any size do not know the option
         backbone = build()
     return backbone.to(memory_format=torch.channels_last)
+
+
+def _level_count(name: str) -> int:
+    """How many feature levels a timm backbone has."""
+    import timm
+
+    return len(timm.create_model(name, pretrained=False, features_only=True).feature_info)
 
 
 def _build_transformers(config: dict) -> torch.nn.Module:

@@ -70,6 +70,7 @@ class ContextBuilder:
             add_noise=lambda images, t: self.denoiser().add_noise(images, self.noise(images, t), timestep(t)),
             predict_x0=lambda xt, t: in_parts(lambda part: self.denoiser()(part, timestep(t), category).x0, xt),
             reverse_step=reverse_step,
+            betas=self.scheduler.betas.double().cpu(),
             chain_timesteps=lambda length: list(self.denoiser(length).chain.timesteps),
             anomaly_map=lambda images: self.scorer(images, category, tiles_per_pass=self.batch_size).anomaly_maps,
             image_score=self.scorer.calibration.image_scores,

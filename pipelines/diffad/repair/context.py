@@ -50,6 +50,7 @@ class RepairContext:
         predict_x0: `(x_t, t)` to the clean images; one UNet pass.
         reverse_step: `(x_t, t, num_inference_steps, draw)` to x_{t-1} of the respaced chain; one UNet pass. The mean of
             p_theta where `draw` is None, else a sample with the noise of that number.
+        betas: `(T,)`, noise schedule of the full chain, float64 on the CPU.
         chain_timesteps: `num_inference_steps` to the descending timesteps of the respaced chain; None to those of the full one.
         anomaly_map: images to standardised anomaly maps `(B, H, W)`; as many UNet passes as the score has timesteps.
         image_score: anomaly maps `(B, H, W)` to image scores `(B,)`.
@@ -64,6 +65,7 @@ class RepairContext:
     add_noise: Callable[[torch.Tensor, int], torch.Tensor]
     predict_x0: Callable[[torch.Tensor, int], torch.Tensor]
     reverse_step: Callable[[torch.Tensor, int, int, int | None], torch.Tensor]
+    betas: torch.Tensor
     chain_timesteps: Callable[[int | None], list[int]]
     anomaly_map: Callable[[torch.Tensor], torch.Tensor]
     image_score: Callable[[torch.Tensor], torch.Tensor]

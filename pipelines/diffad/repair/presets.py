@@ -12,6 +12,7 @@ RepairMethod = Inpainting | GradientDenoising | GradientDescent | PartialDiffusi
 PRESETS: dict[str, RepairMethod] = {
     "default": Inpainting(),
     "paper": GradientDenoising(),
+    "algorithm_1": GradientDenoising(timestep=None, stochastic=True, schedule="betas"),
     "gradient_descent": GradientDescent(),
     "partial_diffusion": PartialDiffusion(),
 }
