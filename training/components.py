@@ -18,7 +18,6 @@ from diffad_training.config import TrainingConfig
 from diffad_training.conversion import SettingsError
 from diffusers import DDPMScheduler, UNet2DModel
 
-
 GAUSSIAN_RANK = 64  # keeps what full covariances of 176 channels find, at a third of their size
 
 

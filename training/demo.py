@@ -81,7 +81,8 @@ def draw_picture(model: Path, data: Path, scores: Path, path: Path) -> None:
     frames, labels = [], []
     for i, file in enumerate(files):
         cell = Image.open(file).convert("RGB")
-        overlaid = marked(np.asarray(cell), output.anomaly_maps[i], output.pixel_thresholds[i], CALLED_COLOUR)
+        found = (output.anomaly_maps[i], output.pixel_thresholds[i], output.masks[i])
+        overlaid = marked(np.asarray(cell), *found, CALLED_COLOUR)
         frames += [cell, Image.fromarray(overlaid), repaired[i]]
         labels += ["input", f"marked (p = {output.p_values[i]:.3f})", "repaired"]
     filmstrip(frames, labels, height=200).save(path)

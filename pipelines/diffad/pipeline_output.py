@@ -22,11 +22,13 @@ class DiffADOutput(BaseOutput):
         p_values: `(N,)`, share of good parts expected to score at least as high, from the calibration images.
         is_defective: `(N,)` bool, True where the image is called defective.
         anomaly_maps: N maps `(height, width)` float32 at each image's own size, unbounded.
-        masks: N bool masks of the same sizes, True on pixels called defective.
+        masks: N bool masks of the same sizes, True on pixels called defective: connected regions that reach above the pixel
+            threshold, each down to a share of its own peak, the calibration's `mask_edge` (None, as in models that were saved
+            without it: pixels above the threshold alone). Empty exactly if no pixel is above the threshold.
         false_alarm_rates: `(N,)`, share of good parts of each image's category that `is_defective`, and with the same guarantee
             `masks`, may call defective: the requested rate, or the one that was chosen.
-        image_thresholds, pixel_thresholds: `(N,)` float, above them image score and pixels of each image are called defective:
-            those of its category.
+        image_thresholds, pixel_thresholds: `(N,)` float, above them an image score or a map's peak is called defective:
+            those of the image's category.
         term_maps: per image the standardised map of each score term at each timestep (`kl@20`, ..., `mahalanobis`), if
             asked for.
         categories: name of each image's category, given or recognised, for a model trained on several; None for a part of a

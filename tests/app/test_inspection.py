@@ -44,6 +44,19 @@ def test_pictures_follow_the_threshold(pipe):
     assert loose[1].sum() > strict[1].sum()  # a lower threshold is hotter
 
 
+def test_pictures_outline_the_masks_of_the_pipeline(pipe):
+    pipe.calibration.register_to_config(mask_edge=0.9)
+    try:
+        image = part(102, defective=True)
+        found, mask = inspection.inspect_image(pipe, image, RATE), pipe(image, false_alarm_rate=RATE).masks[0]
+        assert 0 < mask.sum() < (found.anomaly_map > pipe.calibration.pixel_threshold(RATE)).sum()
+        picture = inspection.pictures(found, pipe.calibration, RATE)[0]
+        marks = (picture == inspection.MASK_COLOUR).all(axis=2)
+        assert marks.any() and not (marks & ~mask).any()
+    finally:
+        pipe.calibration.register_to_config(mask_edge=None)
+
+
 @pytest.mark.parametrize("at_least_as_high", [0, 1, 17])
 def test_p_value_in_words_counts_the_good_parts(pipe, at_least_as_high):
     normal = pipe.calibration.calibration_scores.numpy()  # ascending

@@ -15,6 +15,7 @@ from diffad.pipeline_output import DiffADOutput
 from diffad.repair.presets import PRESETS
 from diffad.scoring.config import DEFAULT_WEIGHTS, TERMS, ScoreConfig
 from diffad.scoring.conformal import check_supported, images_behind_thresholds, smallest_rate, threshold_rank
+from diffad.scoring.defect_masks import DEFAULT_EDGE
 from diffad_training.benchmarks import ablation, detection, records, repair
 from diffad_training.config import TrainingConfig
 from documents import DOCUMENTS, GUIDE, README, ROOT, TRAINING
@@ -118,6 +119,11 @@ def test_the_guide_explains_the_score():
     assert eval(weights) == pytest.approx(DEFAULT_WEIGHTS)
     (timesteps,) = re.findall(r"timesteps (\d+), (\d+) and (\d+) of", GUIDE.text)
     assert tuple(map(int, timesteps)) == ScoreConfig().timesteps
+
+
+def test_the_guide_explains_masks():
+    assert re.findall(r"down to (\d+) % of its own peak", GUIDE.text) == [f"{100 * DEFAULT_EDGE:.0f}"]
+    assert re.findall(r"mask_edge=([\d.]+)", GUIDE.text) == [f"{DEFAULT_EDGE:g}"]
 
 
 def test_the_table_of_image_numbers():

@@ -13,6 +13,7 @@ from diffad.evaluation import scored_samples
 from diffad.evaluation.evaluate import evaluate_model
 from diffad.system.text import original_text
 from PIL import Image
+from sklearn.metrics import f1_score
 from tiny_pipeline import category_images, save_test_images, smooth_images, tiled_pipeline, tiny_pipeline
 
 
@@ -51,6 +52,7 @@ def test_planted_defects_are_found_and_every_score_has_its_row(model, data, tmp_
     assert np.asarray(Image.open(tmp_path / "out" / "sheet.png").convert("L")).std() > 10
     assert not [path for path in (tmp_path / "out").iterdir() if path.is_dir()]
     report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "<dt>Masks</dt><dd>pixel F1 " in report
     assert report.count('<article class="row') == 6
     called_defective = re.findall(r'class="badge[^"]*">(?:found|false alarm)<', report)
     assert report.count(">repaired<") == len(called_defective) >= 3
@@ -69,6 +71,10 @@ def test_metrics_are_those_of_the_returned_maps(model, data, tmp_path):
         **localization_metrics(np.stack(output.anomaly_maps), masks),
     }
     assert results["scores"]["ensemble"] == pytest.approx(expected, rel=1e-5)
+    point, seg_f1 = results["operating_point"], f1_score(masks.ravel(), np.stack(output.masks).ravel())
+    assert 0 < point["seg_f1"] == pytest.approx(seg_f1) and np.stack(output.masks).any()
+    assert point["seg_f1_share"] == pytest.approx(seg_f1 / expected["pixel_f1_max"])
+    assert f"pixel F1 {seg_f1:.1%}" in (tmp_path / "out" / "metrics.md").read_text()
     paper = np.stack([(p["kl@20"] + p["kl@201"] + p["kl@401"]) / 6 for p in output.term_maps])
     paper += np.stack([(p["feature@20"] + p["feature@201"] + p["feature@401"]) / 6 for p in output.term_maps])
     expected = localization_metrics(paper, masks)
@@ -126,6 +132,8 @@ def test_without_masks_there_are_image_metrics_only(model, data, tmp_path):
     (data / "ground_truth").rmdir()
     results = run(model, data, tmp_path / "out")
     assert set(results["scores"]["ensemble"]) == {"image_auroc", "image_ap", "image_f1_max"}
+    assert "seg_f1" not in results["operating_point"]
+    assert "pixel F1" not in (tmp_path / "out" / "metrics.md").read_text()
 
 
 def test_masks_without_a_defect_stop_before_scoring(model, data, tmp_path):

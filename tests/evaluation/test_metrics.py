@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from diffad import detection_metrics, localization_metrics
 from diffad.evaluation.counts import region_shares
+from diffad.evaluation.metrics import mask_metrics
 from diffad.evaluation.sweep import area_under_curve
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
 
 
 def naive_regions(mask: np.ndarray) -> list[set[tuple[int, int]]]:
@@ -265,3 +266,29 @@ def test_detection_metrics_match_sklearn(levels):
 def test_detection_refuses_what_has_no_curve(scores, truth, message):
     with pytest.raises(ValueError, match=message):
         detection_metrics(np.array(scores), np.array(truth))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
+def test_f1_of_masks_is_that_of_sklearn_over_all_pixels(share):
+    rng = np.random.default_rng(0)
+    masks, called = rng.random((4, 12, 15)) < 0.1, rng.random((4, 12, 15)) < share
+    masks[1] = False
+    metrics = mask_metrics(called, masks, 0.4)
+    expected = f1_score(masks.ravel(), called.ravel(), zero_division=0)
+    assert metrics == pytest.approx({"seg_f1": expected, "seg_f1_share": expected / 0.4})
+    assert mask_metrics(masks, masks, 1.0) == {"seg_f1": 1.0, "seg_f1_share": 1.0}
+
+
+def test_one_threshold_reaches_the_best_f1_and_no_more():
+    rng = np.random.default_rng(1)
+    maps, masks = rng.normal(size=(3, 20, 20)), rng.random((3, 20, 20)) < 0.2
+    maps += masks
+    best = localization_metrics(maps, masks)["pixel_f1_max"]
+    shares = [mask_metrics(maps >= threshold, masks, best)["seg_f1_share"] for threshold in np.unique(maps)]
+    assert max(shares) == pytest.approx(1) and min(shares) < 0.1
+
+
+@pytest.mark.parametrize(("called", "masks"), [(np.ones((1, 2, 2)), np.ones((1, 2, 3))), (np.ones((2, 2)), np.zeros((2, 2)))])
+def test_f1_of_masks_refuses_what_has_none(called, masks):
+    with pytest.raises(ValueError, match="one shape and a defective pixel"):
+        mask_metrics(called, masks, 0.5)

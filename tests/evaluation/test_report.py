@@ -241,7 +241,8 @@ def test_pictures_keep_their_aspect_and_small_defects():
     anomaly_map[700, 1500] = 50
     truth = np.zeros(anomaly_map.shape, dtype=bool)
     truth[200:204, 300:304] = True
-    pictures = draw_pictures(Image.new("RGB", (3000, 1500), (90, 90, 90)), anomaly_map, 5.0, truth, picture())
+    called = anomaly_map > 5
+    pictures = draw_pictures(Image.new("RGB", (3000, 1500), (90, 90, 90)), anomaly_map, 5.0, called, truth, picture())
     assert {pictures.input.size, pictures.heat_map.size, pictures.overlay.size, pictures.repaired.size} == {(256, 128)}
     assert np.asarray(pictures.heat_map).max() > 200  # averaging 137 pixels would leave a strength of 0.04
     overlay = np.asarray(pictures.overlay)
@@ -254,7 +255,7 @@ def test_textured_rows_take_100_kilobytes_each_at_most(tmp_path):
     def pictures() -> Pictures:
         image = smooth_images(1, seed=int(rng.integers(1000)), size=(256, 256))[0]
         anomaly_map = rng.gamma(1, 1, size=(16, 16)).repeat(16, axis=0).repeat(16, axis=1)
-        return draw_pictures(image, anomaly_map, 5.0, repaired=image)
+        return draw_pictures(image, anomaly_map, 5.0, anomaly_map > 5, repaired=image)
 
     rows = [ReportRow(f"{i}.png", float(i), 0.5, True, pictures) for i in range(15)]
     write_report(report_of(rows), tmp_path / "report.html")

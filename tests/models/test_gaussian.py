@@ -230,6 +230,7 @@ def test_gradient_reaches_the_features_of_every_class():
     gaussian(features, torch.tensor([1, 0, 1])).sum().backward()
     assert features.grad[:, 0, 0, 0].tolist() == [18, 2, 18]
 
+
 @pytest.mark.parametrize("grid", [GRID, None])
 @pytest.mark.parametrize(("rank", "pooling"), [(0, 0.0), (2, 0.0), (4, 0.3), (None, 0.3)])
 def test_low_rank_and_pooled_covariances_match_their_definition(grid, rank, pooling):

@@ -30,8 +30,18 @@ def result(seed: int, value: float) -> dict:
 def test_table_has_mean_and_spread_of_the_seeds_beside_the_peer():
     table = benchmark.category_table("nut", [result(0, 0.8), result(1, 0.9)], PEERS)
     assert "| **diffad** | 85.0 ± 7.1 |" in table and "| 5.0 |" in table
-    assert "| Peer | 90.0 | 80.0 | 70.0 | 60.0 | 11.0 |" in table
+    assert "| Peer | 90.0 | 80.0 | 70.0 | 60.0 | – | 11.0 |" in table
     assert "trained in 2 minutes" in table and "Seed 0, 1" in table
+
+
+def test_masks_have_a_figure_where_it_was_kept_and_a_dash_elsewhere():
+    kept = [result(seed, 0.8) | {"operating_point": {"seg_f1": f1, "seg_f1_share": 0.9}} for seed, f1 in enumerate((0.5, 0.7))]
+    table = benchmark.category_table("nut", kept, PEERS)
+    assert "| **diffad** | 80.0 ± 0.0 | 80.0 ± 0.0 | 80.0 ± 0.0 | 80.0 ± 0.0 | 60.0 ± 14.1 (90%) | 5.0 |" in table
+    assert len({line.count("|") for line in table.splitlines() if line.startswith("|")}) == 1
+    former = [*kept, result(2, 0.8) | {"operating_point": {"detection_rate": 0.5}}]
+    for results in (former, [result(0, 0.8)]):
+        assert "80.0 | – | 5.0 |" in benchmark.category_table("nut", results, PEERS).replace(" ± 0.0", "")
 
 
 def test_newest_result_of_a_seed_counts(tmp_path):

@@ -33,6 +33,8 @@ PEERS = TRAINING / "benchmarks" / "results" / "peers.json"
 PEER_RESULTS = TRAINING / "benchmarks" / "results" / "peer_results.jsonl"
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "aupro_30": "AUPRO"}
 SPEED = "images_per_second"
+MASKS = "mask F1 (of the best)"  # at the shipped threshold, and its share of the best single threshold's
+UNKNOWN = "–"  # in place of a figure that was not kept
 # What the summary and its mean are made of.
 CATEGORIES = ("magnetic_tile", "screw", "piped_PA_FVN01_TL", "piped_PA_BDP01_TL", "piped_PA_GLA01_TL")
 # Variants of the ablation table, and what they change.
@@ -172,15 +174,16 @@ def category_table(category: str, results: list[dict], peers: dict) -> str:
     own = [result for result in results if result["category"] == category and "unified" not in result]
     if not own:
         raise ValueError(f"no results of {category}: run benchmark.py on it first")
-    lines = ["| score | " + " | ".join(METRICS.values()) + " | images/s |", "|---" * (len(METRICS) + 2) + "|"]
+    lines = [f"| score | {' | '.join(METRICS.values())} | {MASKS} | images/s |", "|---" * (len(METRICS) + 3) + "|"]
     for score, label in SCORES.items():
         cells = [_mean_and_spread([100 * result["scores"][score][metric] for result in own]) for metric in METRICS]
         speed = f"{np.mean([r['cost'][SPEED] for r in own]):.1f}" if score == "ensemble" else ""
-        lines.append(f"| {label} | " + " | ".join(cells) + f" | {speed} |")
+        of_masks = masks_cell(own) if score == "ensemble" else ""
+        lines.append(f"| {label} | " + " | ".join(cells) + f" | {of_masks} | {speed} |")
     for name, figures in peers.items():
         if isinstance(figures, dict) and category in figures:
             cells = [f"{figures[category][peers['columns'].index(column)]:.1f}" for column in (*METRICS, SPEED)]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+            lines.append(f"| {name} | " + " | ".join([*cells[:-1], UNKNOWN, cells[-1]]) + " |")
     training = [result["training"] for result in own]
     cost = [result["cost"] for result in own]
     seeds = ", ".join(str(result["seed"]) for result in own)
@@ -194,6 +197,15 @@ def category_table(category: str, results: list[dict], peers: dict) -> str:
         "Images/s: one by one, with all cores.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def masks_cell(results: list[dict]) -> str:
+    """Pixel F1 of the masks and its share of the best, over seeds; a dash unless every result has kept them."""
+    points = [result.get("operating_point", {}) for result in results]
+    if not all("seg_f1" in point for point in points):
+        return UNKNOWN
+    share = np.mean([point["seg_f1_share"] for point in points])
+    return f"{_mean_and_spread([100 * point['seg_f1'] for point in points])} ({share:.0%})"
 
 
 def summary_table(results: list[dict], peers: dict) -> str:

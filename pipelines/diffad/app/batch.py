@@ -67,7 +67,8 @@ def inspect_files(
                     is_unknown = output.categories is not None and output.categories[i] is None
                     label = "unknown" if is_unknown else "defective" if output.is_defective[i] else "good"
                     row = BatchRow(name, float(output.image_scores[i]), float(output.p_values[i]), label)
-                    pixels = overlaid(np.asarray(image), output.anomaly_maps[i], output.pixel_thresholds[i])
+                    found = (output.anomaly_maps[i], output.pixel_thresholds[i], output.masks[i])
+                    pixels = overlaid(np.asarray(image), *found)
                     picture = Image.fromarray(pixels)
                     with archive.open(f"{name}.overlay.png", "w") as file:
                         picture.save(file, format="PNG")

@@ -4,6 +4,7 @@ import html
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from PIL import Image
 
 from ..imaging.drawing import filmstrip, heat_map, marked
@@ -52,15 +53,17 @@ def inspect_image(pipe: DiffADPipeline, image: Image.Image, rate: float, categor
     )
 
 
-def overlaid(image: np.ndarray, anomaly_map: np.ndarray, threshold: float) -> np.ndarray:
-    """The image `(H, W, 3)` uint8 under its heat map, outlined by a line that is still seen when it is shown small."""
-    return marked(image, anomaly_map, threshold, MASK_COLOUR, width=max(1, round(max(image.shape) / 400)))
+def overlaid(image: np.ndarray, anomaly_map: np.ndarray, threshold: float, mask: np.ndarray) -> np.ndarray:
+    """The image `(H, W, 3)` uint8 under its heat map, its mask `(H, W)` outlined so that it is seen when shown small."""
+    return marked(image, anomaly_map, threshold, mask, MASK_COLOUR, width=max(1, round(max(image.shape) / 400)))
 
 
 def pictures(inspection: Inspection, calibration: Calibration, rate: float) -> tuple[np.ndarray, np.ndarray]:
     """Overlay and heat map at the pixel threshold of a false-alarm rate, `(H, W, 3)` uint8 each."""
     threshold = calibration.pixel_threshold(rate, inspection.category)
-    picture = overlaid(inspection.image, inspection.anomaly_map, threshold)
+    is_defective = inspection.is_unknown or inspection.score > calibration.image_threshold(rate, inspection.category)
+    mask = calibration.mask(torch.from_numpy(inspection.anomaly_map), threshold, is_defective).numpy()
+    picture = overlaid(inspection.image, inspection.anomaly_map, threshold, mask)
     return picture, heat_map(inspection.anomaly_map, threshold)
 
 

@@ -58,3 +58,24 @@ def localization_metrics(maps: np.ndarray, masks: np.ndarray, fpr_limits: tuple[
     shares = np.concatenate([region_shares(mask) for mask in masks if mask.any()])
     metrics = sweep_metrics(sweep(count_together(maps[~masks], maps[masks], shares)), fpr_limits)
     return {name if name.startswith("aupro") else f"pixel_{name}": value.item() for name, value in metrics.items()}
+
+
+def mask_metrics(called: np.ndarray, masks: np.ndarray, best_f1: float) -> dict[str, float]:
+    """How well the pixels called defective cover the defects, all images together.
+
+    Args:
+        called, masks: `(N, H, W)` boolean, what was said and the truth, which holds at least one defective pixel.
+        best_f1: `pixel_f1_max` of the maps, the best F1 of one threshold for all images, above 0.
+
+    Returns:
+        `seg_f1`, pixel F1 in [0, 1], and `seg_f1_share`, its ratio to `best_f1`; above 1 where masks end at defects' own edges
+        better than any one threshold does.
+
+    Raises:
+        ValueError: if shapes differ, or no pixel is defective.
+    """
+    called, masks = np.asarray(called, dtype=bool), np.asarray(masks, dtype=bool)
+    if called.shape != masks.shape or not masks.any():
+        raise ValueError(f"masks of F1 need one shape and a defective pixel, got {called.shape} and {masks.shape}")
+    f1 = 2 * np.count_nonzero(called & masks) / (np.count_nonzero(called) + np.count_nonzero(masks))
+    return {"seg_f1": f1, "seg_f1_share": f1 / best_f1}

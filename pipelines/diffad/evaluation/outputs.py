@@ -34,11 +34,18 @@ def metrics_table(results: dict) -> str:
         f"{point['requested_false_alarm_rate']:.1%} (threshold from {point['held_out_normals']} held-out good images) "
         f"{point['detection_rate']:.1%} of the defective and {point['realised_false_alarm_rate']:.1%} of the good test images "
         "are called defective.",
+        *([f"Masks at that rate: {masks_in_words(point)}."] if "seg_f1" in point else []),
         f"Maps and masks are compared at {results['map_size']} (height x width).",
         f"{cost['images_per_second']:.1f} images/s one by one on {cost['device']} ({cost['threads']} threads); "
         f"peak memory {cost['peak_memory_mib']:.0f} MiB; {cost['unet_parameters'] / 1e6:.1f} M parameters.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def masks_in_words(operating_point: dict) -> str:
+    """What the pixels called defective are worth, of the operating point of an evaluation with masks."""
+    f1, share = operating_point["seg_f1"], operating_point["seg_f1_share"]
+    return f"pixel F1 {f1:.1%}, {share:.0%} of the best single threshold's"
 
 
 def write_scores(path: Path, scored: ScoredSamples) -> None:
@@ -68,7 +75,8 @@ def build_report(pipe: DiffADPipeline, scored: ScoredSamples, results: dict) -> 
 
     Its thresholds are those of the category that most images were scored as; pictures show each image's own.
     """
-    false_alarm_rate = results["operating_point"]["requested_false_alarm_rate"]
+    point = results["operating_point"]
+    false_alarm_rate = point["requested_false_alarm_rate"]
     category = main_category(pipe, scored)
     weights = ", ".join(f"{name} {weight:.3g}" for name, weight in results["recipe"]["weights"].items())
     cost = results["cost"]
@@ -79,6 +87,7 @@ def build_report(pipe: DiffADPipeline, scored: ScoredSamples, results: dict) -> 
             "Test images": f"{results['images']['good']} good, {results['images']['defective']} defective",
             **_category_fact(results["class_labels"]),
             "Score": weights,
+            **({"Masks": masks_in_words(point)} if "seg_f1" in point else {}),
             "Maps and masks": f"compared at {results['map_size']} (height x width)",
             "Speed": f"{cost['images_per_second']:.1f} images/s one by one on {cost['device']}",
         },
@@ -120,7 +129,8 @@ def _pictures(pipe: DiffADPipeline, scored: ScoredSamples, index: int) -> Pictur
         rate = float(scored.false_alarm_rates[index])
         repaired = pipe.reconstruct(image, categories=category, false_alarm_rate=rate).images[0]
     truth = None if scored.masks is None else scored.masks[index]
-    return draw_pictures(image, scored.maps[index], scored.pixel_thresholds[index], truth, repaired)
+    found = (scored.maps[index], scored.pixel_thresholds[index], scored.called_masks[index])
+    return draw_pictures(image, *found, truth, repaired)
 
 
 def _sheet_row(scored: ScoredSamples, index: int) -> tuple[str, list[np.ndarray]]:
@@ -128,7 +138,7 @@ def _sheet_row(scored: ScoredSamples, index: int) -> tuple[str, list[np.ndarray]
     pixel_threshold = scored.pixel_thresholds[index]
     image = resized(sample.read(), anomaly_map.shape)
     truth = image if scored.masks is None else outline(image, scored.masks[index], TRUTH_COLOUR)
-    overlaid = marked(image, anomaly_map, pixel_threshold, CALLED_COLOUR)
+    overlaid = marked(image, anomaly_map, pixel_threshold, scored.called_masks[index], CALLED_COLOUR)
     verdict = "called defective" if scored.called_defective[index] else "called good"
     caption = f"{sample.defect}: {Path(sample.name).name}, score {scored.image_scores[index]:.2f}, {verdict}"
     return printable(caption), [image, truth, heat_map(anomaly_map, pixel_threshold), overlaid]

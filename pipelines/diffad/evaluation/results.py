@@ -12,7 +12,7 @@ from ..pipeline_diffad import DiffADPipeline
 from ..scoring.calibration import Calibration
 from ..scoring.config import TERMS, term_of
 from ..system.memory import peak_memory_mib
-from .metrics import detection_metrics, localization_metrics
+from .metrics import detection_metrics, localization_metrics, mask_metrics
 from .scored_samples import ScoredSamples
 
 # Rows of the metrics table besides the stored score settings ("ensemble"): the paper's Eq. 11 and each of its terms alone.
@@ -39,6 +39,9 @@ def summarize(
     scores = {"ensemble": measure(scored.maps, scored.image_scores, scored)}
     for name, weights in score_rows(scored.term_map_names).items():
         scores[name] = measure(*combine(pipe.calibration, scored, weights), scored)
+    of_masks = {}
+    if scored.masks is not None:
+        of_masks = mask_metrics(scored.called_masks, scored.masks, scores["ensemble"]["pixel_f1_max"])
     return {
         "scores": scores,
         "map_size": "x".join(map(str, scored.maps.shape[1:])),
@@ -48,6 +51,7 @@ def summarize(
             "held_out_normals": pipe.calibration.images_per_category[scored_as],
             "realised_false_alarm_rate": float(good.mean()),
             "detection_rate": float(defective.mean()),
+            **of_masks,
         },
         "class_labels": {
             "given": category is not None,

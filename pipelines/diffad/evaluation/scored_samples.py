@@ -32,7 +32,8 @@ class ScoredSamples:
         image_scores, p_values: `(N,)` of the stored score settings.
         called_defective: `(N,)` bool, the verdicts.
         false_alarm_rates: `(N,)`, that the verdicts are for.
-        pixel_thresholds: `(N,)`, above them pixels of each image are called defective.
+        pixel_thresholds: `(N,)`, that a defect's peak in each image is above.
+        called_masks: `(N, height, width)` bool, the pixels called defective, memory-mapped.
         categories: category of each image, given or recognised, of a model of several categories; None for unknown products.
     """
 
@@ -47,6 +48,7 @@ class ScoredSamples:
     called_defective: np.ndarray
     false_alarm_rates: np.ndarray
     pixel_thresholds: np.ndarray
+    called_masks: np.ndarray
     categories: list[str | None] | None = None
 
 
@@ -101,6 +103,7 @@ def score_samples(
     names = pipe.calibration.term_map_names
     term_maps = _new_array(scratch / "term_maps.npy", (len(samples), len(names), *map_size))
     maps = _new_array(scratch / "maps.npy", (len(samples), *map_size))
+    called_masks = _new_array(scratch / "called_masks.npy", (len(samples), *map_size), bool)
     outputs = []
     pipe.set_progress_bar_config(disable=True)
     for start in tqdm(range(0, len(samples), batch_size), desc="scoring", mininterval=2, disable=None):
@@ -115,6 +118,7 @@ def score_samples(
         )
         for i in range(len(batch)):
             maps[start + i] = output.anomaly_maps[i]
+            called_masks[start + i] = output.masks[i]
             term_maps[start + i] = [output.term_maps[i][name] for name in names]
         output.anomaly_maps = output.term_maps = output.masks = None
         outputs.append(output)
@@ -134,9 +138,10 @@ def score_samples(
         called_defective=joined("is_defective"),
         false_alarm_rates=joined("false_alarm_rates"),
         pixel_thresholds=joined("pixel_thresholds"),
+        called_masks=called_masks,
         categories=[name for output in outputs for name in output.categories or []] or None,
     )
 
 
-def _new_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+def _new_array(path: Path, shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..evaluation.outputs import masks_in_words
 from .evaluation_record import EvaluationRecord, check_is_of_model
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
@@ -190,7 +191,7 @@ def _operating_point(evaluation: EvaluationRecord) -> str:
     return (
         f"{evaluation.data}: at a requested false-alarm rate of {point['requested_false_alarm_rate']:.1%}, "
         f"{point['detection_rate']:.1%} of the defective and {point['realised_false_alarm_rate']:.1%} of the good test images "
-        "are called defective."
+        "are called defective." + (f" Masks: {masks_in_words(point)}." if "seg_f1" in point else "")
     )
 
 

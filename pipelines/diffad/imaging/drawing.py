@@ -37,10 +37,15 @@ def outline(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], w
 
 
 def marked(
-    image: np.ndarray, anomaly_map: np.ndarray, threshold: float, colour: tuple[int, int, int], width: int = 1
+    image: np.ndarray,
+    anomaly_map: np.ndarray,
+    threshold: float,
+    mask: np.ndarray,
+    colour: tuple[int, int, int],
+    width: int = 1,
 ) -> np.ndarray:
-    """The image `(H, W, 3)` uint8 under its heat map, with the pixels above the threshold outlined."""
-    return outline(overlay(image, anomaly_map, threshold), anomaly_map > threshold, colour, width)
+    """The image `(H, W, 3)` uint8 under its heat map, with a bool mask `(H, W)` outlined."""
+    return outline(overlay(image, anomaly_map, threshold), mask, colour, width)
 
 
 def save_sheet(path: Path, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> None:

@@ -11,6 +11,22 @@ def connected_regions(mask: np.ndarray) -> tuple[np.ndarray, int]:
     return label(mask, TOUCHING)
 
 
+def region_peaks(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Highest value of the connected region that each pixel of a mask `(H, W)` belongs to.
+
+    Args:
+        values: `(H, W)` float.
+        mask: `(H, W)` bool.
+
+    Returns:
+        `(H, W)` of the values' type, -inf outside the mask.
+    """
+    labels, count = connected_regions(mask)
+    peaks = np.full(count + 1, -np.inf, dtype=values.dtype)
+    np.maximum.at(peaks, labels[mask], values[mask])  # one pass for all regions: there can be many thousands
+    return peaks[labels]
+
+
 def bounding_boxes(mask: np.ndarray) -> list[list[int]]:
     """Boxes around the connected regions of a boolean mask `(H, W)`, the largest region first.
 

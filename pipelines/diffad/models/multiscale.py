@@ -26,7 +26,9 @@ class ScaleGaussian(torch.nn.Module):
         if dims is None or dims >= channels:
             self.projection = None
         else:
-            matrix = torch.randn(channels, dims, dtype=torch.float64, generator=torch.Generator().manual_seed(seed), device="cpu")
+            matrix = torch.randn(
+                channels, dims, dtype=torch.float64, generator=torch.Generator().manual_seed(seed), device="cpu"
+            )
             # Scaled so that the variance of a projected channel is that of a channel.
             scaled = torch.linalg.qr(matrix).Q * (channels / dims) ** 0.5
             self.register_buffer("projection", scaled.float())  # (channels, dims)

@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import binary_dilation, binary_fill_holes, maximum
+from scipy.ndimage import binary_dilation, binary_fill_holes
 
 from ..imaging.maps import normal_level, smooth_map
-from ..imaging.regions import connected_regions
+from ..imaging.regions import region_peaks
 
 
 def defect_region(
@@ -41,11 +41,8 @@ def _defects(values: np.ndarray, threshold: float, level: float, peak_share: flo
     """Bool `(H, W)`, the defects of one map `(H, W)`, neither widened nor filled."""
     lowest_peak = min(threshold, values.max())
     normal = normal_level(lowest_peak)
-    labels, count = connected_regions(values >= normal + level * (lowest_peak - normal))
-    # One pass for all regions: there can be many thousands. Label 0 is what lies outside of them.
-    peak_of_label = np.asarray(maximum(values, labels, np.arange(count + 1)), dtype=values.dtype)
-    peak = peak_of_label[labels]  # (H, W), of the region that each pixel belongs to
-    return (labels > 0) & (peak >= lowest_peak) & (values >= normal + peak_share * (peak - normal))
+    peaks = region_peaks(values, values >= normal + level * (lowest_peak - normal))
+    return (peaks >= lowest_peak) & (values >= normal + peak_share * (peaks - normal))
 
 
 def differs_from_prediction(images: torch.Tensor, denoised: torch.Tensor, difference: float) -> torch.Tensor:

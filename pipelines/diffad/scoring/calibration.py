@@ -1,19 +1,18 @@
 """How scores are formed and judged: the score's settings, its statistics on good images, and thresholds from them."""
 
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
-from ..deprecation import accepts_former_names, former_name
+from ..deprecation import former_name
 from ..imaging.maps import resize_map
 from ..models.float32 import Float32ModelMixin
-from . import conformal, terms
+from . import terms
 from .config import DEFAULT_WEIGHTS, TERMS, ScoreConfig, term_of
+from .judging import Judging
 from .statistics import TermStatistics
 from .tails import KNOT_SHARES, Tail, decades
 
@@ -28,28 +27,15 @@ FORMER_NAMES = {
 }
 
 
-class Verdicts(NamedTuple):
-    """Verdicts on N images; the fields are those of [`DiffADOutput`]."""
-
-    p_values: np.ndarray
-    is_defective: np.ndarray
-    masks: list[torch.Tensor]
-    false_alarm_rates: np.ndarray
-    image_thresholds: np.ndarray
-    pixel_thresholds: np.ndarray
-
-
-class Calibration(Float32ModelMixin, ConfigMixin):
+class Calibration(Judging, Float32ModelMixin, ConfigMixin):
     """Settings of the score with the statistics and scores of calibration images under them.
 
     Some calibration images, drawn by `seed`, give the statistics under which scores are formed; the scores of the other n give
-    thresholds and p-values by the rules of [`diffad.scoring.conformal`]. Hence these n scores and that of a new
-    good part are exchangeable if the images are, P(false alarm) <= rate and P(p <= rate) <= rate for every rate. Image verdicts
-    and masks have the guarantee each.
+    thresholds and p-values by the rules of [`diffad.scoring.conformal`]. Hence these n and a new good part's score are
+    exchangeable if the images are, P(false alarm) <= rate and P(p <= rate) <= rate for every rate, for verdicts and masks.
 
     Args:
-        timesteps, num_inference_steps, weights, standardized_terms, per_image, smoothing_sigma, top_k, fusion, verdict,
-            verdict_area, scales, statistics_share, short_side, tile_overlap, seed: as of [`ScoreConfig`].
+        timesteps, ..., seed: as of [`ScoreConfig`].
         roi_size: `(height, width)` of the region of interest; None is the whole image.
         num_calibration_images: n, the images behind the thresholds; 0 before fitting. For a model of several categories one
             number for each, and every category has its own statistics and thresholds under the one score.
@@ -76,6 +62,7 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         verdict_area: float = 0.01,
         scales: tuple[str, ...] = (),
         statistics_share: float = 0.1,
+        mask_edge: float | None = None,
         short_side: int | None = None,
         tile_overlap: float = 0.25,
         seed: int = 0,
@@ -151,7 +138,7 @@ class Calibration(Float32ModelMixin, ConfigMixin):
     def unfitted(self, **score_settings) -> "Calibration":
         """The same settings with the given changes, for as many categories, without statistics and region of interest."""
         counts = 0 if isinstance(self.config.num_calibration_images, int) else [0] * len(self.images_per_category)
-        settings = {**asdict(self.score_config), **score_settings}
+        settings = {**asdict(self.score_config), "mask_edge": self.config.mask_edge, **score_settings}
         return Calibration(**settings, num_calibration_images=counts).to(self.device)
 
     # Forming a score
@@ -183,33 +170,36 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         """Anomaly maps `(batch, height, width)` of raw term maps, at least of the weighted terms, as `fusion` has it."""
         if self.config.fusion == "sum":
             return self.combine(self.standardize({name: term_maps[name] for name in self.score_config.shares}, category))
-        by_term = terms.mean_over_timesteps(term_maps)
-        tails = (self.tail_knots, self.tail_scale, self.tail_shape)
-        in_decades = {
-            term: decades(by_term[term], Tail(*(self._statistic(values, index, len(self.config.weights), category) for values in tails)))
-            for index, term in enumerate(self.config.weights)
-        }
-        return self.mask_outside(terms.weighted_sum(in_decades, self.config.weights))
+        by_term, count = terms.mean_over_timesteps(term_maps), len(self.config.weights)
+        total = torch.zeros_like(by_term[next(iter(self.config.weights))])
+        for index, (term, weight) in enumerate(self.config.weights.items()):
+            of_term = (self.tail_knots, self.tail_scale, self.tail_shape)
+            tail = Tail(*(self._statistic(values, index, count, category) for values in of_term))
+            total = total + weight * decades(by_term[term], tail)
+        return self.mask_outside(total)
 
     def scores(
         self, term_maps: Mapping[str, torch.Tensor], anomaly_maps: torch.Tensor, category: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """Image scores `(batch,)` of raw term maps and their anomaly maps: the verdict, or where there is none as by `image_scores`."""
+        """Image scores `(batch,)` of raw term maps and their anomaly maps: of the verdict's terms, or without these of the map.
+
+        The verdict takes of every term the mean of its highest pixels, standardised by that of good images, and of these the
+        logarithm of the mean exponential: one term that finds much is enough, and several that find a little add up.
+        """
         if not self.config.verdict:
             return self.image_scores(anomaly_maps)
-        by_term = terms.mean_over_timesteps(term_maps)
+        by_term, count = terms.mean_over_timesteps(term_maps), len(self.config.verdict)
         pixels = terms.pixels_of(self.config.verdict_area, self._inside(anomaly_maps.shape[-2:]))
-        total = anomaly_maps.new_zeros(len(anomaly_maps))
-        for index, (term, weight) in enumerate(self.config.verdict.items()):
-            mean, std = (
-                self._statistic(values, index, len(self.config.verdict), category) for values in (self.verdict_mean, self.verdict_std)
-            )
-            total = total + weight * (self.image_scores(by_term[term], pixels) - mean) / std
-        return total / sum(self.config.verdict.values())
+        standardized = {}
+        for index, term in enumerate(self.config.verdict):
+            of_term = (self.verdict_mean, self.verdict_std)
+            mean, std = (self._statistic(values, index, count, category) for values in of_term)
+            standardized[term] = terms.standardize(self.image_scores(by_term[term], pixels), mean, std)
+        return terms.log_mean_exponential(standardized, self.config.verdict)
 
     @staticmethod
     def _statistic(values: torch.Tensor, index: int, count: int, category: torch.Tensor | int | None) -> torch.Tensor:
-        """`(1, ...)`, or `(batch, ...)` for categories `(batch,)`: the statistic at `index` among the `count` of each category."""
+        """The statistic at `index` among the `count` of each category: `(1, ...)`, or `(batch, ...)` for categories `(batch,)`."""
         first = 0 if category is None else category * count
         return values[first + index].view(-1, *values.shape[1:])
 
@@ -304,114 +294,3 @@ class Calibration(Float32ModelMixin, ConfigMixin):
         one = isinstance(self.config.num_calibration_images, int)
         self.register_to_config(num_calibration_images=counts[0] if one else counts)
         self.calibration_scores, self.calibration_maxima = (values.to(self.term_mean.device) for values in joined)
-
-    # Judging
-
-    @accepts_former_names(class_labels="categories")
-    def p_values(self, scores: np.ndarray, categories: Sequence[int] | None = None) -> np.ndarray:
-        """Conformal p-values `(N,)` of scores `(N,)`, each among the calibration scores of its category."""
-        of_image = np.zeros(len(scores), dtype=int) if categories is None else np.asarray(categories)
-        p_values = np.empty(len(scores))
-        for category in np.unique(of_image):
-            chosen = of_image == category
-            p_values[chosen] = conformal.p_values(self.calibration_scores_of(category), scores[chosen])
-        return p_values
-
-    @accepts_former_names(class_label="category")
-    def supported_rate(self, false_alarm_rate: float | None = None, category: int = 0) -> float:
-        """The false-alarm rate that a category's thresholds are set for: a requested one, or for None 5 %.
-
-        With too few calibration images for 5 %, None is the smallest rate that they support, and a warning says so. Of several
-        categories each has its own n, so that a small one coarsens no other.
-
-        Raises:
-            ValueError: if there are no calibration images, or too few for the requested rate, or it does not lie in (0, 1).
-        """
-        n = self.images_per_category[category]
-        rate = conformal.default_rate(n) if false_alarm_rate is None else false_alarm_rate
-        conformal.check_supported(n, rate)
-        if false_alarm_rate is None and rate > conformal.DEFAULT_FALSE_ALARM_RATE:
-            of_category = f" of category {category}" if len(self.images_per_category) > 1 else ""
-            warnings.warn(
-                f"{n} calibration images{of_category} behind the thresholds guarantee a false-alarm rate of {rate:.3g} at "
-                f"best: that is used in place of {conformal.DEFAULT_FALSE_ALARM_RATE}, which needs "
-                f"{conformal.images_needed(conformal.DEFAULT_FALSE_ALARM_RATE, self.config.statistics_share)} (see pipe.calibrate)",
-                stacklevel=3,  # the caller, beyond what takes former names
-            )
-        return rate
-
-    @accepts_former_names(class_labels="categories")
-    def supported_rates(
-        self, false_alarm_rate: float | None = None, categories: Iterable[int] | None = None
-    ) -> dict[int, float]:
-        """[`~Calibration.supported_rate`] of each of the categories; None is all, because any may be recognised."""
-        chosen = range(len(self.images_per_category)) if categories is None else dict.fromkeys(categories)
-        return {category: self.supported_rate(false_alarm_rate, category) for category in chosen}
-
-    def rates(self, false_alarm_rate: float | None, categories: Sequence[int] | None, count: int) -> np.ndarray:
-        """`(count,)`, the false-alarm rate of each image: [`~Calibration.supported_rate`] of its category."""
-        of_image = [0] * count if categories is None else categories
-        supported = self.supported_rates(false_alarm_rate, of_image)
-        return np.array([supported[category] for category in of_image])
-
-    def thresholds(self, rates: np.ndarray, categories: Sequence[int] | None) -> np.ndarray:
-        """`(2, N)`: the image and the pixel threshold for each of N images, those of its category at its rate."""
-        keys = list(zip(rates.tolist(), [0] * len(rates) if categories is None else categories, strict=True))
-        of_key = {key: (self.image_threshold(*key), self.pixel_threshold(*key)) for key in set(keys)}
-        return np.array([of_key[key] for key in keys]).T
-
-    def judge(
-        self,
-        image_scores: np.ndarray,
-        anomaly_maps: Sequence[torch.Tensor],
-        rates: np.ndarray,
-        categories: Sequence[int] | None,
-        unknown: np.ndarray,
-    ) -> Verdicts:
-        """What the thresholds of each image's category say of N images at their false-alarm rates.
-
-        Args:
-            image_scores, rates: `(N,)`.
-            anomaly_maps: N maps `(height, width)` of any size.
-            categories: category index of each image, where there are several.
-            unknown: `(N,)` bool; a part of an unknown product is never good.
-
-        Raises:
-            ValueError: if a score is not finite.
-        """
-        check_finite(image_scores)
-        image_thresholds, pixel_thresholds = self.thresholds(rates, categories)
-        above = [m > threshold for m, threshold in zip(anomaly_maps, pixel_thresholds.tolist(), strict=True)]
-        return Verdicts(
-            p_values=self.p_values(image_scores, categories),
-            is_defective=(image_scores > image_thresholds) | unknown,
-            masks=[mask & self.inside(mask.shape).to(mask.device) for mask in above],
-            false_alarm_rates=rates,
-            image_thresholds=image_thresholds,
-            pixel_thresholds=pixel_thresholds,
-        )
-
-    @accepts_former_names(class_label="category")
-    def image_threshold(self, false_alarm_rate: float, category: int = 0) -> float:
-        """Scores above it are called defective; a good part exceeds it with at most the given probability."""
-        return conformal.conformal_threshold(self.calibration_scores_of(category), false_alarm_rate)
-
-    @accepts_former_names(class_label="category")
-    def pixel_threshold(self, false_alarm_rate: float, category: int = 0) -> float:
-        """Pixels above it are called defective; a good part has any such pixel with at most the given probability."""
-        return conformal.conformal_threshold(self._of_category(self.calibration_maxima, category), false_alarm_rate)
-
-    @accepts_former_names(class_label="category")
-    def calibration_scores_of(self, category: int = 0) -> np.ndarray:
-        """Ascending scores of the calibration images behind a category's thresholds."""
-        return self._of_category(self.calibration_scores, category)
-
-    def _of_category(self, scores: torch.Tensor, category: int) -> np.ndarray:
-        return scores.split(self.images_per_category)[category].cpu().numpy()
-
-
-def check_finite(image_scores: np.ndarray) -> None:
-    """Raises ValueError naming the first of the scores `(N,)` that is not finite: it would pass for normal."""
-    broken = np.flatnonzero(~np.isfinite(image_scores))
-    if len(broken):
-        raise ValueError(f"the score of image {broken[0]} is not finite; use float32 or bfloat16 weights")

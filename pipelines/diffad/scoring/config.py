@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .defect_masks import check_edge
+
 TIMESTEP_TERMS = ("kl", "rgb", "feature")
 TERMS = (*TIMESTEP_TERMS, "residual", "mahalanobis")
 SCALE_TERMS = ("coarse", "detail", "coarse_detail")
@@ -33,6 +35,7 @@ class ScoreConfig:
         scales: further terms, of a model's Gaussians at other scales (`coarse`, `detail`, `coarse_detail`).
         statistics_share: share of the calibration images that give the statistics instead of thresholds, about; see
             [`~diffad.scoring.conformal.images_behind_thresholds`].
+        mask_edge: share of a peak's height at which a mask ends; see [`~diffad.scoring.defect_masks.defect_mask`].
         short_side: pixels of the shorter side of images that keep their aspect and are scored in tiles of the model's
             resolution; None resizes every image to the model's resolution, whatever its aspect.
         tile_overlap: share of a tile that neighbours have in common, at least.
@@ -54,6 +57,7 @@ class ScoreConfig:
     verdict_area: float = 0.01
     scales: tuple[str, ...] = ()
     statistics_share: float = 0.1
+    mask_edge: float | None = None
     short_side: int | None = None
     tile_overlap: float = 0.25
     seed: int = 0
@@ -65,6 +69,7 @@ class ScoreConfig:
             raise ValueError(f"unknown score terms {unknown}; there are {', '.join(self.all_terms)}")
         if self.fusion not in ("sum", "tails"):
             raise ValueError(f"fusion must be sum or tails, got {self.fusion!r}")
+        check_edge(self.mask_edge)
         if not 0 < self.statistics_share < 1:
             raise ValueError(f"statistics_share must lie in (0, 1), got {self.statistics_share}")
         if not 0 < self.verdict_area <= 1:
@@ -95,7 +100,10 @@ class ScoreConfig:
     @property
     def term_map_names(self) -> list[str]:
         """`kl@20`, `rgb@20`, ..., `residual`, `mahalanobis`: every term at every timestep, in the order of statistics."""
-        return [f"{term}@{t}" for t in self.timesteps for term in TIMESTEP_TERMS] + [*TERMS[len(TIMESTEP_TERMS) :], *self.scales]
+        return [f"{term}@{t}" for t in self.timesteps for term in TIMESTEP_TERMS] + [
+            *TERMS[len(TIMESTEP_TERMS) :],
+            *self.scales,
+        ]
 
     @property
     def shares(self) -> dict[str, float]:

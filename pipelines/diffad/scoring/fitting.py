@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+
 from ..imaging.preprocessing import ImageInput
 from .inputs import InputReader
 from .scorer import Scorer

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from .config import DETAIL_TERMS
 from .conformal import STATISTICS_SHARE
+from .defect_masks import DEFAULT_EDGE
 
 # The rule, written down before test figures were looked at: one score for all products. The map adds what sees pixels, what the
 # UNet's features miss and what Gaussians see in the enlarged image; the verdict averages the terms that see whole features, at
@@ -14,6 +15,7 @@ DEFAULT = {
     "verdict": {"residual": 1.0, "mahalanobis": 1.0, "coarse": 1.0, "detail": 1.0, "coarse_detail": 1.0},
     "scales": ("coarse", "detail", "coarse_detail"),
     "statistics_share": STATISTICS_SHARE,
+    "mask_edge": DEFAULT_EDGE,
 }
 # Eq. 11 with the paper's alpha; maps standardised by themselves and top pixels as its released code has them.
 PAPER_ALPHA = 0.5
@@ -23,6 +25,7 @@ PAPER = {
     "per_image": True,
     "smoothing_sigma": 0.0,
     "top_k": 64,
+    "mask_edge": DEFAULT_EDGE,
 }
 SCORES = {"default": DEFAULT, "paper": PAPER}
 

@@ -12,8 +12,8 @@ from .tails import Tail, fit_tail
 
 # Pixels that stand for those of an image where a tail is fitted: its highest ones all, and evenly many of the others.
 HIGHEST_PIXELS, OTHER_PIXELS = 256, 512
-# What is believed of a verdict's spread before images are seen, and how many images that is worth: a tenth of the mean is usual,
-# and one or two images say nothing.
+# What is believed of a verdict's spread before images are seen, and how many images that is worth: a tenth of the mean is
+# usual, and one or two images say nothing.
 PRIOR_SPREAD, PRIOR_IMAGES = 0.1, 3
 
 
@@ -44,7 +44,10 @@ class TermStatistics:
         by_term = terms.mean_over_timesteps(pixels)
         fused = config.weights if config.fusion == "tails" else ()
         sampled = [_sampled(by_term[term].cpu().numpy()) for term in fused]
-        highest = [terms.image_score(by_term[term][None, None], terms.pixels_of(config.verdict_area, inside)) for term in config.verdict]
+        highest = [
+            terms.image_score(by_term[term][None, None], terms.pixels_of(config.verdict_area, inside))
+            for term in config.verdict
+        ]
         return cls(
             count=np.array([of_maps.shape[1]]),
             total=of_maps.sum(axis=1, dtype=np.float64)[:, None],
@@ -74,7 +77,7 @@ class TermStatistics:
 
     @property
     def verdict_mean_and_std(self) -> tuple[np.ndarray, np.ndarray]:
-        """`(V,)` each, over the images; the spread is drawn towards a tenth of the mean, all the more the fewer images there are."""
+        """`(V,)` each, over the images; the spread is drawn towards a tenth of the mean, the more the fewer images there are."""
         mean = self.highest.mean(axis=1)
         squares = np.square(self.highest - mean[:, None]).sum(axis=1)
         prior = PRIOR_IMAGES * np.square(PRIOR_SPREAD * mean)

@@ -69,7 +69,7 @@ def decades(values: torch.Tensor, tail: Tail) -> torch.Tensor:
     """-log10 P(S >= s) of values `(B, H, W)`, at least 0, ascending; 2 at the 99 % quantile of good pixels.
 
     Args:
-        tail: of one term, with tensors of shapes that lead with 1, or with B where the images of a batch have tails of their own.
+        tail: of one term, of tensors that lead with 1, or with B where the images of a batch have tails of their own.
     """
     levels = -torch.log10(1 - torch.tensor(KNOT_SHARES, dtype=torch.float64)).to(values)
     result = torch.zeros_like(values)

@@ -30,6 +30,7 @@ def draw_pictures(
     image: Image.Image,
     anomaly_map: np.ndarray,
     pixel_threshold: float,
+    called: np.ndarray,
     truth: np.ndarray | None = None,
     repaired: Image.Image | None = None,
 ) -> Pictures:
@@ -38,14 +39,15 @@ def draw_pictures(
     Args:
         image, repaired: RGB images of any size.
         anomaly_map: `(height, width)` of any size.
-        pixel_threshold: above it the overlay outlines the map in blue.
+        pixel_threshold: at which the heat map is half as bright as it can be.
+        called: `(height, width)` bool mask of any size of the pixels called defective, outlined in blue.
         truth: `(height, width)` bool mask of any size, outlined in green.
     """
     scale = min(1.0, LONG_SIDE / max(image.size))
     width, height = (max(1, round(side * scale)) for side in image.size)
     pixels = np.asarray(_shrink(image, (width, height)))
     anomaly_map = _fit(anomaly_map, (height, width))
-    overlaid = marked(pixels, anomaly_map, pixel_threshold, CALLED_COLOUR)
+    overlaid = marked(pixels, anomaly_map, pixel_threshold, _fit(called, (height, width)) > 0, CALLED_COLOUR)
     if truth is not None:
         overlaid = outline(overlaid, _fit(truth, (height, width)) > 0, TRUTH_COLOUR)
     return Pictures(

@@ -72,7 +72,7 @@ def _pictures(
     settings = {"categories": category, "false_alarm_rate": false_alarm_rate}
     output = pipe(image, **settings)
     repaired = pipe.reconstruct(image, **settings).images[0] if called_defective else None
-    return draw_pictures(image, output.anomaly_maps[0], output.pixel_thresholds[0], repaired=repaired)
+    return draw_pictures(image, output.anomaly_maps[0], output.pixel_thresholds[0], output.masks[0], repaired=repaired)
 
 
 def _file_of(folder: Path, name: str) -> Path:
