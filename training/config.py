@@ -12,6 +12,7 @@ from pathlib import Path
 
 from diffad.deprecation import with_present_names
 from diffad.scoring.config import ScoreConfig
+from diffad.scoring.presets import SCORES, score_settings
 from diffad.system.atomic import write_text
 from diffad_training.conversion import SettingsError, as_list, converted, parsed
 
@@ -93,7 +94,7 @@ class TrainingConfig:
     # Gaussian of the features of good parts
     gaussian_dims: int | None = None  # channels used; None is all
     shared_gaussian: bool = False  # one Gaussian for all positions: textures, unaligned parts
-    regularization: float = 0.01
+    regularization: float = 0.5
 
     # optimization
     max_train_steps: int = 1000
@@ -112,7 +113,8 @@ class TrainingConfig:
     seed: int = 0
 
     # how images are scored, stored with the pipeline: settings of ScoreConfig but short_side, tile_overlap and seed
-    score: dict = field(default_factory=dict)
+    # in place of the default's, or the name of a score: default or paper
+    score: dict | str = field(default_factory=dict)
 
     # running
     checkpointing_steps: int = 500
@@ -162,6 +164,10 @@ class TrainingConfig:
                         raise SettingsError(f"{name}: must be {text} {bound}, got {value}")
 
     def _check_score(self) -> None:
+        if isinstance(self.score, str):
+            if self.score not in SCORES:
+                raise SettingsError(f"score: unknown {self.score}; there are {', '.join(SCORES)}, or settings")
+            return
         kinds = {entry.name: entry.type for entry in dataclasses.fields(ScoreConfig) if entry.name not in SHARED_WITH_SCORE}
         unknown = sorted(set(self.score) - set(kinds))
         if unknown:
@@ -169,7 +175,7 @@ class TrainingConfig:
             raise SettingsError(f"score: has no setting {unknown[0]}{hint}; there are {', '.join(kinds)}")
         self.score = {name: converted(kinds[name], value, f"score: {name}") for name, value in self.score.items()}
         try:
-            config = ScoreConfig(**self.score)
+            config = ScoreConfig(**score_settings(self.score, self.short_side))
         except ValueError as error:
             raise SettingsError(f"score: {error}") from error
         if min(config.weights.values()) < 0 or not any(config.weights.values()):

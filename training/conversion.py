@@ -52,7 +52,7 @@ def converted(kind: typing.Any, value: object, name: str) -> typing.Any:
     """A setting as its type wants it: YAML reads 1e-4 as text and 1 for 1.0, and one value is a list of one.
 
     Args:
-        kind: the type, such as `int`, `float | None`, `list[str]` or `Mapping[str, float]`.
+        kind: the type, such as `int`, `float | None`, `dict | str`, `list[str]` or `Mapping[str, float]`.
         value: as it was given.
         name: how errors call it.
 
@@ -60,9 +60,10 @@ def converted(kind: typing.Any, value: object, name: str) -> typing.Any:
         SettingsError: naming a setting of another type, or a number that is not finite.
     """
     if isinstance(kind, types.UnionType):
-        kind, _ = typing.get_args(kind)
-        if value is None:
-            return None
+        kinds = typing.get_args(kind)
+        if (value is None and types.NoneType in kinds) or (isinstance(value, str) and str in kinds):
+            return value
+        kind = kinds[0]
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin in (list, tuple):
         if value is None or isinstance(value, dict):

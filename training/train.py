@@ -14,7 +14,6 @@ Two processes train as one does that accumulates two batches: the same images un
 """
 
 import dataclasses
-import json
 import math
 import os
 import shutil
@@ -31,17 +30,17 @@ from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_
 from diffad import FeatureExtractor, JointUNet2DModel
 from diffad.data import DataError, Sample
 from diffad.diffusion.denoiser import Denoiser
-from diffad.system.atomic import writing
 from diffad.system.disk_space import DiskFullError
 from diffad.system.memory import keep_freed_memory, peak_memory_mib
 from diffad_training.checkpoints import find_checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint
 from diffad_training.components import build_extractor, build_scheduler, build_unet, check_score, choose_precision
-from diffad_training.config import TrainingConfig, parse_config, save_config, training_steps
+from diffad_training.config import TrainingConfig, parse_config, training_steps
 from diffad_training.dataset import BalancedSampler, CachedDataset, balanced_statistics, build_cache
 from diffad_training.fitting import fit_pipeline
-from diffad_training.good_images import check_region, good_samples, save_held_out, split_samples
+from diffad_training.good_images import check_region, good_samples, split_samples
 from diffad_training.interruption import Interruption, ignore_interruption
 from diffad_training.losses import loss_values, training_loss, validate
+from diffad_training.model_files import save_model
 from diffad_training.progress import LOG_STEPS, FiniteLoss, ProgressBar, Throughput
 from diffad_training.run_folder import Fingerprint, RunFolder
 from diffusers import DDPMScheduler
@@ -229,13 +228,8 @@ def run(
         trained = accelerator.unwrap_model(unet, keep_fp32_wrapper=False).eval()
         pipe = fit_pipeline(trained, scheduler, extractor, cached, samples, train_groups, held_out_samples, config)
         summary = {"seconds": time.perf_counter() - started, "peak_memory_mib": peak_memory_mib(), "steps": step}
-        with writing(folder.path, whole=True) as unfinished:
-            pipe.save_pretrained(unfinished)
-            save_config(
-                dataclasses.replace(config, max_train_steps=steps, overwrite=False), unfinished / "training_config.json"
-            )
-            save_held_out(held_out_samples, unfinished)
-            (unfinished / "training_summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        settings = dataclasses.replace(config, max_train_steps=steps, overwrite=False)
+        save_model(pipe, folder.path, settings, held_out_samples, summary)
         folder.record(now, is_finished=True)
         print(f"saved the pipeline to {folder.path} after {summary['seconds']:.0f} s")
         del cached, train_loader, held_out_loader, loader  # Windows removes no file that is mapped

@@ -255,7 +255,7 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
                 array `(H, W)`. From then on scores, thresholds and masks are of its pixels alone, and maps normal outside.
                 It is saved with the model. None keeps the present one, a mask of all pixels removes it.
             groups: name of each image's group, such as the part that several images show; thresholds then count groups.
-            score_settings: of [`ScoreConfig`], in place of the present ones.
+            score_settings: of [`ScoreConfig`], in place of the present ones, or `score="paper"` or `"default"` for all of them.
 
         Raises:
             ImageError, ValueError: if an image or setting can't be used, or there are too few. The old calibration stays.

@@ -13,6 +13,7 @@ from ..models.float32 import Float32ModelMixin
 from . import terms
 from .config import DEFAULT_WEIGHTS, TERMS, ScoreConfig, term_of
 from .judging import Judging
+from .presets import score_settings
 from .statistics import TermStatistics
 from .tails import KNOT_SHARES, Tail, decades
 
@@ -135,10 +136,21 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
     def is_fitted(self) -> bool:
         return min(self.images_per_category) > 0
 
-    def unfitted(self, **score_settings) -> "Calibration":
-        """The same settings with the given changes, for as many categories, without statistics and region of interest."""
+    def unfitted(self, score: str | None = None, **settings) -> "Calibration":
+        """The same settings with the given changes, for as many categories, without statistics and region of interest.
+
+        Args:
+            score: name of the score whose settings are changed in place of the present ones; see [`diffad.scoring.presets`].
+
+        Raises:
+            ValueError: if there is no such score, or a setting is wrong.
+        """
         counts = 0 if isinstance(self.config.num_calibration_images, int) else [0] * len(self.images_per_category)
-        settings = {**asdict(self.score_config), "mask_edge": self.config.mask_edge, **score_settings}
+        present = asdict(self.score_config)
+        if score is not None:
+            size = {name: settings.get(name, present[name]) for name in ("short_side", "tile_overlap", "seed")}
+            present = {**asdict(ScoreConfig()), **size, **score_settings(score, size["short_side"])}
+        settings = {**present, **settings}
         return Calibration(**settings, num_calibration_images=counts).to(self.device)
 
     # Forming a score
@@ -170,13 +182,13 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
         """Anomaly maps `(batch, height, width)` of raw term maps, at least of the weighted terms, as `fusion` has it."""
         if self.config.fusion == "sum":
             return self.combine(self.standardize({name: term_maps[name] for name in self.score_config.shares}, category))
-        by_term, count = terms.mean_over_timesteps(term_maps), len(self.config.weights)
-        total = torch.zeros_like(by_term[next(iter(self.config.weights))])
-        for index, (term, weight) in enumerate(self.config.weights.items()):
+        by_term, names = terms.mean_over_timesteps(term_maps), self.score_config.map_terms
+        in_decades = {}
+        for index, term in enumerate(names):
             of_term = (self.tail_knots, self.tail_scale, self.tail_shape)
-            tail = Tail(*(self._statistic(values, index, count, category) for values in of_term))
-            total = total + weight * decades(by_term[term], tail)
-        return self.mask_outside(total)
+            tail = Tail(*(self._statistic(values, index, len(names), category) for values in of_term))
+            in_decades[term] = decades(by_term[term], tail)
+        return self.mask_outside(terms.weighted_sum(in_decades, self.config.weights))
 
     def scores(
         self, term_maps: Mapping[str, torch.Tensor], anomaly_maps: torch.Tensor, category: torch.Tensor | int | None = None
@@ -188,18 +200,18 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
         """
         if not self.config.verdict:
             return self.image_scores(anomaly_maps)
-        by_term, count = terms.mean_over_timesteps(term_maps), len(self.config.verdict)
+        by_term, names = terms.mean_over_timesteps(term_maps), self.score_config.verdict_terms
         pixels = terms.pixels_of(self.config.verdict_area, self._inside(anomaly_maps.shape[-2:]))
         standardized = {}
-        for index, term in enumerate(self.config.verdict):
+        for index, term in enumerate(names):
             of_term = (self.verdict_mean, self.verdict_std)
-            mean, std = (self._statistic(values, index, count, category) for values in of_term)
+            mean, std = (self._statistic(values, index, len(names), category) for values in of_term)
             standardized[term] = terms.standardize(self.image_scores(by_term[term], pixels), mean, std)
         return terms.log_mean_exponential(standardized, self.config.verdict)
 
     @staticmethod
     def _statistic(values: torch.Tensor, index: int, count: int, category: torch.Tensor | int | None) -> torch.Tensor:
-        """The statistic at `index` among the `count` of each category: `(1, ...)`, or `(batch, ...)` for categories `(batch,)`."""
+        """The statistic at `index` of the `count` of each category: `(1, ...)`, or `(batch, ...)` for categories `(batch,)`."""
         first = 0 if category is None else category * count
         return values[first + index].view(-1, *values.shape[1:])
 

@@ -93,9 +93,19 @@ class ScoreConfig:
         return (*TERMS, *self.scales)
 
     @property
+    def map_terms(self) -> tuple[str, ...]:
+        """Terms of the anomaly map, in the order of their statistics: a mapping's order does not survive being saved."""
+        return tuple(term for term in self.all_terms if term in self.weights)
+
+    @property
+    def verdict_terms(self) -> tuple[str, ...]:
+        """Terms of the verdict, in the order of their statistics."""
+        return tuple(term for term in self.all_terms if term in self.verdict)
+
+    @property
     def terms(self) -> tuple[str, ...]:
-        """Terms that have a share in the anomaly map or in the verdict."""
-        return tuple(dict.fromkeys((*self.weights, *self.verdict)))
+        """Terms of the anomaly map and of the verdict."""
+        return tuple(term for term in self.all_terms if term in self.weights or term in self.verdict)
 
     @property
     def term_map_names(self) -> list[str]:

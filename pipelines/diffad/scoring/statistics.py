@@ -42,11 +42,11 @@ class TermStatistics:
         pixels = {name: term_map[inside.to(term_map.device)] for name, term_map in term_maps.items()}
         of_maps = torch.stack([pixels[name] for name in config.term_map_names]).cpu().numpy()  # (M, pixels)
         by_term = terms.mean_over_timesteps(pixels)
-        fused = config.weights if config.fusion == "tails" else ()
+        fused = config.map_terms if config.fusion == "tails" else ()
         sampled = [_sampled(by_term[term].cpu().numpy()) for term in fused]
         highest = [
             terms.image_score(by_term[term][None, None], terms.pixels_of(config.verdict_area, inside))
-            for term in config.verdict
+            for term in config.verdict_terms
         ]
         return cls(
             count=np.array([of_maps.shape[1]]),

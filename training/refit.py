@@ -1,0 +1,87 @@
+"""Fits everything but the UNet anew: Gaussians, score and thresholds of a trained model, with present defaults or other settings.
+
+    python training/refit.py runs/part --output_dir runs/part-refit
+    python training/refit.py runs/part --output_dir runs/part-paper --score paper
+
+It takes a minute or two where training takes many, and brings a model of an earlier release to the present score. The images
+and the split are those that the model was trained with. Any setting of config.py may be given that doesn't change the UNet.
+"""
+
+import argparse
+import dataclasses
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import torch
+from diffad import DiffADPipeline
+from diffad.data import DataError
+from diffad.system.memory import keep_freed_memory, peak_memory_mib
+from diffad_training.components import build_extractor, check_score
+from diffad_training.config import TrainingConfig, load_config, option_names, spell_out_switches
+from diffad_training.conversion import SettingsError
+from diffad_training.dataset import CachedDataset, build_cache
+from diffad_training.fitting import fit_pipeline
+from diffad_training.good_images import good_samples, read_held_out, split_samples
+from diffad_training.model_files import save_model
+
+# Settings that the UNet was trained with.
+OF_THE_UNET = ("resolution", "short_side", "tile_overlap", "extractor", "levels", "feature_stride", "unet", "prediction_type")
+
+
+def refit(model: Path, config: TrainingConfig) -> DiffADPipeline:
+    """Refits a trained model with the settings of a run, saves it to `output_dir` and returns it.
+
+    Raises:
+        DataError: if the model's record of held-out images, or its images, are missing, or the folder is in use.
+        SettingsError: if a setting can't be used.
+    """
+    started, output = time.perf_counter(), Path(config.output_dir)
+    if output.exists() and not config.overwrite:
+        raise DataError(f"{output}: exists; name another --output_dir, or --overwrite it")
+    trained = DiffADPipeline.from_pretrained(model)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    extractor = build_extractor(config)
+    check_score(config, trained.scheduler, extractor.config.channels)
+    extractor.set_statistics(trained.feature_extractor.feature_mean, trained.feature_extractor.feature_std)
+    extractor.to(device)
+    samples = good_samples(config)
+    train_samples, held_out_samples = split_samples(samples, config, read_held_out(model))
+    cache_dir = Path(config.cache_dir) if config.cache_dir else output.with_name(output.name + ".cache")
+    try:
+        tiles = {"short_side": config.short_side, "tile_overlap": config.tile_overlap}
+        build_cache(samples, extractor, config.resolution, cache_dir, **tiles)
+        cached = CachedDataset(cache_dir)
+        place = {sample.name: i for i, sample in enumerate(samples)}
+        entries = cached.entries_of([place[sample.name] for sample in train_samples])
+        groups = [[i for i in entries if cached.categories[i] == c] for c in range(max(1, len(config.categories)))]
+        unet = trained.unet.to(device)
+        pipe = fit_pipeline(unet, trained.scheduler, extractor, cached, samples, groups, held_out_samples, config)
+    finally:
+        if config.cache_dir is None:
+            shutil.rmtree(cache_dir, ignore_errors=True)
+    summary = {"refit_of": str(model), "seconds": time.perf_counter() - started, "peak_memory_mib": peak_memory_mib()}
+    save_model(pipe, output, dataclasses.replace(config, overwrite=False), held_out_samples, summary)
+    print(f"saved the pipeline to {output} after {summary['seconds']:.0f} s")
+    return pipe
+
+
+def main() -> None:
+    keep_freed_memory()
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("model", type=Path, help="folder of a trained model")
+    for name in option_names():
+        if name not in OF_THE_UNET:
+            parser.add_argument(f"--{name}", required=name == "output_dir", help="see training/config.py")
+    options = vars(parser.parse_args(spell_out_switches(sys.argv[1:])))
+    model = options.pop("model")
+    try:
+        config = load_config(str(model / "training_config.json"), {**options, "resume_from_checkpoint": "null"})
+        refit(model, config)
+    except (DataError, SettingsError) as error:
+        parser.exit(2, f"error: {error}\n")
+
+
+if __name__ == "__main__":
+    main()
