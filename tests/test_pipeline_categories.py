@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 from diffad import DiffADPipeline
-from diffad.scoring.calibration import split_for_statistics
+from diffad.scoring.statistics import split_for_statistics
 from diffad.scoring.inputs import InputReader
 from three_products import LABELS, NAMES, mixed_images, three_products
 from tiny_pipeline import category_images, smooth_images, tiny_pipeline
@@ -90,7 +90,7 @@ def test_default_rate_is_the_one_that_each_images_category_supports_whatever_is_
 def test_good_images_are_standardised_within_their_category(pipe):
     for label in range(3):
         images = category_images(19 + label, 4, label)
-        of_statistics, of_thresholds = split_for_statistics(np.arange(19 + label), seed=0)
+        of_statistics, of_thresholds = split_for_statistics(np.arange(19 + label), seed=0, share=0.1)
         assert pipe.calibration.images_per_category[label] == len(of_thresholds)
         images = [images[i] for i in of_statistics]
         term_maps = pipe(images, categories=label, false_alarm_rate=0.1, return_term_maps=True).term_maps

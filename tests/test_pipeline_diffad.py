@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffad import DiffADPipeline, ImageError
 from diffad.diffusion.noise import timestep_noise
-from diffad.scoring.calibration import split_for_statistics
+from diffad.scoring.statistics import split_for_statistics
 from diffusers import DDPMScheduler
 from diffusers.pipelines import pipeline_utils
 from PIL import Image
@@ -139,7 +139,7 @@ def test_one_unet_pass_per_timestep_and_none_for_the_gaussian_alone(images):
 
 def test_calibration_standardises_the_images_of_its_statistics(images):
     images = smooth_images(6, seed=7)
-    of_statistics, of_thresholds = split_for_statistics(np.arange(6), seed=0)
+    of_statistics, of_thresholds = split_for_statistics(np.arange(6), seed=0, share=0.1)
     pipe = tiny_pipeline(smoothing_sigma=0.5)
     pipe.calibrate(images, batch_size=4)
     term_maps = pipe([images[i] for i in of_statistics], return_term_maps=True).term_maps
@@ -152,7 +152,7 @@ def test_calibration_standardises_the_images_of_its_statistics(images):
 
 def test_thresholds_are_the_ranks_of_the_images_behind_them(pipe):
     images = smooth_images(21, seed=4)
-    of_thresholds = split_for_statistics(np.arange(21), seed=0)[1]
+    of_thresholds = split_for_statistics(np.arange(21), seed=0, share=0.1)[1]
     output = pipe([images[i] for i in of_thresholds], false_alarm_rate=0.099)
     # At most one of 20 exchangeable images may exceed the threshold: of these 19 it is the highest itself.
     assert output.is_defective.sum() == 0 and output.p_values.min() == pytest.approx(2 / 20)

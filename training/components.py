@@ -6,7 +6,7 @@ from diffad import (
     FeatureExtractor,
     JointUNet2DModel,
     LinearDiscriminant,
-    MultiscaleGaussian,
+    MultiscaleFeatures,
     PadimGaussian,
 )
 from diffad.data import DataError
@@ -18,6 +18,9 @@ from diffad_training.config import TrainingConfig
 from diffad_training.conversion import SettingsError
 from diffusers import DDPMScheduler, UNet2DModel
 
+# Draws covariances towards the mean of all positions; for parts whose details lie in varying places.
+POOLED = {"pooling": 0.3, "regularization": 0.1}
+NEIGHBOR_IMAGES = 32
 GAUSSIAN_RANK = 64  # keeps what full covariances of 176 channels find, at a third of their size
 
 
@@ -76,33 +79,47 @@ def build_scheduler(config: TrainingConfig) -> DDPMScheduler:
     return DDPMScheduler(variance_type="learned_range", timestep_spacing="linspace", prediction_type=config.prediction_type)
 
 
-def build_gaussian(config: TrainingConfig, feature_channels: int) -> PadimGaussian:
-    """One Gaussian per position, or one for all; of several categories each has its own."""
+def build_gaussian(config: TrainingConfig, feature_channels: int, pooled: bool = False) -> PadimGaussian:
+    """One Gaussian per position, or one for all; of several categories each has its own.
+
+    Args:
+        pooled: with covariances drawn towards the mean of all positions, and less regularization in return.
+    """
     side = config.resolution // config.feature_stride
     return PadimGaussian(
         feature_channels,
         grid=None if config.shared_gaussian else (side, side),
         num_dims=config.gaussian_dims,
-        regularization=config.regularization,
         seed=config.seed,
         num_classes=max(1, len(config.categories)),
+        **(POOLED if pooled else {"regularization": config.regularization}),
         rank=min(GAUSSIAN_RANK, (config.gaussian_dims or feature_channels) - 1),
     )
 
 
-def build_multiscale(config: TrainingConfig, extractor: FeatureExtractor) -> MultiscaleGaussian | None:
-    """The Gaussians of the further scales that the score looks at; None where it looks at none."""
+def build_multiscale(
+    config: TrainingConfig, extractor: FeatureExtractor, training_images: int, pooled: bool = False
+) -> MultiscaleFeatures | None:
+    """What the score needs at further scales, and what its map may be chosen from; None where it needs nothing.
+
+    Args:
+        training_images: of the category that has the fewest.
+        pooled: as of `build_gaussian`, for the Gaussian of detail.
+    """
     scales = build_calibration(config).score_config.scales
+    if config.choose_map:
+        scales = (*scales, *("neighbors" for _ in range(not config.shared_gaussian)))
     if not scales:
         return None
     side = config.resolution // config.feature_stride
-    return MultiscaleGaussian(
+    return MultiscaleFeatures(
         extractor.config.channels,
         extractor.coarse_channels,
         grid=None if config.shared_gaussian else (side, side),
         scales=scales,
-        regularization=config.regularization,
         rank=GAUSSIAN_RANK,
+        neighbor_images=min(NEIGHBOR_IMAGES, training_images),
+        **(POOLED if pooled else {"regularization": config.regularization}),
         seed=config.seed,
         num_classes=max(1, len(config.categories)),
     )

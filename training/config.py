@@ -116,6 +116,8 @@ class TrainingConfig:
     # in place of the default's, or the name of a score: default or paper
     score: dict | str = field(default_factory=dict)
 
+    choose_map: bool | None = None  # by synthetic defects; None is true for the default score of whole images
+
     # running
     checkpointing_steps: int = 500
     checkpoints_total_limit: int = 2
@@ -150,6 +152,13 @@ class TrainingConfig:
         if self.overwrite and self.resume_from_checkpoint == "latest":
             raise SettingsError("overwrite: begins anew, and resume_from_checkpoint latest goes on; give one of them")
         self._check_score()
+        default_map = self.score == {} and self.short_side is None
+        if self.choose_map and not default_map:
+            raise SettingsError(
+                "choose_map: chooses among maps of the default score of whole images; leave score and short_side"
+            )
+        if self.choose_map is None:
+            self.choose_map = default_map
 
     def _check_ranges(self) -> None:
         for bounds, fits, text in (

@@ -1,22 +1,34 @@
-"""What a trained UNet is made a pipeline with: the Gaussians of good parts, the discriminant and the calibration."""
+"""What a trained UNet is made a pipeline with: what good parts look like, the discriminant, the score and its calibration."""
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from diffad import DiffADPipeline, FeatureExtractor, JointUNet2DModel, MultiscaleGaussian
+from diffad import DiffADPipeline, FeatureExtractor, JointUNet2DModel, MultiscaleFeatures, PadimGaussian
 from diffad.data import Sample
-from diffad.imaging.preprocessing import resize_rgb, to_model_range
-from diffad.scoring.config import DETAIL_TERMS
+from diffad.imaging.preprocessing import to_model_range
+from diffad.scoring.inputs import InputReader, load_region_at
+from diffad.scoring.scorer import Scorer
+from diffad.scoring.statistics import split_for_statistics
 from diffad_training.components import build_calibration, build_discriminant, build_gaussian, build_multiscale
 from diffad_training.config import TrainingConfig
 from diffad_training.dataset import CachedDataset
 from diffad_training.good_images import group_names
+from diffad_training.map_choice import MapChoice, choose_map
+from diffad_training.multiscale_fitting import fit_multiscale
 from diffusers import DDPMScheduler
 from tqdm.auto import tqdm
 
 BATCH_SIZE = 16
-STATISTICS_IMAGES = 64  # from which the channels of further scales are standardised
+
+
+class FittedModel(NamedTuple):
+    """A pipeline that is ready to be saved, and how its map was chosen, where it was."""
+
+    pipe: DiffADPipeline
+    map_choice: MapChoice | None
 
 
 @torch.no_grad()
@@ -29,8 +41,8 @@ def fit_pipeline(
     train_groups: Sequence[Sequence[int]],
     held_out_samples: Sequence[Sample],
     config: TrainingConfig,
-) -> DiffADPipeline:
-    """Fits the Gaussians on each category's training images and calibrates on the held-out ones, each streamed once.
+) -> FittedModel:
+    """Fits what good parts look like to each category's training images, chooses the map and calibrates on held-out images.
 
     Args:
         samples: that `cached` is of.
@@ -38,6 +50,7 @@ def fit_pipeline(
         held_out_samples: of all categories.
     """
     channels, device = extractor.config.channels, extractor.device
+    multiscale = build_multiscale(config, extractor, min(map(len, train_groups)))
     pipe = DiffADPipeline(
         unet,
         scheduler,
@@ -46,66 +59,99 @@ def fit_pipeline(
         residual_gaussian=build_gaussian(config, channels).to(device),
         calibration=build_calibration(config).to(device),
         discriminant=build_discriminant(config, channels),
-        multiscale=(multiscale := build_multiscale(config, extractor)) and multiscale.to(device),
+        multiscale=multiscale and multiscale.to(device),
     )
-    pooled = []
-    for category, group in enumerate(train_groups):
-        moments, residual_moments = pipe.gaussian.new_moments(), pipe.residual_gaussian.new_moments()
-        of_batch = torch.tensor([category], device=device) if config.categories else None
-        for start in tqdm(range(0, len(group), BATCH_SIZE), desc="fitting the Gaussians", mininterval=2, disable=None):
-            batch = group[start : start + BATCH_SIZE]
-            features = extractor.standardize(torch.from_numpy(cached.features[batch]).to(device).float())  # (B, D, h, w)
-            images = to_model_range(torch.from_numpy(cached.images[batch]).to(device))  # (B, 3, S, S)
-            pooled.append(features.mean(dim=(2, 3)).cpu())
-            pipe.gaussian.accumulate(moments, features)
-            pipe.residual_gaussian.accumulate(residual_moments, pipe.scorer.feature_residuals(images, of_batch))
-        pipe.gaussian.fit(moments, category)
-        pipe.residual_gaussian.fit(residual_moments, category)
+    pooled = {"residual": build_gaussian(config, channels, pooled=True).to(device)} if config.choose_map else {}
+    pooled_features = _fit_gaussians(pipe, pooled.get("residual"), cached, train_groups, bool(config.categories))
     if pipe.multiscale is not None:
-        fit_multiscale(pipe.multiscale, extractor, cached, samples, train_groups)
+        if config.choose_map:
+            pooled["detail"] = build_multiscale(config, extractor, 1, pooled=True).detail.gaussian.to(device)
+        fit_multiscale(pipe.multiscale, pooled.get("detail"), extractor, cached, samples, train_groups)
     if pipe.discriminant is not None:
         indices = [index for group in train_groups for index in group]
-        pipe.discriminant.fit(torch.cat(pooled).numpy(), cached.categories[indices]).to(device)
+        pipe.discriminant.fit(pooled_features, cached.categories[indices]).to(device)
+    choice = choose_and_set_map(pipe, pooled, held_out_samples, config) if config.choose_map else None
     print(f"calibrating on {len(held_out_samples)} held-out good images", flush=True)
     categories = [sample.category for sample in held_out_samples] if config.categories else None
     images, groups = [sample.read for sample in held_out_samples], group_names(held_out_samples)
     pipe.calibrate(images, categories=categories, roi=config.roi, groups=groups)
-    return pipe
+    return FittedModel(pipe, choice)
 
 
-def fit_multiscale(
-    multiscale: MultiscaleGaussian,
-    extractor: FeatureExtractor,
+def _fit_gaussians(
+    pipe: DiffADPipeline,
+    pooled_residual: PadimGaussian | None,
     cached: CachedDataset,
-    samples: Sequence[Sample],
     train_groups: Sequence[Sequence[int]],
-) -> None:
-    """Fits the Gaussians of further scales; enlarged images are read from their files, once."""
-    size, stride, scales = cached.images.shape[-1], extractor.config.stride, multiscale.config.scales
-
-    def features(indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        images = to_model_range(torch.from_numpy(cached.images[indices]).to(extractor.device))
-        of_scale = {"coarse": extractor.pyramid(images).coarse}
-        if not set(DETAIL_TERMS).isdisjoint(scales):
-            pixels = np.stack([resize_rgb(samples[cached.owners[i]].read(), (2 * size, 2 * size)) for i in indices])
-            enlarged = to_model_range(torch.from_numpy(pixels).to(extractor.device))
-            detail = extractor.pyramid(enlarged, grid=(size // stride, size // stride))
-            of_scale |= {"detail": detail.fine, "coarse_detail": detail.coarse}
-        return {name: of_scale[name] for name in scales}
-
-    everything = [index for group in train_groups for index in group]
-    chosen = np.unique(np.linspace(0, len(everything) - 1, min(STATISTICS_IMAGES, len(everything))).astype(int))
-    first = list(_batches([everything[i] for i in chosen], features))
-    for name in scales:
-        getattr(multiscale, name).set_statistics(torch.cat([batch[name] for batch in first]))
+    has_categories: bool,
+) -> np.ndarray:
+    """Fits the Gaussians of features and residuals, and returns the spatial means of the features, `(N, D)`."""
+    extractor, means = pipe.feature_extractor, []
+    device = extractor.device
     for category, group in enumerate(train_groups):
-        moments = {name: getattr(multiscale, name).gaussian.new_moments() for name in scales}
-        for batch in tqdm(_batches(group, features), desc="fitting further scales", mininterval=2, disable=None):
-            for name in scales:
-                getattr(multiscale, name).accumulate(moments[name], batch[name])
-        for name in scales:
-            getattr(multiscale, name).gaussian.fit(moments[name], category)
+        moments, residual_moments = pipe.gaussian.new_moments(), pipe.residual_gaussian.new_moments()
+        of_batch = torch.tensor([category], device=device) if has_categories else None
+        for start in tqdm(range(0, len(group), BATCH_SIZE), desc="fitting the Gaussians", mininterval=2, disable=None):
+            batch = group[start : start + BATCH_SIZE]
+            features = extractor.standardize(torch.from_numpy(cached.features[batch]).to(device).float())  # (B, D, h, w)
+            images = to_model_range(torch.from_numpy(cached.images[batch]).to(device))  # (B, 3, S, S)
+            means.append(features.mean(dim=(2, 3)).cpu())
+            pipe.gaussian.accumulate(moments, features)
+            pipe.residual_gaussian.accumulate(residual_moments, pipe.scorer.feature_residuals(images, of_batch))
+        pipe.gaussian.fit(moments, category)
+        for gaussian in (pipe.residual_gaussian, pooled_residual):
+            if gaussian is not None:
+                gaussian.fit(residual_moments, category)
+    return torch.cat(means).numpy()
 
 
-def _batches(indices: Sequence[int], features: Callable) -> Iterator[dict[str, torch.Tensor]]:
-    return (features(indices[start : start + BATCH_SIZE]) for start in range(0, len(indices), BATCH_SIZE))
+def choose_and_set_map(
+    pipe: DiffADPipeline, pooled: dict[str, PadimGaussian], held_out_samples: Sequence[Sample], config: TrainingConfig
+) -> MapChoice:
+    """Chooses the map on the images that will give the score's statistics, and keeps of the model what the score needs."""
+    statistics = statistics_samples(held_out_samples, config)
+    images = [sample.read for sample in statistics]
+    categories = [sample.category for sample in statistics] if config.categories else None
+    pooled_multiscale = copy.deepcopy(pipe.multiscale)
+    pooled_multiscale.detail.gaussian = pooled["detail"]
+    parts = {
+        "own": (pipe.residual_gaussian, pipe.multiscale),
+        "pooled": (pooled["residual"], pooled_multiscale),
+    }
+    scorers = {name: _scorer(pipe, residual, multiscale) for name, (residual, multiscale) in parts.items()}
+    reader = InputReader(scorers["own"], pipe.discriminant, pipe.feature_extractor.device)
+    roi = None if config.roi is None else load_region_at(config.roi, lambda height, width: pipe.image_size)
+    choice = choose_map(scorers, reader, images, categories, config.seed, roi)
+    print(f"anomaly map: {choice.chosen.name}", flush=True)
+    residual_gaussian, multiscale = parts[choice.chosen.conditioning]
+    weights = dict.fromkeys(choice.chosen.terms, 1.0)
+    needed = {*weights, *pipe.calibration.config.verdict}
+    scales = tuple(scale for scale in multiscale.config.scales if scale in needed)
+    pipe.register_modules(residual_gaussian=residual_gaussian, multiscale=multiscale.with_only(scales))
+    pipe.calibration = pipe.calibration.unfitted(weights=weights, scales=scales)
+    return choice
+
+
+def statistics_samples(held_out_samples: Sequence[Sample], config: TrainingConfig) -> list[Sample]:
+    """The held-out images whose groups calibration will take the statistics from, and no threshold."""
+    settings = build_calibration(config).score_config
+    names = group_names(held_out_samples) or [sample.name for sample in held_out_samples]
+    chosen: list[Sample] = []
+    for category in sorted({sample.category for sample in held_out_samples}):
+        indices = [i for i, sample in enumerate(held_out_samples) if sample.category == category]
+        groups = np.unique([names[i] for i in indices])
+        # Calibration numbers groups as they are sorted, and images without groups as they come.
+        numbers = np.arange(len(groups))
+        of_statistics, _ = split_for_statistics(numbers, settings.seed, settings.statistics_share)
+        if group_names(held_out_samples) is None:
+            chosen += [held_out_samples[indices[i]] for i in of_statistics]
+        else:
+            chosen += [held_out_samples[i] for i in indices if names[i] in set(groups[of_statistics])]
+    return chosen
+
+
+def _scorer(pipe: DiffADPipeline, residual_gaussian: PadimGaussian, multiscale: MultiscaleFeatures) -> Scorer:
+    """The pipeline's scorer with other parts, and with all scales that these have."""
+    calibration = pipe.calibration.unfitted(scales=tuple(multiscale.config.scales))
+    parts = (pipe.unet, pipe.scheduler, pipe.feature_extractor, pipe.gaussian, residual_gaussian, calibration)
+    return Scorer(*parts, pipe.image_size, pipe.feature_extractor.device, multiscale)

@@ -1,4 +1,4 @@
-"""Fits everything but the UNet anew: Gaussians, score and thresholds of a trained model, with present defaults or other settings.
+"""Fits everything but the UNet of a trained model anew: Gaussians, score and thresholds, with present defaults or others.
 
     python training/refit.py runs/part --output_dir runs/part-refit
     python training/refit.py runs/part --output_dir runs/part-paper --score paper
@@ -57,14 +57,14 @@ def refit(model: Path, config: TrainingConfig) -> DiffADPipeline:
         entries = cached.entries_of([place[sample.name] for sample in train_samples])
         groups = [[i for i in entries if cached.categories[i] == c] for c in range(max(1, len(config.categories)))]
         unet = trained.unet.to(device)
-        pipe = fit_pipeline(unet, trained.scheduler, extractor, cached, samples, groups, held_out_samples, config)
+        fitted = fit_pipeline(unet, trained.scheduler, extractor, cached, samples, groups, held_out_samples, config)
     finally:
         if config.cache_dir is None:
             shutil.rmtree(cache_dir, ignore_errors=True)
     summary = {"refit_of": str(model), "seconds": time.perf_counter() - started, "peak_memory_mib": peak_memory_mib()}
-    save_model(pipe, output, dataclasses.replace(config, overwrite=False), held_out_samples, summary)
+    save_model(fitted, output, dataclasses.replace(config, overwrite=False), held_out_samples, summary)
     print(f"saved the pipeline to {output} after {summary['seconds']:.0f} s")
-    return pipe
+    return fitted.pipe
 
 
 def main() -> None:

@@ -226,10 +226,10 @@ def run(
     if main_process:
         ema.copy_to(unet.parameters())
         trained = accelerator.unwrap_model(unet, keep_fp32_wrapper=False).eval()
-        pipe = fit_pipeline(trained, scheduler, extractor, cached, samples, train_groups, held_out_samples, config)
+        fitted = fit_pipeline(trained, scheduler, extractor, cached, samples, train_groups, held_out_samples, config)
         summary = {"seconds": time.perf_counter() - started, "peak_memory_mib": peak_memory_mib(), "steps": step}
         settings = dataclasses.replace(config, max_train_steps=steps, overwrite=False)
-        save_model(pipe, folder.path, settings, held_out_samples, summary)
+        save_model(fitted, folder.path, settings, held_out_samples, summary)
         folder.record(now, is_finished=True)
         print(f"saved the pipeline to {folder.path} after {summary['seconds']:.0f} s")
         del cached, train_loader, held_out_loader, loader  # Windows removes no file that is mapped

@@ -17,7 +17,7 @@ _SOURCES = {
     "JointUNet2DOutput": ".models.unet_joint",
     "LinearDiscriminant": ".models.discriminant",
     "ModelMixin": "diffusers",  # this one and SchedulerMixin are looked up here by diffusers, as base classes of components
-    "MultiscaleGaussian": ".models.multiscale",
+    "MultiscaleFeatures": ".models.multiscale",
     "PadimGaussian": ".models.gaussian",
     "SchedulerMixin": "diffusers",
     "detection_metrics": ".evaluation.metrics",
@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # the same, as type checkers and editors read it
     from .models.discriminant import LinearDiscriminant as LinearDiscriminant
     from .models.feature_extractor import FeatureExtractor as FeatureExtractor
     from .models.gaussian import PadimGaussian as PadimGaussian
-    from .models.multiscale import MultiscaleGaussian as MultiscaleGaussian
+    from .models.multiscale import MultiscaleFeatures as MultiscaleFeatures
     from .models.unet_joint import JointUNet2DModel as JointUNet2DModel
     from .models.unet_joint import JointUNet2DOutput as JointUNet2DOutput
     from .pipeline_diffad import DiffADPipeline as DiffADPipeline

@@ -15,7 +15,7 @@ COMPONENT_CLASSES = {
     "residual_gaussian": (PACKAGE, "PadimGaussian"),
     "calibration": (PACKAGE, "Calibration"),
     "discriminant": (PACKAGE, "LinearDiscriminant"),
-    "multiscale": (PACKAGE, "MultiscaleGaussian"),
+    "multiscale": (PACKAGE, "MultiscaleFeatures"),
 }
 OPTIONAL_COMPONENTS = ("discriminant", "multiscale")
 

@@ -19,7 +19,7 @@ from .model_index import PACKAGE
 from .models.discriminant import LinearDiscriminant
 from .models.feature_extractor import FeatureExtractor
 from .models.gaussian import PadimGaussian
-from .models.multiscale import MultiscaleGaussian
+from .models.multiscale import MultiscaleFeatures
 from .models.unet_joint import JointUNet2DModel
 from .pipeline_former_names import FormerNames
 from .pipeline_output import DiffADOutput, ReconstructionOutput
@@ -73,7 +73,7 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
         residual_gaussian: PadimGaussian,
         calibration: Calibration,
         discriminant: LinearDiscriminant | None = None,
-        multiscale: MultiscaleGaussian | None = None,
+        multiscale: MultiscaleFeatures | None = None,
     ):
         super().__init__()
         if not hasattr(unet, "feature_head"):

@@ -8,7 +8,7 @@ import psutil
 import pytest
 import torch
 from diffad import Calibration, ImageError
-from diffad.scoring.calibration import TermStatistics, split_for_statistics
+from diffad.scoring.statistics import TermStatistics, split_for_statistics
 from diffad.scoring.config import TERMS
 from fixed_maps import FixedMaps, fit, random_maps
 from PIL import Image
@@ -67,7 +67,7 @@ def test_fit_matches_the_formulas_written_out(standardized_terms, batch_size):
     )
     raw = random_maps(calibration, count=23)
     fit(calibration, raw, batch_size=batch_size)
-    of_statistics, of_thresholds = split_for_statistics(np.arange(23), seed=0)
+    of_statistics, of_thresholds = split_for_statistics(np.arange(23), seed=0, share=0.1)
     assert len(of_statistics) == 2
     if not standardized_terms:
         of_thresholds = np.arange(23)
@@ -109,18 +109,18 @@ def test_calibration_of_several_categories_is_that_of_each_alone():
 @pytest.mark.parametrize(("count", "expected"), [(2, 1), (4, 1), (19, 1), (20, 2), (114, 11)])
 def test_one_image_in_ten_gives_the_statistics_and_none_is_lost(count, expected):
     images = np.arange(count) + 1000
-    of_statistics, of_thresholds = split_for_statistics(images, seed=3)
+    of_statistics, of_thresholds = split_for_statistics(images, seed=3, share=0.1)
     assert len(of_statistics) == expected
     assert sorted([*of_statistics, *of_thresholds]) == images.tolist()
     if count > 4:
-        assert not np.array_equal(of_statistics, split_for_statistics(images, seed=4)[0])
+        assert not np.array_equal(of_statistics, split_for_statistics(images, seed=4, share=0.1)[0])
 
 
 def test_statistics_and_thresholds_do_not_share_images():
     """Else the scores behind the thresholds would not be exchangeable with those of new images."""
     calibration = Calibration()
     maps = random_maps(calibration, count=12)
-    of_statistics, of_thresholds = split_for_statistics(np.arange(12), seed=0)
+    of_statistics, of_thresholds = split_for_statistics(np.arange(12), seed=0, share=0.1)
     scorer = fit(calibration, maps)
     assert scorer.asked == [*of_statistics, *of_thresholds]
     mean, std = calibration.term_mean.clone(), calibration.term_std.clone()
@@ -174,7 +174,7 @@ def test_pipeline_calibrates_as_all_its_maps_in_memory_would():
     with torch.no_grad():
         maps = pipe.scorer.raw_term_maps(pixels)
     raw = torch.stack([maps[name] for name in calibration.term_map_names], dim=1).double().numpy()
-    of_statistics, of_thresholds = split_for_statistics(np.arange(11), seed=0)
+    of_statistics, of_thresholds = split_for_statistics(np.arange(11), seed=0, share=0.1)
     mean = dict(zip(maps, raw[of_statistics].mean(axis=(0, 2, 3))))
     std = dict(zip(maps, raw[of_statistics].std(axis=(0, 2, 3))))
     naive = [naive_map(calibration, image, mean, std) for image in raw[of_thresholds]]

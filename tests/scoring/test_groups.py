@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from diffad.scoring.calibration import split_for_statistics
+from diffad.scoring.statistics import split_for_statistics
 from diffad.scoring.conformal import conformal_threshold
 from tiny_pipeline import smooth_images, tiny_pipeline
 
@@ -16,7 +16,7 @@ def test_a_group_counts_once_with_its_highest_score(pipe):
     images = smooth_images(24, seed=4)
     groups = [f"part {i % 8}" for i in range(24)]
     calibration = pipe.calibrate(images, groups=groups)
-    of_statistics, of_thresholds = split_for_statistics(np.arange(8), seed=0)
+    of_statistics, of_thresholds = split_for_statistics(np.arange(8), seed=0, share=0.1)
     assert calibration.config.num_calibration_images == len(of_thresholds) == 7
 
     scores = pipe(images, false_alarm_rate=0.5).image_scores

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from diffad import Calibration, DiffADPipeline, ImageError
 from diffad.data import DataError, Sample, evaluation_samples
-from diffad.scoring.calibration import TermStatistics, split_for_statistics
+from diffad.scoring.statistics import TermStatistics, split_for_statistics
 from diffad.scoring.conformal import threshold_rank
 from diffad.system.memory import keep_freed_memory
 from diffad_training.benchmarks.held_out import held_out_samples
@@ -155,7 +155,7 @@ def fit(calibration: Calibration, term_maps: np.ndarray, statistics: Sequence[Te
     """Calibrates on the chosen images, as the pipeline does."""
     config = calibration.config
     if config.standardized_terms and not config.per_image:
-        for_statistics, chosen = split_for_statistics(chosen, config.seed)
+        for_statistics, chosen = split_for_statistics(chosen, config.seed, config.statistics_share)
         calibration.set_statistics(reduce(add, [statistics[i] for i in for_statistics]))
     scores, maxima = ([score(calibration, term_maps[i], top_k) for i in chosen] for top_k in (config.top_k, 1))
     calibration.set_scores([np.array(scores)], [np.array(maxima)])

@@ -7,8 +7,8 @@ from .defect_masks import check_edge
 
 TIMESTEP_TERMS = ("kl", "rgb", "feature")
 TERMS = (*TIMESTEP_TERMS, "residual", "mahalanobis")
-SCALE_TERMS = ("coarse", "detail", "coarse_detail")
-DETAIL_TERMS = ("detail", "coarse_detail")  # they look at the image at twice the model's resolution
+SCALE_TERMS = ("coarse", "detail", "coarse_detail", "neighbors")
+DETAIL_TERMS = ("detail", "coarse_detail", "neighbors")  # they look at the image at twice the model's resolution
 # Chosen on synthetic defects on held-out good images (training/benchmarks/choose_weights.py), the same for every category.
 DEFAULT_WEIGHTS = {"rgb": 1 / 6, "residual": 2 / 3, "mahalanobis": 1 / 6}
 
@@ -32,7 +32,8 @@ class ScoreConfig:
         verdict: share of each term in an image score of its own: the mean of the term's highest pixels, standardised by that of
             good images. Empty takes the image score from the anomaly map.
         verdict_area: share of the pixels that are a term's highest.
-        scales: further terms, of a model's Gaussians at other scales (`coarse`, `detail`, `coarse_detail`).
+        scales: further terms, of a model's Gaussians at other scales (`coarse`, `detail`, `coarse_detail`,
+            `neighbors`).
         statistics_share: share of the calibration images that give the statistics instead of thresholds, about; see
             [`~diffad.scoring.conformal.images_behind_thresholds`].
         mask_edge: share of a peak's height at which a mask ends; see [`~diffad.scoring.defect_masks.defect_mask`].

@@ -54,8 +54,8 @@ class Judging:
             of_category = f" of category {category}" if len(self.images_per_category) > 1 else ""
             needed = conformal.images_needed(conformal.DEFAULT_FALSE_ALARM_RATE, self.config.statistics_share)
             warnings.warn(
-                f"{n} calibration images{of_category} behind the thresholds guarantee a false-alarm rate of {rate:.3g} at "
-                f"best: that is used in place of {conformal.DEFAULT_FALSE_ALARM_RATE}, which needs {needed} (see pipe.calibrate)",
+                f"{n} calibration images{of_category} behind the thresholds guarantee a rate of {rate:.3g} at best: "
+                f"that is used in place of {conformal.DEFAULT_FALSE_ALARM_RATE}, which needs {needed} (see pipe.calibrate)",
                 stacklevel=3,  # the caller, beyond what takes former names
             )
         return rate

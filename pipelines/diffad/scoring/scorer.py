@@ -167,7 +167,7 @@ class Scorer(torch.nn.Module):
             maps["coarse"] = _distance_map(self.multiscale("coarse", pyramid.coarse, category), size)
         if not set(DETAIL_TERMS).isdisjoint(terms):
             enlarged = self.feature_extractor.pyramid(self._enlarged(images) if detail is None else detail, features.shape[-2:])
-            for name, values in (("detail", enlarged.fine), ("coarse_detail", enlarged.coarse)):
+            for name, values in (("detail", enlarged.fine), ("coarse_detail", enlarged.coarse), ("neighbors", enlarged.fine)):
                 if name in terms:
                     maps[name] = _distance_map(self.multiscale(name, values, category), size)
         return maps

@@ -77,7 +77,7 @@ class TermStatistics:
 
     @property
     def verdict_mean_and_std(self) -> tuple[np.ndarray, np.ndarray]:
-        """`(V,)` each, over the images; the spread is drawn towards a tenth of the mean, the more the fewer images there are."""
+        """`(V,)` each, over the images; the spread is drawn towards a tenth of the mean, more so for few images."""
         mean = self.highest.mean(axis=1)
         squares = np.square(self.highest - mean[:, None]).sum(axis=1)
         prior = PRIOR_IMAGES * np.square(PRIOR_SPREAD * mean)

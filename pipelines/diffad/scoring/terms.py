@@ -78,7 +78,7 @@ def mean_over_timesteps(term_maps: Mapping[str, torch.Tensor]) -> dict[str, torc
 
 
 def log_mean_exponential(scores: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> torch.Tensor:
-    """log of the weighted mean of e^score, `(B,)`: close to the largest where it stands out, to the mean where all are alike."""
+    """log of the weighted mean of e^score, `(B,)`: close to the largest where one stands out, else to the mean."""
     shares = torch.tensor([weights[name] / sum(weights.values()) for name in weights], dtype=torch.float64)
     stacked = torch.stack([scores[name] for name in weights])  # (V, B)
     return torch.logsumexp(stacked + shares.log().to(stacked)[:, None], dim=0)

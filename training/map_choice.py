@@ -1,0 +1,209 @@
+"""Chooses a product's anomaly map by synthetic defects on held-out good images: which terms, and how Gaussians are conditioned.
+
+A candidate's worth is its pixel AP, the mean over the kinds of defects, so that a kind that nothing finds does not decide. The
+default stays unless another is better by more than chance: by two standard errors of the paired difference, from resamples of
+the images. The good images are those behind the score's statistics; the ones behind thresholds are never looked at, so that the
+guarantee for good parts holds.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from diffad.evaluation.counts import count_pixels
+from diffad.evaluation.sweep import sweep, sweep_metrics
+from diffad.imaging.maps import resize_map
+from diffad.imaging.preprocessing import ImageInput, resize_rgb
+from diffad.scoring.inputs import InputReader
+from diffad.scoring.scorer import Scorer
+from diffad.scoring.tails import Tail, decades, fit_tail
+from diffad.scoring.terms import mean_over_timesteps
+from diffad_training.likely_defects import KINDS, likely_defects
+from PIL import Image
+from tqdm.auto import tqdm
+
+DEFECTS = 60
+BATCH_SIZE = 8
+LARGEST_SIDE = 768  # pixels of the images that defects are put on
+MAP_SIZE = (128, 128)  # of the compared maps: a quarter of the pixels, and the metric sorts them all
+RESAMPLES = 200
+STANDARD_ERRORS = 2.0
+MARGIN = 0.01  # of AP, below which a difference is not worth a change
+DEFAULT = ("rgb", "residual", "detail")
+CANDIDATES = (
+    DEFAULT,
+    ("residual", "detail"),
+    ("rgb", "detail"),
+    ("detail",),
+    (*DEFAULT, "neighbors"),
+    ("detail", "neighbors"),
+    ("neighbors",),
+)
+# Of the Gaussians behind residual and detail: each position's own covariance, or one drawn towards the mean of all positions.
+CONDITIONINGS = ("own", "pooled")
+CONDITIONED = {"residual", "detail"}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A map: the mean tail probability of some terms, with Gaussians of one conditioning."""
+
+    terms: tuple[str, ...]
+    conditioning: str
+
+    @property
+    def name(self) -> str:
+        return " + ".join(self.terms) + (", pooled" if self.conditioning == "pooled" else "")
+
+
+@dataclass(frozen=True)
+class MapChoice:
+    """What was chosen.
+
+    Args:
+        chosen: the candidate.
+        margin, standard_error: of its AP over the default's, and of that difference; 0 for the default.
+        average_precision: of every candidate, by name, the best first.
+        defects: how many there were, on how many images.
+        pictures: defective images `(H, W, 3)` uint8 with their masks, some of each kind.
+    """
+
+    chosen: Candidate
+    margin: float
+    standard_error: float
+    average_precision: Mapping[str, float]
+    defects: tuple[int, int]
+    pictures: Sequence[tuple[np.ndarray, np.ndarray]]
+
+    def to_dict(self) -> dict:
+        """For training_summary.json."""
+        return {
+            "chosen": self.chosen.name,
+            "margin": round(self.margin, 4),
+            "standard_error": round(self.standard_error, 4),
+            "average_precision": {name: round(value, 4) for name, value in self.average_precision.items()},
+            "synthetic_defects": self.defects[0],
+            "good_images": self.defects[1],
+        }
+
+
+def candidates(scales: Sequence[str]) -> list[Candidate]:
+    """All of them, the default first, for a model with these scales."""
+    possible = [terms for terms in CANDIDATES if "neighbors" not in terms or "neighbors" in scales]
+    return [
+        Candidate(terms, conditioning)
+        for conditioning, terms in product(CONDITIONINGS, possible)
+        if conditioning == "own" or not CONDITIONED.isdisjoint(terms)
+    ]
+
+
+@torch.no_grad()
+def choose_map(
+    scorers: Mapping[str, Scorer],
+    reader: InputReader,
+    images: Sequence[ImageInput],
+    categories: Sequence[int] | None,
+    seed: int,
+    roi: torch.Tensor | None = None,
+) -> MapChoice:
+    """Chooses the anomaly map of a fitted model.
+
+    Args:
+        scorers: by conditioning, with all scales.
+        reader: of one of them.
+        images: good ones that give the statistics of the score.
+        categories: index of each image's category, where there are several.
+        seed: of the defects and the resamples; the same images and seed choose the same.
+        roi: region of interest, bool `(h, w)`, in which defects count.
+    """
+    originals = [
+        _shrunk(batch.originals[0]) for i in range(len(images)) for batch in reader.batches(images, categories, 1, [i])
+    ]
+    made = likely_defects(originals, DEFECTS, seed)
+    everything = [*images, *(image for image, _, _, _ in made)]
+    owners = [*range(len(images)), *(i for _, _, _, i in made)]
+    of_image = None if categories is None else [categories[i] for i in owners]
+    inside = np.ones(MAP_SIZE, bool) if roi is None else _at_map_size(roi.cpu().numpy())
+    masks = np.zeros((len(everything), *MAP_SIZE), bool)
+    for i, (_, mask, _, _) in enumerate(made, start=len(images)):
+        masks[i] = _at_map_size(mask) & inside
+    kinds = np.array([""] * len(images) + [kind for _, _, kind, _ in made])
+    resamples = _resamples(kinds, np.random.default_rng(seed))
+
+    tried = candidates(scorers["own"].config.scales)
+    precision: dict[Candidate, np.ndarray] = {}
+    for conditioning, scorer in scorers.items():
+        of_conditioning = [candidate for candidate in tried if candidate.conditioning == conditioning]
+        terms = sorted({term for candidate in of_conditioning for term in candidate.terms})
+        maps = _maps_in_decades(scorer, reader, everything, of_image, terms, len(images))
+        for candidate in of_conditioning:
+            fused = inside * sum(maps[term] for term in candidate.terms)
+            precision[candidate] = np.mean([_average_precision(fused, masks, *of_kind) for of_kind in resamples], axis=0)
+
+    best = max(tried, key=lambda candidate: precision[candidate][0])  # of several equal ones the first
+    gain = precision[best] - precision[tried[0]]
+    standard_error = float(np.std(gain[1:]))
+    is_better = gain[0] > max(MARGIN, STANDARD_ERRORS * standard_error)
+    ranking = sorted(tried, key=lambda candidate: -precision[candidate][0])
+    return MapChoice(
+        chosen=best if is_better else tried[0],
+        margin=float(gain[0]) if is_better else 0.0,
+        standard_error=standard_error if is_better else 0.0,
+        average_precision={candidate.name: float(precision[candidate][0]) for candidate in ranking},
+        defects=(len(made), len(images)),
+        pictures=[(image, mask) for image, mask, _, _ in made[: 3 * len(KINDS)]],
+    )
+
+
+def _maps_in_decades(
+    scorer: Scorer,
+    reader: InputReader,
+    images: Sequence[ImageInput],
+    categories: Sequence[int] | None,
+    terms: Sequence[str],
+    good_images: int,
+) -> dict[str, np.ndarray]:
+    """Each term's maps `(N, *MAP_SIZE)` as tail probabilities under the first, good images of the same category."""
+    raw = {term: np.zeros((len(images), *MAP_SIZE), np.float32) for term in terms}
+    for batch in tqdm(reader.batches(images, categories, BATCH_SIZE), desc="choosing the map", mininterval=2, disable=None):
+        of_batch = scorer.raw_term_maps(batch.pixels, batch.category, terms, detail=batch.detail)
+        for term, maps in mean_over_timesteps(of_batch).items():
+            raw[term][batch.indices] = resize_map(maps, MAP_SIZE).cpu().numpy()
+    of_image = np.zeros(len(images), int) if categories is None else np.asarray(categories)
+    for values in raw.values():
+        for category in np.unique(of_image):
+            chosen = of_image == category
+            good = values[:good_images][chosen[:good_images]].ravel()
+            tail = Tail(*map(torch.from_numpy, fit_tail(good, np.ones(len(good)))))
+            values[chosen] = decades(torch.from_numpy(values[chosen]).double(), tail).numpy()
+    return raw
+
+
+def _resamples(kinds: np.ndarray, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each kind of defect which images take part, good ones among them, and how often in each resample; first all once."""
+    good, result = np.flatnonzero(kinds == ""), []
+    for kind in KINDS:
+        defective = np.flatnonzero(kinds == kind)
+        if len(defective):
+            drawn = [
+                rng.multinomial(len(part), np.full(len(part), 1 / len(part)), size=RESAMPLES) for part in (good, defective)
+            ]
+            weights = np.concatenate([np.ones((1, len(good) + len(defective))), np.concatenate(drawn, axis=1)])
+            result.append((np.concatenate([good, defective]), weights))
+    return result
+
+
+def _average_precision(maps: np.ndarray, masks: np.ndarray, chosen: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Pixel AP of some of the images in every resample."""
+    return sweep_metrics(sweep(count_pixels(maps[chosen], masks[chosen]), weights))["ap"]
+
+
+def _at_map_size(mask: np.ndarray) -> np.ndarray:
+    return resize_map(torch.from_numpy(mask[None]).float(), MAP_SIZE)[0].numpy() >= 0.5
+
+
+def _shrunk(image: Image.Image) -> np.ndarray:
+    scale = min(1.0, LARGEST_SIDE / max(image.size))
+    return resize_rgb(image, (round(scale * image.height), round(scale * image.width))).transpose(1, 2, 0)
