@@ -6,8 +6,8 @@ import warnings
 import numpy as np
 import pytest
 from diffad import DiffADPipeline
-from diffad.scoring.statistics import split_for_statistics
 from diffad.scoring.inputs import InputReader
+from diffad.scoring.statistics import split_for_statistics
 from three_products import LABELS, NAMES, mixed_images, three_products
 from tiny_pipeline import category_images, smooth_images, tiny_pipeline
 

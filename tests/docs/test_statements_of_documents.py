@@ -13,9 +13,10 @@ from diffad.imaging.reading import IMAGE_SUFFIXES
 from diffad.jobs.table import SCHEMA
 from diffad.pipeline_output import DiffADOutput
 from diffad.repair.presets import PRESETS
-from diffad.scoring.config import DEFAULT_WEIGHTS, TERMS, ScoreConfig
+from diffad.scoring.config import SCALE_TERMS, TERMS, ScoreConfig
 from diffad.scoring.conformal import check_supported, images_behind_thresholds, smallest_rate, threshold_rank
 from diffad.scoring.defect_masks import DEFAULT_EDGE
+from diffad.scoring.presets import DEFAULT
 from diffad_training.benchmarks import ablation, detection, records, repair
 from diffad_training.config import TrainingConfig
 from documents import DOCUMENTS, GUIDE, README, ROOT, TRAINING
@@ -113,10 +114,16 @@ def test_the_guide_names_all_image_formats():
 
 
 def test_the_guide_explains_the_score():
-    assert re.findall(r"^- `(\w+)`: ", GUIDE.text, re.MULTILINE) == ["rgb", "kl", "feature", "residual", "mahalanobis"]
-    assert set(TERMS) == {"rgb", "kl", "feature", "residual", "mahalanobis"}
-    (weights,) = re.findall(r"by default `(\{.*?\})`", GUIDE.text)
-    assert eval(weights) == pytest.approx(DEFAULT_WEIGHTS)
+    explained = [
+        term
+        for terms in re.findall(r"^- (`\w+`(?:, `\w+`)*): ", GUIDE.text, re.MULTILINE)
+        for term in re.findall(r"\w+", terms)
+    ]
+    assert sorted(explained) == sorted((*TERMS, *SCALE_TERMS))
+    (weights,) = re.findall(r"The default, (.*?),\s+stays unless", GUIDE.text, re.DOTALL)
+    assert re.findall(r"`(\w+)`", weights) == list(DEFAULT["weights"])
+    (verdict,) = re.findall(r"of the pixels of each of the terms (.*?), standardises", GUIDE.text, re.DOTALL)
+    assert sorted(re.findall(r"`(\w+)`", verdict)) == sorted(DEFAULT["verdict"])
     (timesteps,) = re.findall(r"timesteps (\d+), (\d+) and (\d+) of", GUIDE.text)
     assert tuple(map(int, timesteps)) == ScoreConfig().timesteps
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from diffad import Calibration
 from diffad.scoring import conformal
+from diffad.scoring.config import ScoreConfig
 from diffad.scoring.judging import check_finite
 from diffad.scoring.statistics import TermStatistics
-from diffad.scoring.config import ScoreConfig
 from diffad.scoring.terms import standardize_per_image
 from fixed_maps import fit, random_maps, with_scores
 

@@ -8,8 +8,8 @@ import psutil
 import pytest
 import torch
 from diffad import Calibration, ImageError
-from diffad.scoring.statistics import TermStatistics, split_for_statistics
 from diffad.scoring.config import TERMS
+from diffad.scoring.statistics import TermStatistics, split_for_statistics
 from fixed_maps import FixedMaps, fit, random_maps
 from PIL import Image
 from tiny_pipeline import SIZE, category_images, smooth_images, tiled_pipeline, tiny_pipeline

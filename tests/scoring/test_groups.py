@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from diffad.scoring.statistics import split_for_statistics
 from diffad.scoring.conformal import conformal_threshold
+from diffad.scoring.statistics import split_for_statistics
 from tiny_pipeline import smooth_images, tiny_pipeline
 
 

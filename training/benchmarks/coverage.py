@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from diffad import Calibration, DiffADPipeline, ImageError
 from diffad.data import DataError, Sample, evaluation_samples
-from diffad.scoring.statistics import TermStatistics, split_for_statistics
 from diffad.scoring.conformal import threshold_rank
+from diffad.scoring.statistics import TermStatistics, split_for_statistics
 from diffad.system.memory import keep_freed_memory
 from diffad_training.benchmarks.held_out import held_out_samples
 from tqdm.auto import tqdm

@@ -51,9 +51,10 @@ def calibrate(
     if output is None and not is_model(Path(model)):
         raise ValueError(f"{model}: is on the Hub; give a folder for the calibrated model with --output")
     images = calibration_images(good_folder, all_good, images_trained_on(Path(model)))
-    if false_alarm_rate is not None:  # known before the images are measured
-        check_supported(images_behind_thresholds(len(images)), false_alarm_rate)
     pipe = load_model(model, device)
+    if false_alarm_rate is not None:  # known before the images are measured
+        behind_thresholds = images_behind_thresholds(len(images), pipe.calibration.config.statistics_share)
+        check_supported(behind_thresholds, false_alarm_rate)
     calibration = calibrate_on(pipe, images, batch_size, roi)
     rates = calibration.supported_rates(false_alarm_rate)
     if output is None:

@@ -10,7 +10,7 @@ import torch
 from ..data import Sample
 from ..pipeline_diffad import DiffADPipeline
 from ..scoring.calibration import Calibration
-from ..scoring.config import TERMS, term_of
+from ..scoring.config import term_of
 from ..system.memory import peak_memory_mib
 from .metrics import detection_metrics, localization_metrics, mask_metrics
 from .scored_samples import ScoredSamples
@@ -86,7 +86,7 @@ def score_rows(term_map_names: Sequence[str]) -> dict[str, dict[str, float]]:
             **{name: (1 - PAPER_ALPHA) / len(maps_of("feature")) for name in maps_of("feature")},
         }
     }
-    for term in TERMS:
+    for term in dict.fromkeys(map(term_of, term_map_names)):
         rows[term] = {name: 1 / len(maps_of(term)) for name in maps_of(term)}
     for name in term_map_names:
         if "@" in name:

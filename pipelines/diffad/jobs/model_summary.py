@@ -1,7 +1,10 @@
 """What a trained pipeline is, in the words of its user."""
 
+from collections.abc import Mapping
+
 from ..pipeline_diffad import DiffADPipeline
 
+FUSIONS = {"sum": "standardised", "tails": "as tail probabilities"}
 FALSE_ALARM_RATES = (0.05, 0.01)
 
 
@@ -14,8 +17,10 @@ def summarize_model(pipe: DiffADPipeline) -> dict[str, str]:
         "image size": "{1} x {0} pixels (width x height)".format(*pipe.image_size),
         "feature extractor": f"{backbone}, {extractor.channels} channels, a position every {extractor.stride} pixels",
         "UNet": f"{parameters / 1e6:.1f} M parameters, predicts {pipe.scheduler.config.prediction_type}",
-        "score": " + ".join(f"{weight:.3g} {term}" for term, weight in settings.weights.items())
-        + f"; mean of the highest {settings.top_k} pixel(s), smoothing {settings.smoothing_sigma:g} pixels",
+        "anomaly map": f"{_sum_of(settings.weights)}, {FUSIONS[settings.fusion]}, smoothing {settings.smoothing_sigma:g} pixels",
+        "image score": f"{_sum_of(settings.verdict)}, the highest {settings.verdict_area:.0%} of the pixels of each"
+        if settings.verdict
+        else f"mean of the map's highest {settings.top_k} pixel(s)",
         "timesteps": ", ".join(map(str, settings.timesteps)),
         "calibration images": ", ".join(map(str, pipe.calibration.images_per_category)),
     }
@@ -25,6 +30,10 @@ def summarize_model(pipe: DiffADPipeline) -> dict[str, str]:
         for rate in FALSE_ALARM_RATES:
             summary[f"threshold at {rate:.0%}" + f", {name}" * bool(name)] = _threshold(pipe, rate, index)
     return summary
+
+
+def _sum_of(weights: Mapping[str, float]) -> str:
+    return " + ".join(term if weight == 1 else f"{weight:.3g} {term}" for term, weight in weights.items())
 
 
 def _threshold(pipe: DiffADPipeline, rate: float, category: int) -> str:

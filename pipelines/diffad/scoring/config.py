@@ -9,7 +9,7 @@ TIMESTEP_TERMS = ("kl", "rgb", "feature")
 TERMS = (*TIMESTEP_TERMS, "residual", "mahalanobis")
 SCALE_TERMS = ("coarse", "detail", "coarse_detail", "neighbors")
 DETAIL_TERMS = ("detail", "coarse_detail", "neighbors")  # they look at the image at twice the model's resolution
-# Chosen on synthetic defects on held-out good images (training/benchmarks/choose_weights.py), the same for every category.
+# Of models that diffad 0.1 trained, one mixture for every product; the present default is in presets.py.
 DEFAULT_WEIGHTS = {"rgb": 1 / 6, "residual": 2 / 3, "mahalanobis": 1 / 6}
 
 
