@@ -13,6 +13,8 @@ from diffad_training.good_images import save_held_out
 from diffad_training.likely_defects import KINDS
 from diffad_training.map_choice import MapChoice
 
+SUMMARY = "training_summary.json"
+
 
 def save_model(
     fitted: FittedModel, folder: Path, config: TrainingConfig, held_out: Sequence[Sample], summary: Mapping[str, object]
@@ -30,7 +32,7 @@ def save_model(
         if choice is not None:
             summary = {**summary, "map_choice": choice.to_dict()}
             save_pictures(choice, unfinished / "synthetic_defects.png")
-        (unfinished / "training_summary.json").write_text(json.dumps(dict(summary), indent=2) + "\n")
+        (unfinished / SUMMARY).write_text(json.dumps(dict(summary), indent=2) + "\n")
 
 
 def save_pictures(choice: MapChoice, path: Path) -> None:

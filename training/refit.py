@@ -9,6 +9,7 @@ and the split are those that the model was trained with. Any setting of config.p
 
 import argparse
 import dataclasses
+import json
 import shutil
 import sys
 import time
@@ -24,7 +25,7 @@ from diffad_training.conversion import SettingsError
 from diffad_training.dataset import CachedDataset, build_cache
 from diffad_training.fitting import fit_pipeline
 from diffad_training.good_images import good_samples, read_held_out, split_samples
-from diffad_training.model_files import save_model
+from diffad_training.model_files import SUMMARY, save_model
 
 # Settings that the UNet was trained with.
 OF_THE_UNET = ("resolution", "short_side", "tile_overlap", "extractor", "levels", "feature_stride", "unet", "prediction_type")
@@ -61,9 +62,11 @@ def refit(model: Path, config: TrainingConfig) -> DiffADPipeline:
     finally:
         if config.cache_dir is None:
             shutil.rmtree(cache_dir, ignore_errors=True)
-    summary = {"refit_of": str(model), "seconds": time.perf_counter() - started, "peak_memory_mib": peak_memory_mib()}
+    # Of training, where the model has it; what this took besides.
+    summary = json.loads((model / SUMMARY).read_text()) if (model / SUMMARY).is_file() else {}
+    summary |= {"refit_seconds": time.perf_counter() - started, "refit_peak_memory_mib": peak_memory_mib()}
     save_model(fitted, output, dataclasses.replace(config, overwrite=False), held_out_samples, summary)
-    print(f"saved the pipeline to {output} after {summary['seconds']:.0f} s")
+    print(f"saved the pipeline to {output} after {summary['refit_seconds']:.0f} s")
     return fitted.pipe
 
 

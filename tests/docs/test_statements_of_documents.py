@@ -114,11 +114,8 @@ def test_the_guide_names_all_image_formats():
 
 
 def test_the_guide_explains_the_score():
-    explained = [
-        term
-        for terms in re.findall(r"^- (`\w+`(?:, `\w+`)*): ", GUIDE.text, re.MULTILINE)
-        for term in re.findall(r"\w+", terms)
-    ]
+    listed = re.findall(r"^- (`\w+`(?:, `\w+`)*): ", GUIDE.text, re.MULTILINE)
+    explained = [term for terms in listed for term in re.findall(r"\w+", terms)]
     assert sorted(explained) == sorted((*TERMS, *SCALE_TERMS))
     (weights,) = re.findall(r"The default, (.*?),\s+stays unless", GUIDE.text, re.DOTALL)
     assert re.findall(r"`(\w+)`", weights) == list(DEFAULT["weights"])

@@ -23,11 +23,14 @@ def info(
     ```
     """
     from .. import data
-    from ..jobs.model_summary import summarize_model
+    from ..jobs.model_summary import map_choice, summarize_model
     from .loading import is_model, load_model
 
     if not is_model(Path(path)):
         typer.echo(data.describe(path, all_good=all_good))
         return
-    for heading, text in summarize_model(load_model(path, device)).items():
+    summary = summarize_model(load_model(path, device))
+    if chosen := map_choice(Path(path)):
+        summary["map chosen"] = chosen
+    for heading, text in summary.items():
         typer.echo(f"{heading + ':':<20} {text}")

@@ -1,6 +1,8 @@
 """What a trained pipeline is, in the words of its user."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 from ..pipeline_diffad import DiffADPipeline
 
@@ -17,7 +19,7 @@ def summarize_model(pipe: DiffADPipeline) -> dict[str, str]:
         "image size": "{1} x {0} pixels (width x height)".format(*pipe.image_size),
         "feature extractor": f"{backbone}, {extractor.channels} channels, a position every {extractor.stride} pixels",
         "UNet": f"{parameters / 1e6:.1f} M parameters, predicts {pipe.scheduler.config.prediction_type}",
-        "anomaly map": f"{_sum_of(settings.weights)}, {FUSIONS[settings.fusion]}, smoothing {settings.smoothing_sigma:g} pixels",
+        "anomaly map": f"{_sum_of(settings.weights)}, {FUSIONS[settings.fusion]}, smoothing {settings.smoothing_sigma:g}",
         "image score": f"{_sum_of(settings.verdict)}, the highest {settings.verdict_area:.0%} of the pixels of each"
         if settings.verdict
         else f"mean of the map's highest {settings.top_k} pixel(s)",
@@ -30,6 +32,18 @@ def summarize_model(pipe: DiffADPipeline) -> dict[str, str]:
         for rate in FALSE_ALARM_RATES:
             summary[f"threshold at {rate:.0%}" + f", {name}" * bool(name)] = _threshold(pipe, rate, index)
     return summary
+
+
+def map_choice(folder: Path) -> str | None:
+    """How training chose the anomaly map of the model in a folder, or None where it says nothing of it."""
+    path = folder / "training_summary.json"
+    choice = json.loads(path.read_text(encoding="utf-8")).get("map_choice") if path.is_file() else None
+    if choice is None:
+        return None
+    tried = f"on {choice['synthetic_defects']} synthetic defects on {choice['good_images']} good image(s)"
+    if not choice["margin"]:
+        return f"the default; no other was better by more than chance {tried}"
+    return f"{choice['chosen']}; AP {choice['margin']:.1%} above the default's, +- {choice['standard_error']:.1%}, {tried}"
 
 
 def _sum_of(weights: Mapping[str, float]) -> str:
