@@ -2,10 +2,11 @@
 
     python training/benchmarks/label_ambiguity.py --data_root DATA --models runs/metal_nut --cases flip/000 color/000
 
-A defect with the colours of a good part, or a good part in a wrong pose, is partly explained away by the pixel score; the feature
-score is there to see it whole. For every case the picture shows the image, the truth, the maps of KL, of the features and of
-the stored score; the table has the recall of each: the share of the defect's pixels that is above 99 % of the good test images'
-pixels. Writes the table between the markers of model_cards/label_ambiguity.md and the picture beside it.
+A defect with the colours of a good part, or a good part in a wrong pose, is partly explained away by the pixel score; the
+feature score is there to see it whole. For every case the picture shows the image, the truth, the maps of KL, of the features
+and of the stored score; the table has the recall of each: the share of the defect's pixels that is above 99 % of the good test
+images' pixels. Writes the table between the markers of model_cards/label_ambiguity.md and the picture beside it.
+"""
 
 import argparse
 from collections.abc import Sequence
@@ -30,9 +31,7 @@ GOOD_QUANTILE = 0.99
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Show label ambiguity on real defects.", allow_abbrev=False)
     parser.add_argument("--data_root", type=Path, required=True, help="folder of categories in MVTec layout")
-    parser.add_argument(
-        "--models", nargs="+", type=Path, required=True, help="one each, named CATEGORY..."
-    )
+    parser.add_argument("--models", nargs="+", type=Path, required=True, help="one each, named CATEGORY...")
     parser.add_argument("--cases", nargs="+", required=True, help="DEFECT/NAME of test images, of any of the categories")
     options = parser.parse_args(arguments)
     rows, pictures = [], []
