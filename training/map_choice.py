@@ -1,9 +1,10 @@
 """Chooses a product's anomaly map by synthetic defects on held-out good images: which terms, and how Gaussians are conditioned.
 
 A candidate's worth is its pixel AP, the mean over the kinds of defects, so that a kind that nothing finds does not decide. The
-default stays unless another is better by more than chance: by two standard errors of the paired difference, from resamples of
-the images. The good images are those behind the score's statistics; the ones behind thresholds are never looked at, so that the
-guarantee for good parts holds.
+default stays unless the best is better by more than chance: by two standard errors of the paired difference, from resamples of
+the images. Else that candidate is taken, of those that the best is not better than by more than chance, which comes first. The
+good images are those behind the score's statistics; the ones behind thresholds are never looked at, so that the guarantee for
+good parts holds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -147,19 +148,24 @@ def choose_map(
         fused = inside * sum(maps[candidate.map_name(term)] for term in candidate.terms)
         precision[candidate] = np.mean([_average_precision(fused, masks, *of_kind) for of_kind in resamples], axis=0)
 
-    best = max(tried, key=lambda candidate: precision[candidate][0])  # of several equal ones the first
-    gain = precision[best] - precision[tried[0]]
-    standard_error = float(np.std(gain[1:]))
-    is_better = gain[0] > max(MARGIN, STANDARD_ERRORS * standard_error)
+    # The first, which is the nearest to the default, that the best is not better than by more than chance.
+    best = max(tried, key=lambda candidate: precision[candidate][0])
+    chosen = next(candidate for candidate in tried if not _is_better(precision[best] - precision[candidate]))
+    gain = precision[chosen] - precision[tried[0]]
     ranking = sorted(tried, key=lambda candidate: -precision[candidate][0])
     return MapChoice(
-        chosen=best if is_better else tried[0],
-        margin=float(gain[0]) if is_better else 0.0,
-        standard_error=standard_error if is_better else 0.0,
+        chosen=chosen,
+        margin=float(gain[0]),
+        standard_error=float(np.std(gain[1:])),
         average_precision={candidate.name: float(precision[candidate][0]) for candidate in ranking},
         defects=(len(made), len(images)),
         pictures=[(image, mask) for image, mask, _, _ in made[: 3 * len(KINDS)]],
     )
+
+
+def _is_better(gain: np.ndarray) -> bool:
+    """Whether a difference `(1 + RESAMPLES,)` of AP, first that of all images, is more than chance."""
+    return gain[0] > max(MARGIN, STANDARD_ERRORS * np.std(gain[1:]))
 
 
 def _maps_in_decades(
