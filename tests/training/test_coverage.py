@@ -63,7 +63,7 @@ def test_run_scores_what_the_model_was_not_fitted_on_and_keeps_the_maps(score, t
 
     kept = np.load(maps)
     names = pipe.calibration.score_config.term_map_names
-    pixels = torch.from_numpy(np.asarray(images[12]).transpose(2, 0, 1)[None]).float() / 127.5 - 1
+    pixels = torch.from_numpy(np.array(images[12]).transpose(2, 0, 1)[None]).float() / 127.5 - 1
     with torch.no_grad():
         expected = pipe.scorer.raw_term_maps(pixels)
     np.testing.assert_allclose(kept[6], [expected[name][0] for name in names], rtol=1e-3, atol=1e-4)
