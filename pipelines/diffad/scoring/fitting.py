@@ -37,7 +37,7 @@ def fit_calibration(
     if groups is not None and len(groups) != len(images):
         raise ValueError(f"{len(groups)} groups for {len(images)} images: give one per image")
     calibration = scorer.calibration
-    needs_statistics = bool(scorer.config.standardized_terms) and not scorer.config.per_image
+    needs_statistics = scorer.config.needs_statistics
     of_image = np.zeros(len(images), dtype=int) if categories is None else np.asarray(categories)
     of_group = np.arange(len(images)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     for_statistics: list[int] = []
