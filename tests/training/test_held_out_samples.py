@@ -1,11 +1,11 @@
-"""held_out.py: the names beside a model say which images it holds out, and not the rule that once chose them."""
+"""held_out.json: the names beside a model say which images it holds out, and not the rule that once chose them."""
 
 import json
 
 import pytest
 from data_folders import mvtec_ad
 from diffad.data import DataError, category_samples, training_samples
-from diffad_training.benchmarks.held_out import held_out_samples
+from diffad_training.good_images import held_out_samples
 
 
 def write_model(folder, held_out, **settings):
