@@ -110,11 +110,6 @@ def held_out_samples(model: Path, data: str | None = None) -> list[Sample]:
     return split_by_names(samples, names)[1]
 
 
-def held_out_images(model: Path, size: tuple[int, int]) -> list[np.ndarray]:
-    """`(H, W, 3)` uint8 of the good images that the model was calibrated on and neither trained nor fitted on."""
-    return [resize_rgb(sample.read(), size).transpose(1, 2, 0) for sample in held_out_samples(model)]
-
-
 def images_trained_on(model: Path) -> set[Path]:
     """Image files that a model has been trained on, absolute, as far as its settings, record and data are where they were."""
     settings = model / "training_config.json"

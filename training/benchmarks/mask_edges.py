@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from diffad import DiffADPipeline, localization_metrics
 from diffad.evaluation.metrics import mask_metrics
-from diffad_training.good_images import held_out_images
+from diffad_training.benchmarks.held_out import held_out_images
 from diffad_training.benchmarks.synthetic_defects import defect_set
 
 EDGES = (None, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9)

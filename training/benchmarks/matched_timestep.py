@@ -25,7 +25,7 @@ from diffad.repair.gradient_denoising import (
     matched_timestep,
     unit_direction,
 )
-from diffad_training.good_images import held_out_images
+from diffad_training.benchmarks.held_out import held_out_images
 from diffad_training.benchmarks.repair import psnr
 from diffad_training.benchmarks.synthetic_defects import SyntheticDefect, defect_set
 from tqdm.auto import tqdm

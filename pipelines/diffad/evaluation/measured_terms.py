@@ -25,7 +25,7 @@ SHRINKAGE = 2  # of the maps: a quarter of the pixels, and a metric sorts them a
 
 
 class GoodImages(NamedTuple):
-    """Good images that a model was not trained on, with categories and groups as [`~diffad.DiffADPipeline.calibrate`] has them."""
+    """Good images that a model was not trained on, as [`~diffad.DiffADPipeline.calibrate`] takes them."""
 
     images: Sequence[ImageInput]
     categories: Sequence[str | int] | None = None

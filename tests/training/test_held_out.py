@@ -1,4 +1,4 @@
-"""held_out.json: the names beside a model say which images it holds out, and not the rule that once chose them."""
+"""held_out.py: the names beside a model say which images it holds out, and not the rule that once chose them."""
 
 import json
 
