@@ -92,28 +92,26 @@ def test_the_gain_is_that_of_images_which_did_not_choose(pairs):
     assert choice.gain > max(MARGIN, t.ppf(0.9, 4) * choice.standard_error)
 
 
+def chosen_of(tried, worths):
+    """The choice where the candidates are worth the rows of an array."""
+    rows = iter(worths)
+    return choose(tried, lambda candidate: next(rows))
+
+
 def test_noise_changes_nothing_as_a_rule():
     """All candidates are equally good; the best in sample seems better by far, and is seldom taken."""
     tried = candidates(PRESENT, ["kl", "rgb", "feature", "residual", "mahalanobis"])
     rng, changed, apparent = np.random.default_rng(3), 0, []
     for _ in range(200):
-        of_image = rng.uniform(0.2, 0.8, size=5)
-        worths = iter(of_image + rng.normal(0, 0.1, size=(len(tried), 5)))
-        kept = []
-
-        def worth(candidate):
-            kept.append(next(worths))
-            return kept[-1]
-
-        changed += choose(tried, worth).is_changed
-        apparent.append(np.mean(kept, axis=1).max() - kept[0].mean())
+        worths = rng.uniform(0.2, 0.8, size=5) + rng.normal(0, 0.1, size=(len(tried), 5))
+        changed += chosen_of(tried, worths).is_changed
+        apparent.append(worths.mean(axis=1).max() - worths[0].mean())
     assert np.mean(apparent) > 0.05 and changed <= 0.15 * 200
 
 
 def test_one_good_image_can_judge_no_verdict():
     tried = candidates(PRESENT, ["rgb", "residual"])
-    worths = iter([np.full((4, 1), 0.5), *(np.full((4, 1), 1.0) for _ in tried[1:])])
-    choice = choose(tried, lambda candidate: next(worths))
+    choice = chosen_of(tried, [np.full((4, 1), 0.5), *(np.full((4, 1), 1.0) for _ in tried[1:])])
     assert not choice.is_changed and choice.gain > 0.4 and choice.standard_error == np.inf
 
 
@@ -121,5 +119,4 @@ def test_few_defects_are_trusted_less():
     """The same gain outweighs the distance from the present score for many images, not for two."""
     tried = [PRESENT, Candidate({"coarse": 1.0}, 0.01)]
     for count, is_changed in ((3, False), (30, True)):
-        worths = iter([np.full(count, 0.5), np.full(count, 0.52)])
-        assert choose(tried, lambda candidate: next(worths)).is_changed == is_changed
+        assert chosen_of(tried, [np.full(count, 0.5), np.full(count, 0.52)]).is_changed == is_changed
