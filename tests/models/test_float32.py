@@ -3,7 +3,7 @@
 import pytest
 import torch
 from diffad import Calibration, FeatureExtractor, LinearDiscriminant, PadimGaussian
-from diffad.scoring.calibration import TermStatistics
+from diffad.scoring.statistics import TermStatistics
 
 
 def extractor() -> FeatureExtractor:
@@ -21,9 +21,10 @@ def gaussian() -> PadimGaussian:
 
 
 def calibration() -> Calibration:
-    calibration = Calibration()
-    maps = torch.rand(len(calibration.term_map_names), 4, 4)
-    calibration.set_statistics(TermStatistics.of(maps, torch.ones(4, 4, dtype=torch.bool)))
+    calibration = Calibration(fusion="tails", verdict={"residual": 1.0, "mahalanobis": 1.0})
+    maps = {name: torch.rand(4, 4) for name in calibration.term_map_names}
+    statistics = TermStatistics.of(maps, torch.ones(4, 4, dtype=torch.bool), calibration.score_config)
+    calibration.set_statistics(statistics)
     calibration.set_scores([torch.rand(5).numpy()], [torch.rand(5).numpy()])
     return calibration
 

@@ -5,9 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from diffad import Calibration
+from diffad.scoring.config import ScoreConfig
 from diffad.scoring.fitting import fit_calibration
 from diffad.scoring.inputs import InputReader
 from diffad.scoring.scorer import Scorer
+from diffad.scoring.statistics import TermStatistics
 
 
 class FixedMaps(Scorer):
@@ -19,7 +21,7 @@ class FixedMaps(Scorer):
         self.maps = torch.from_numpy(maps)
         self.asked: list[int] = []  # images whose maps were asked for, in order
 
-    def raw_term_maps(self, images, category=None, terms=None, tiles_per_pass=8):
+    def raw_term_maps(self, images, category=None, terms=None, tiles_per_pass=8, detail=None):
         index = ((images[:, 0, 0, 0] + 1) * 127.5).round().long()
         self.asked += index.tolist()
         return {name: self.maps[index, i] for i, name in enumerate(self.config.term_map_names)}
@@ -46,6 +48,17 @@ def random_maps(calibration: Calibration, count: int = 6, size: tuple[int, int] 
     number = len(calibration.term_map_names)
     spread = np.arange(1, number + 1)[:, None, None]
     return (np.random.default_rng(0).gamma(2, size=(count, number, *size)) * spread + 10 * spread).astype(np.float32)
+
+
+def moments(mean: np.ndarray, std: np.ndarray) -> TermStatistics:
+    """Statistics whose M term maps have the given mean and standard deviation, `(M,)`, without terms of tails or a verdict."""
+    none = {"samples": np.empty((0, 0)), "sample_weights": np.empty(0), "highest": np.empty((0, 1))}
+    return TermStatistics(np.array([1]), mean[:, None], (std**2 + mean**2)[:, None], **none)
+
+
+def named(config: ScoreConfig, maps: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Maps `(M, ...)` by the names of the score's term maps."""
+    return dict(zip(config.term_map_names, maps, strict=True))
 
 
 def with_scores(*scores: np.ndarray) -> Calibration:

@@ -10,9 +10,8 @@ from diffad import Calibration
 from diffad.scoring import conformal
 from diffad.scoring.config import ScoreConfig
 from diffad.scoring.judging import check_finite
-from diffad.scoring.statistics import TermStatistics
 from diffad.scoring.terms import standardize_per_image
-from fixed_maps import fit, random_maps, with_scores
+from fixed_maps import fit, moments, random_maps, with_scores
 
 LABELS = [0, 1, 2] * 2
 
@@ -20,7 +19,7 @@ LABELS = [0, 1, 2] * 2
 def with_statistics(calibration: Calibration, mean: np.ndarray, std: np.ndarray) -> Calibration:
     """One category after the other; mean and std are `(categories, M)`."""
     for category, (m, s) in enumerate(zip(mean, std, strict=True)):
-        calibration.set_statistics(TermStatistics(1, m, s**2 + m**2), category)
+        calibration.set_statistics(moments(m, s), category)
     return calibration
 
 

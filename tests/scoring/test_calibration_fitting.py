@@ -8,21 +8,25 @@ import psutil
 import pytest
 import torch
 from diffad import Calibration, ImageError
-from diffad.scoring.config import TERMS
+from diffad.scoring.config import TERMS, ScoreConfig
 from diffad.scoring.statistics import TermStatistics, split_for_statistics
-from fixed_maps import FixedMaps, fit, random_maps
+from fixed_maps import FixedMaps, fit, moments, named, random_maps
 from PIL import Image
 from tiny_pipeline import SIZE, category_images, smooth_images, tiled_pipeline, tiny_pipeline
 
 # Statistics
 
+WITHOUT_TAILS = {"fusion": "sum", "verdict": {}}
+
 
 def test_statistics_of_parts_add_up_to_those_of_all():
-    maps = torch.randn(6, 4, 5, 7, generator=torch.Generator().manual_seed(0)) * 3 + 10
+    maps = torch.randn(6, 5, 5, 7, generator=torch.Generator().manual_seed(0)) * 3 + 10
     inside = torch.rand(5, 7, generator=torch.Generator().manual_seed(1)) > 0.3
-    parts = [TermStatistics.of(of_image, inside) for of_image in maps]
-    for total in (sum(parts[1:], parts[0]), (parts[3] + parts[5] + parts[0]) + (parts[1] + parts[2] + parts[4])):
-        pixels = maps[:, :, inside].double().numpy()  # (6, 4, pixels)
+    config = ScoreConfig(timesteps=(20,), **WITHOUT_TAILS)
+    parts = [TermStatistics.of(named(config, of_image), inside, config) for of_image in maps]
+    in_two = [TermStatistics.sum([parts[i] for i in half]) for half in ((3, 5, 0), (1, 2, 4))]
+    for total in (TermStatistics.sum(parts), TermStatistics.sum(in_two)):
+        pixels = maps[:, :, inside].double().numpy()  # (6, 5, pixels)
         assert total.count == pixels[:, 0].size
         mean, std = total.mean_and_std
         np.testing.assert_allclose(mean, pixels.mean(axis=(0, 2)), rtol=1e-12)
@@ -30,16 +34,17 @@ def test_statistics_of_parts_add_up_to_those_of_all():
 
 
 def test_statistics_survive_a_large_mean_and_a_small_spread():
-    maps = 1000 + 0.01 * torch.randn(4, 1, 50, 50, generator=torch.Generator().manual_seed(0))
-    parts = [TermStatistics.of(of_image, torch.ones(50, 50, dtype=torch.bool)) for of_image in maps]
-    (std,) = sum(parts[1:], parts[0]).mean_and_std[1]
-    assert std == pytest.approx(maps.double().std(correction=0).item(), rel=1e-5)
+    maps = 1000 + 0.01 * torch.randn(4, 5, 50, 50, generator=torch.Generator().manual_seed(0))
+    config = ScoreConfig(timesteps=(20,), **WITHOUT_TAILS)
+    everywhere = torch.ones(50, 50, dtype=torch.bool)
+    std = TermStatistics.sum([TermStatistics.of(named(config, m), everywhere, config) for m in maps]).mean_and_std[1]
+    np.testing.assert_allclose(std, maps.double().transpose(0, 1).flatten(1).std(dim=1, correction=0), rtol=1e-5)
 
 
 def test_statistics_of_maps_that_are_not_finite_are_refused():
     for broken in (np.nan, np.inf):
         with pytest.raises(ValueError, match="not finite"):
-            Calibration().set_statistics(TermStatistics(1, np.array([0.0] * 10 + [broken]), np.zeros(11)))
+            Calibration().set_statistics(moments(np.array([0.0] * 10 + [broken]), np.zeros(11)))
 
 
 # What is fitted, against all maps in memory
@@ -233,9 +238,13 @@ def test_memory_of_the_process_does_not_grow_with_the_number_of_images():
     process, used = psutil.Process(), []
 
     class LargeMaps(FixedMaps):
-        def raw_term_maps(self, images, category=None, terms=None, tiles_per_pass=8):
+        def __init__(self, calibration, maps):
+            super().__init__(calibration, maps)
+            self.image_size = (256, 256)
+
+        def raw_term_maps(self, images, category=None, terms=None, tiles_per_pass=8, detail=None):
             used.append(process.memory_info().rss)
-            maps = super().raw_term_maps(images, category, terms, tiles_per_pass)
+            maps = super().raw_term_maps(images)
             return {name: of_term.expand(-1, 256, 256) + torch.rand(256, 256) for name, of_term in maps.items()}
 
     calibration = Calibration()

@@ -101,7 +101,7 @@ def test_random_splits_keep_the_level_on_average():
 
 
 @pytest.mark.parametrize(
-    ("rate", "needed", "total"), [(0.5, 1, 2), (0.1, 9, 10), (0.05, 19, 21), (0.01, 99, 109), (0.03, 33, 36)]
+    ("rate", "needed", "total"), [(0.5, 1, 2), (0.1, 9, 10), (0.05, 19, 21), (0.01, 99, 123), (0.03, 33, 49)]
 )
 def test_unsupported_rate_is_refused_with_the_number_needed_and_the_smallest_rate(rate, needed, total):
     scores = np.arange(needed, dtype=float)
@@ -127,7 +127,22 @@ def test_the_number_of_images_needed_is_the_smallest_that_leaves_enough_for_thre
 
 @pytest.mark.parametrize(("images", "behind"), [(2, 1), (4, 3), (19, 18), (20, 18), (21, 19), (114, 103)])
 def test_one_image_in_ten_and_at_least_one_gives_the_statistics(images, behind):
-    assert images_behind_thresholds(images) == behind
+    assert images_behind_thresholds(images, statistics_share=0.1) == behind
+
+
+@pytest.mark.parametrize("share", [0.1, 1 / 3, 0.5])
+def test_statistics_get_their_share_where_the_default_rate_spares_it_but_never_many_images(share):
+    """By definition: of all numbers of images for the statistics that are allowed, the largest."""
+    for images in range(2, 400):
+        allowed = {1} | {k for k in range(2, images) if k <= images / 10 + 1e-9}  # a tenth always, as ever
+        allowed |= {k for k in range(2, 25) if images - k >= 19}  # up to 24 where 19 are left, as 5 % need
+        most = max(k for k in allowed if k == 1 or k <= images * share + 1e-9)
+        assert images_behind_thresholds(images, share) == images - most
+
+
+def test_a_third_gives_the_statistics_by_default():
+    behind = {2: 1, 20: 18, 21: 19, 24: 19, 30: 20, 36: 24, 114: 90, 240: 216, 300: 270}
+    assert {n: images_behind_thresholds(n) for n in behind} == behind
 
 
 @pytest.mark.parametrize(("n", "rate"), [(1, 1 / 2), (4, 1 / 5), (18, 1 / 19), (19, 0.05), (500, 0.05)])

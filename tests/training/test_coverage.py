@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from diffad import Calibration
-from diffad.scoring.calibration import TermStatistics
 from diffad_training.benchmarks import coverage
 from PIL import Image
 from tiny_pipeline import smooth_images, tiny_pipeline
@@ -37,14 +36,18 @@ def test_unsupported_rate_is_refused():
         coverage.coverage(calibration, random_term_maps(calibration, 30), held_out=20, rates=[0.01], splits=2, seed=0)
 
 
-def test_run_scores_what_the_model_was_not_fitted_on_and_keeps_the_maps(tmp_path, capsys):
+OF_TAILS = {"fusion": "tails", "verdict": {"residual": 1.0, "mahalanobis": 2.0}, "statistics_share": 1 / 3}
+
+
+@pytest.mark.parametrize("score", [{"smoothing_sigma": 1.0}, {"smoothing_sigma": 1.0, **OF_TAILS}])
+def test_run_scores_what_the_model_was_not_fitted_on_and_keeps_the_maps(score, tmp_path, capsys):
     images = smooth_images(20, seed=30)
     for name in ("train/good", "test/good", "test/hole"):
         (tmp_path / "data" / name).mkdir(parents=True)
     for i, image in enumerate(images):
         image.save(tmp_path / "data" / ("train/good" if i < 12 else "test/good") / f"{i:02d}.png")
     Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(tmp_path / "data/test/hole/0.png")
-    pipe = tiny_pipeline(smoothing_sigma=1.0)
+    pipe = tiny_pipeline(**score)
     pipe.calibrate(images[:3])
     pipe.save_pretrained(tmp_path / "model")
     (tmp_path / "model/training_config.json").write_text(json.dumps({"held_out_fraction": 0.5, "seed": 0}))
@@ -60,17 +63,18 @@ def test_run_scores_what_the_model_was_not_fitted_on_and_keeps_the_maps(tmp_path
 
     kept = np.load(maps)
     names = pipe.calibration.score_config.term_map_names
-    expected = pipe(images[12], return_term_maps=True).term_maps[0]
-    np.testing.assert_allclose(kept[6], [expected[name] for name in names], rtol=1e-3, atol=1e-4)
+    pixels = torch.from_numpy(np.array(images[12]).transpose(2, 0, 1)[None]).float() / 127.5 - 1
+    with torch.no_grad():
+        expected = pipe.scorer.raw_term_maps(pixels)
+    np.testing.assert_allclose(kept[6], [expected[name][0] for name in names], rtol=1e-3, atol=1e-4)
     # Calibrated anew on the maps, an image scores as by the pipeline that is calibrated anew on the images.
     held_out, _ = coverage.unfitted_samples(tmp_path / "model", str(tmp_path / "data"))
     pipe.calibrate([sample.read for sample in held_out])
-    calibration = Calibration(smoothing_sigma=1.0)
-    inside = calibration.inside((32, 32))
-    statistics = [TermStatistics.of(torch.from_numpy(maps), inside) for maps in kept]
+    calibration = Calibration(**score)
+    statistics = [coverage.statistics_of(calibration, maps) for maps in kept]
     coverage.fit(calibration, kept, statistics, np.arange(6))
     torch.testing.assert_close(calibration.calibration_scores, pipe.calibration.calibration_scores, rtol=1e-3, atol=1e-3)
-    assert coverage.score(calibration, kept[6]) == pytest.approx(pipe(images[12]).image_scores[0], rel=1e-3)
+    assert coverage.scores_of(calibration, kept[6])[0] == pytest.approx(pipe(images[12]).image_scores[0], rel=1e-3)
 
     coverage.main(arguments)  # from the kept maps
     assert json.loads(output.read_text()) == results

@@ -15,15 +15,16 @@ import math
 import sys
 import tempfile
 from collections.abc import Sequence
-from functools import partial, reduce
-from operator import add
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffad import Calibration, DiffADPipeline, ImageError
 from diffad.data import DataError, Sample, evaluation_samples
+from diffad.imaging.maps import resize_map
 from diffad.scoring.conformal import threshold_rank
+from diffad.scoring.inputs import InputReader
 from diffad.scoring.statistics import TermStatistics, split_for_statistics
 from diffad.system.memory import keep_freed_memory
 from diffad_training.good_images import held_out_samples
@@ -70,9 +71,9 @@ def unfitted_samples(model: Path, data: str) -> tuple[list[Sample], list[Sample]
 def measured(pipe: DiffADPipeline, samples: Sequence[Sample], path: Path, batch_size: int) -> np.ndarray:
     """Term maps `(N, len(term_map_names), height, width)` of all samples, memory-mapped from `path`.
 
-    Under the pipeline's present standardisation, which changes nothing: fitting standardises them anew.
+    They are raw, at the model's resolution; fitting standardises them.
     """
-    names = pipe.calibration.score_config.term_map_names
+    names, scorer = pipe.calibration.score_config.term_map_names, pipe.scorer
     shape = (len(samples), len(names), *pipe.image_size)
     if path.is_file():
         stored = np.load(path, mmap_mode="r")
@@ -81,12 +82,14 @@ def measured(pipe: DiffADPipeline, samples: Sequence[Sample], path: Path, batch_
         return stored
     unfinished = path.with_name(f"{path.name}.unfinished")
     stored = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float32, shape=shape)
-    pipe.set_progress_bar_config(disable=True)
-    for start in tqdm(range(0, len(samples), batch_size), desc="scoring", mininterval=2, disable=None):
-        batch = [sample.read for sample in samples[start : start + batch_size]]
-        output = pipe(batch, batch_size=batch_size, map_size=pipe.image_size, return_term_maps=True)
-        for i, maps in enumerate(output.term_maps, start=start):
-            stored[i] = [maps[name] for name in names]
+    reader = InputReader(scorer, None, pipe.device)
+    batches = reader.batches([sample.read for sample in samples], None, batch_size)
+    with torch.no_grad(), tqdm(total=len(samples), desc="scoring", mininterval=2, disable=None) as progress:
+        for batch in batches:
+            raw = scorer.raw_term_maps(batch.pixels, tiles_per_pass=batch_size, detail=batch.detail)
+            for number, name in enumerate(names):
+                stored[batch.indices, number] = resize_map(raw[name], pipe.image_size).cpu().numpy()
+            progress.update(len(batch.indices))
     unfinished.rename(path)
     return stored
 
@@ -109,10 +112,7 @@ def coverage(
         ValueError: if a rate is not supported by so many held-out images; before anything is counted.
     """
     everything = np.arange(len(term_maps))
-    inside = calibration.inside(term_maps.shape[2:])
-    statistics = [
-        TermStatistics.of(torch.from_numpy(np.array(maps)), inside) for maps in term_maps
-    ]  # they add up for every split
+    statistics = [statistics_of(calibration, maps) for maps in term_maps]  # they add up for every split
     measure = partial(false_alarm_rates, calibration, term_maps, statistics, rates=rates)
     natural = measure(everything[:held_out], everything[held_out:])
     rng = np.random.default_rng(seed)
@@ -147,25 +147,37 @@ def false_alarm_rates(
     """Calibrates on the chosen images and returns the share of the others above each rate's threshold."""
     fit(calibration, term_maps, statistics, chosen)
     thresholds = [calibration.image_threshold(rate) for rate in rates]
-    scores = np.array([score(calibration, term_maps[i]) for i in others])
+    scores = np.array([scores_of(calibration, term_maps[i])[0] for i in others])
     return [float((scores > threshold).mean()) for threshold in thresholds]
 
 
 def fit(calibration: Calibration, term_maps: np.ndarray, statistics: Sequence[TermStatistics], chosen: np.ndarray) -> None:
     """Calibrates on the chosen images, as the pipeline does."""
-    config = calibration.config
-    if config.standardized_terms and not config.per_image:
+    config = calibration.score_config
+    if config.needs_statistics:
         for_statistics, chosen = split_for_statistics(chosen, config.seed, config.statistics_share)
-        calibration.set_statistics(reduce(add, [statistics[i] for i in for_statistics]))
-    scores, maxima = ([score(calibration, term_maps[i], top_k) for i in chosen] for top_k in (config.top_k, 1))
-    calibration.set_scores([np.array(scores)], [np.array(maxima)])
+        calibration.set_statistics(TermStatistics.sum([statistics[i] for i in for_statistics]))
+    scores, maxima = np.array([scores_of(calibration, term_maps[i]) for i in chosen]).T
+    calibration.set_scores([scores], [maxima])
 
 
-def score(calibration: Calibration, term_maps: np.ndarray, top_k: int | None = None) -> float:
-    """Image score of term maps `(len(term_map_names), height, width)`, as the pipeline forms it."""
-    named = zip(calibration.score_config.term_map_names, torch.from_numpy(np.array(term_maps)), strict=True)
-    standardized = calibration.standardize({name: term_map[None] for name, term_map in named})
-    return calibration.image_scores(calibration.combine(standardized), top_k).item()
+def statistics_of(calibration: Calibration, term_maps: np.ndarray) -> TermStatistics:
+    """Of one image's raw term maps `(len(term_map_names), height, width)`."""
+    named = {name: term_map[0] for name, term_map in _named(calibration, term_maps).items()}
+    return TermStatistics.of(named, calibration.inside(term_maps.shape[1:]), calibration.score_config)
+
+
+def scores_of(calibration: Calibration, term_maps: np.ndarray) -> tuple[float, float]:
+    """Image score and highest pixel of raw term maps `(len(term_map_names), height, width)`, as the pipeline forms them."""
+    named = _named(calibration, term_maps)
+    anomaly_maps = calibration.anomaly_maps(named)
+    return calibration.scores(named, anomaly_maps).item(), calibration.image_scores(anomaly_maps, top_k=1).item()
+
+
+def _named(calibration: Calibration, term_maps: np.ndarray) -> dict[str, torch.Tensor]:
+    """Term maps `(1, height, width)` by name."""
+    maps = torch.from_numpy(np.array(term_maps))[:, None]
+    return dict(zip(calibration.score_config.term_map_names, maps, strict=True))
 
 
 def table(results: dict) -> str:

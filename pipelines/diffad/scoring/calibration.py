@@ -146,7 +146,7 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
             ValueError: if there is no such score, or a setting is wrong.
         """
         counts = 0 if isinstance(self.config.num_calibration_images, int) else [0] * len(self.images_per_category)
-        present = asdict(self.score_config)
+        present = {field.name: self.config[field.name] for field in fields(ScoreConfig)}  # as they would be saved
         if score is not None:
             size = {name: settings.get(name, present[name]) for name in ("short_side", "tile_overlap", "seed")}
             present = {**asdict(ScoreConfig()), **size, **score_settings(score, size["short_side"])}

@@ -89,6 +89,11 @@ class ScoreConfig:
             raise ValueError(f"tile_overlap must lie in [0, 1), got {self.tile_overlap}")
 
     @property
+    def needs_statistics(self) -> bool:
+        """Whether scores are formed with statistics of good images."""
+        return self.fusion == "tails" or bool(self.verdict) or (bool(self.standardized_terms) and not self.per_image)
+
+    @property
     def all_terms(self) -> tuple[str, ...]:
         """Terms that there are, whether or not the score weighs them."""
         return (*TERMS, *self.scales)

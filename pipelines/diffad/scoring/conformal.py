@@ -63,7 +63,7 @@ def p_values(calibration_scores: np.ndarray, scores: np.ndarray) -> np.ndarray:
 def images_behind_thresholds(calibration_images: int, statistics_share: float = STATISTICS_SHARE) -> int:
     """How many of the calibration images are left for thresholds once the statistics have theirs, at least one.
 
-    The statistics get their share, but no more than 24 images beyond a tenth, nor so many that the default rate is lost.
+    The statistics get their share: up to a tenth always, beyond it up to 24 images as far as the default rate can spare them.
     """
     wanted = _part(calibration_images, statistics_share)
     spare = min(calibration_images - scores_needed(DEFAULT_FALSE_ALARM_RATE), MOST_STATISTICS_IMAGES)

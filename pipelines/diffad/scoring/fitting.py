@@ -86,7 +86,7 @@ def split_calibration_images(
     if groups is not None and len(groups) != len(of_image):
         raise ValueError(f"{len(groups)} groups for {len(of_image)} images: give one per image")
     config = calibration.score_config
-    needs_statistics = bool(config.standardized_terms) and not config.per_image
+    needs_statistics = config.needs_statistics
     of_group = np.arange(len(of_image)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     for_statistics: list[int] = []
     for_thresholds: list[list[np.ndarray]] = []

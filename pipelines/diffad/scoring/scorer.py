@@ -129,6 +129,10 @@ class Scorer(torch.nn.Module):
             maps = self._blended_term_maps(images, category, terms, tiles_per_pass)
         return {name: smooth_map(term_map, self.config.smoothing_sigma) for name, term_map in maps.items()}
 
+    def smoothed_distance_map(self, squared_distance: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Squared distances `(B, h, w)` to good parts as a term map `(B, *size)`."""
+        return smooth_map(_distance_map(squared_distance, size), self.config.smoothing_sigma)
+
     def feature_residuals(self, images: torch.Tensor, category: torch.Tensor | int | None = None) -> torch.Tensor:
         """What `residual_gaussian` is fitted on: `(B, D, h, w)` of images `(B, 3, H, W)` at the model's resolution."""
         predicted = [self._predict(images, category, i).features for i in range(len(self.config.timesteps))]
