@@ -1,12 +1,11 @@
 """What a trained UNet is made a pipeline with: what good parts look like, the discriminant, the score and its calibration."""
 
-import copy
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from diffad import DiffADPipeline, FeatureExtractor, JointUNet2DModel, MultiscaleFeatures, PadimGaussian
+from diffad import DiffADPipeline, FeatureExtractor, JointUNet2DModel, PadimGaussian
 from diffad.data import Sample
 from diffad.imaging.preprocessing import to_model_range
 from diffad.scoring.inputs import InputReader, load_region_at
@@ -112,22 +111,22 @@ def choose_and_set_map(
     statistics = statistics_samples(held_out_samples, config)
     images = [sample.read for sample in statistics]
     categories = [sample.category for sample in statistics] if config.categories else None
-    pooled_multiscale = copy.deepcopy(pipe.multiscale)
-    pooled_multiscale.detail.gaussian = pooled["detail"]
-    parts = {
-        "own": (pipe.residual_gaussian, pipe.multiscale),
-        "pooled": (pooled["residual"], pooled_multiscale),
-    }
-    scorers = {name: _scorer(pipe, residual, multiscale) for name, (residual, multiscale) in parts.items()}
-    reader = InputReader(scorers["own"], pipe.discriminant, pipe.feature_extractor.device)
+    calibration = pipe.calibration.unfitted(scales=tuple(pipe.multiscale.config.scales))
+    parts = (pipe.unet, pipe.scheduler, pipe.feature_extractor, pipe.gaussian, pipe.residual_gaussian, calibration)
+    scorer = Scorer(*parts, pipe.image_size, pipe.feature_extractor.device, pipe.multiscale)
+    reader = InputReader(scorer, pipe.discriminant, pipe.feature_extractor.device)
     roi = None if config.roi is None else load_region_at(config.roi, lambda height, width: pipe.image_size)
-    choice = choose_map(scorers, reader, images, categories, config.seed, roi)
+    choice = choose_map(scorer, pooled, reader, images, categories, config.seed, roi)
     print(f"anomaly map: {choice.chosen.name}", flush=True)
-    residual_gaussian, multiscale = parts[choice.chosen.conditioning]
+    settings = {}
+    if choice.chosen.conditioning == "pooled":
+        pipe.register_modules(residual_gaussian=pooled["residual"])
+        pipe.multiscale.detail.gaussian = pooled["detail"]
+        settings = {name: pooled["detail"].config[name] for name in ("pooling", "regularization")}
     weights = dict.fromkeys(choice.chosen.terms, 1.0)
     needed = {*weights, *pipe.calibration.config.verdict}
-    scales = tuple(scale for scale in multiscale.config.scales if scale in needed)
-    pipe.register_modules(residual_gaussian=residual_gaussian, multiscale=multiscale.with_only(scales))
+    scales = tuple(scale for scale in pipe.multiscale.config.scales if scale in needed)
+    pipe.register_modules(multiscale=pipe.multiscale.with_only(scales, **settings))
     pipe.calibration = pipe.calibration.unfitted(weights=weights, scales=scales)
     return choice
 
@@ -148,10 +147,3 @@ def statistics_samples(held_out_samples: Sequence[Sample], config: TrainingConfi
         else:
             chosen += [held_out_samples[i] for i in indices if names[i] in set(groups[of_statistics])]
     return chosen
-
-
-def _scorer(pipe: DiffADPipeline, residual_gaussian: PadimGaussian, multiscale: MultiscaleFeatures) -> Scorer:
-    """The pipeline's scorer with other parts, and with all scales that these have."""
-    calibration = pipe.calibration.unfitted(scales=tuple(multiscale.config.scales))
-    parts = (pipe.unet, pipe.scheduler, pipe.feature_extractor, pipe.gaussian, residual_gaussian, calibration)
-    return Scorer(*parts, pipe.image_size, pipe.feature_extractor.device, multiscale)

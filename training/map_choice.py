@@ -1,12 +1,13 @@
 """Chooses a product's anomaly map by synthetic defects on held-out good images: which terms, and how Gaussians are conditioned.
 
 A candidate's worth is its pixel AP, the mean over the kinds of defects, so that a kind that nothing finds does not decide. The
-default stays unless another is better by more than chance: by two standard errors of the paired difference, from resamples of
-the images. The good images are those behind the score's statistics; the ones behind thresholds are never looked at, so that the
-guarantee for good parts holds.
+default stays unless the best is better by more than chance: by two standard errors of the paired difference, from resamples of
+the images. Else that candidate is taken, of those that the best is not better than by more than chance, which comes first. The
+good images are those behind the score's statistics; the ones behind thresholds are never looked at, so that the guarantee for
+good parts holds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -16,6 +17,8 @@ from diffad.evaluation.counts import count_pixels
 from diffad.evaluation.sweep import sweep, sweep_metrics
 from diffad.imaging.maps import resize_map
 from diffad.imaging.preprocessing import ImageInput, resize_rgb
+from diffad.models.gaussian import PadimGaussian
+from diffad.scoring.config import SCALE_TERMS
 from diffad.scoring.inputs import InputReader
 from diffad.scoring.scorer import Scorer
 from diffad.scoring.tails import Tail, decades, fit_tail
@@ -43,7 +46,7 @@ CANDIDATES = (
 )
 # Of the Gaussians behind residual and detail: each position's own covariance, or one drawn towards the mean of all positions.
 CONDITIONINGS = ("own", "pooled")
-CONDITIONED = {"residual", "detail"}
+CONDITIONED = ("residual", "detail")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,10 @@ class Candidate:
 
     terms: tuple[str, ...]
     conditioning: str
+
+    def map_name(self, term: str) -> str:
+        """Name of a term's map under this conditioning."""
+        return f"{term}, pooled" if self.conditioning == "pooled" and term in CONDITIONED else term
 
     @property
     def name(self) -> str:
@@ -95,13 +102,14 @@ def candidates(scales: Sequence[str]) -> list[Candidate]:
     return [
         Candidate(terms, conditioning)
         for conditioning, terms in product(CONDITIONINGS, possible)
-        if conditioning == "own" or not CONDITIONED.isdisjoint(terms)
+        if conditioning == "own" or not set(CONDITIONED).isdisjoint(terms)
     ]
 
 
 @torch.no_grad()
 def choose_map(
-    scorers: Mapping[str, Scorer],
+    scorer: Scorer,
+    pooled: Mapping[str, PadimGaussian],
     reader: InputReader,
     images: Sequence[ImageInput],
     categories: Sequence[int] | None,
@@ -111,8 +119,9 @@ def choose_map(
     """Chooses the anomaly map of a fitted model.
 
     Args:
-        scorers: by conditioning, with all scales.
-        reader: of one of them.
+        scorer: with all scales.
+        pooled: the Gaussians of `residual` and `detail` in the other conditioning.
+        reader: of the scorer.
         images: good ones that give the statistics of the score.
         categories: index of each image's category, where there are several.
         seed: of the defects and the resamples; the same images and seed choose the same.
@@ -132,45 +141,62 @@ def choose_map(
     kinds = np.array([""] * len(images) + [kind for _, _, kind, _ in made])
     resamples = _resamples(kinds, np.random.default_rng(seed))
 
-    tried = candidates(scorers["own"].config.scales)
+    tried = candidates(scorer.config.scales)
+    maps = _maps_in_decades(scorer, pooled, reader, everything, of_image, len(images))
     precision: dict[Candidate, np.ndarray] = {}
-    for conditioning, scorer in scorers.items():
-        of_conditioning = [candidate for candidate in tried if candidate.conditioning == conditioning]
-        terms = sorted({term for candidate in of_conditioning for term in candidate.terms})
-        maps = _maps_in_decades(scorer, reader, everything, of_image, terms, len(images))
-        for candidate in of_conditioning:
-            fused = inside * sum(maps[term] for term in candidate.terms)
-            precision[candidate] = np.mean([_average_precision(fused, masks, *of_kind) for of_kind in resamples], axis=0)
+    for candidate in tried:
+        fused = inside * sum(maps[candidate.map_name(term)] for term in candidate.terms)
+        precision[candidate] = np.mean([_average_precision(fused, masks, *of_kind) for of_kind in resamples], axis=0)
 
-    best = max(tried, key=lambda candidate: precision[candidate][0])  # of several equal ones the first
-    gain = precision[best] - precision[tried[0]]
-    standard_error = float(np.std(gain[1:]))
-    is_better = gain[0] > max(MARGIN, STANDARD_ERRORS * standard_error)
+    # The first, which is the nearest to the default, that the best is not better than by more than chance.
+    best = max(tried, key=lambda candidate: precision[candidate][0])
+    chosen = next(candidate for candidate in tried if not _is_better(precision[best] - precision[candidate]))
+    gain = precision[chosen] - precision[tried[0]]
     ranking = sorted(tried, key=lambda candidate: -precision[candidate][0])
     return MapChoice(
-        chosen=best if is_better else tried[0],
-        margin=float(gain[0]) if is_better else 0.0,
-        standard_error=standard_error if is_better else 0.0,
+        chosen=chosen,
+        margin=float(gain[0]),
+        standard_error=float(np.std(gain[1:])),
         average_precision={candidate.name: float(precision[candidate][0]) for candidate in ranking},
         defects=(len(made), len(images)),
         pictures=[(image, mask) for image, mask, _, _ in made[: 3 * len(KINDS)]],
     )
 
 
+def _is_better(gain: np.ndarray) -> bool:
+    """Whether a difference `(1 + RESAMPLES,)` of AP, first that of all images, is more than chance."""
+    return gain[0] > max(MARGIN, STANDARD_ERRORS * np.std(gain[1:]))
+
+
 def _maps_in_decades(
     scorer: Scorer,
+    pooled: Mapping[str, PadimGaussian],
     reader: InputReader,
     images: Sequence[ImageInput],
     categories: Sequence[int] | None,
-    terms: Sequence[str],
     good_images: int,
 ) -> dict[str, np.ndarray]:
     """Each term's maps `(N, *MAP_SIZE)` as tail probabilities under the first, good images of the same category."""
-    raw = {term: np.zeros((len(images), *MAP_SIZE), np.float32) for term in terms}
+    terms = sorted({term for terms in CANDIDATES for term in terms if term not in SCALE_TERMS or term in scorer.config.scales})
+    # The networks run once for both conditionings: what a Gaussian is asked, the other is asked, too.
+    pooled_maps: dict[str, torch.Tensor] = {}
+    own = {"residual": scorer.residual_gaussian, "detail": scorer.multiscale.detail.gaussian}
+
+    def also_ask(term: str) -> Callable:
+        def hook(module: torch.nn.Module, arguments: tuple, result: torch.Tensor) -> None:
+            pooled_maps[f"{term}, pooled"] = scorer.smoothed_distance_map(pooled[term](*arguments), scorer.image_size)
+
+        return hook
+
+    hooks = [own[term].register_forward_hook(also_ask(term)) for term in own]
+    names = [*terms, *(f"{term}, pooled" for term in CONDITIONED)]
+    raw = {name: np.zeros((len(images), *MAP_SIZE), np.float32) for name in names}
     for batch in tqdm(reader.batches(images, categories, BATCH_SIZE), desc="choosing the map", mininterval=2, disable=None):
         of_batch = scorer.raw_term_maps(batch.pixels, batch.category, terms, detail=batch.detail)
-        for term, maps in mean_over_timesteps(of_batch).items():
-            raw[term][batch.indices] = resize_map(maps, MAP_SIZE).cpu().numpy()
+        for name, maps in {**mean_over_timesteps(of_batch), **pooled_maps}.items():
+            raw[name][batch.indices] = resize_map(maps, MAP_SIZE).cpu().numpy()
+    for hook in hooks:
+        hook.remove()
     of_image = np.zeros(len(images), int) if categories is None else np.asarray(categories)
     for values in raw.values():
         for category in np.unique(of_image):

@@ -69,7 +69,7 @@ def test_summary_has_means_beside_the_peers(monkeypatch):
     lines = benchmark.summary_table([result(0, 0.8), result(1, 0.9), bolt], peers).splitlines()
     assert lines[0].startswith("| category | AUPRO: **diffad** | AUPRO: Peer | pixel AP: **diffad** |")
     assert lines[2] == "| nut | 85.0 ± 7.1 | 60.0 | 85.0 ± 7.1 | 70.0 | 85.0 ± 7.1 | 90.0 | 0, 1 |"
-    assert lines[4] == "| mean | 72.5 | 40.0 | 72.5 | 60.0 | 72.5 | 80.0 |  |"
+    assert lines[4] == "| mean of 2 | 72.5 | 40.0 | 72.5 | 60.0 | 72.5 | 80.0 |  |"
 
 
 def test_variants_stand_beside_the_default_of_the_same_category_and_seeds(tmp_path):

@@ -35,8 +35,11 @@ METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pixel_ap
 SPEED = "images_per_second"
 MASKS = "mask F1 (of the best)"  # at the shipped threshold, and its share of the best single threshold's
 UNKNOWN = "–"  # in place of a figure that was not kept
-# What the summary and its mean are made of.
-CATEGORIES = ("magnetic_tile", "screw", "piped_PA_FVN01_TL", "piped_PA_BDP01_TL", "piped_PA_GLA01_TL")
+# What the summary and its mean are made of, as far as there are results.
+CATEGORIES = (
+    *("magnetic_tile", "screw", "piped_PA_FVN01_TL", "piped_PA_BDP01_TL", "piped_PA_GLA01_TL"),
+    *("grid", "aitex_fab03"),
+)
 # Variants of the ablation table, and what they change.
 VARIANTS = {
     "lite1": "EfficientNet-lite1 features",
@@ -173,7 +176,7 @@ def category_table(category: str, results: list[dict], peers: dict) -> str:
     """Markdown table of one category: every score of ours as mean (and spread) over seeds, then the peers."""
     own = [result for result in results if result["category"] == category and "unified" not in result]
     if not own:
-        raise ValueError(f"no results of {category}: run benchmark.py on it first")
+        raise ValueError(f"no results of {category}: run detection.py on it first")
     lines = [f"| score | {' | '.join(METRICS.values())} | {MASKS} | images/s |", "|---" * (len(METRICS) + 3) + "|"]
     for score, label in SCORES.items():
         cells = [_mean_and_spread([100 * result["scores"][score][metric] for result in own]) for metric in METRICS]
@@ -218,7 +221,7 @@ def summary_table(results: list[dict], peers: dict) -> str:
     for category in CATEGORIES:
         own = [result for result in results if result["category"] == category and "unified" not in result]
         if not own:
-            raise ValueError(f"no results of {category}: run benchmark.py on it first")
+            continue
         values, cells = [], []
         for metric in metrics:
             figures = [100 * result["scores"]["ensemble"][metric] for result in own]
@@ -228,7 +231,7 @@ def summary_table(results: list[dict], peers: dict) -> str:
         lines.append(f"| {category} | " + " | ".join(cells) + f" | {', '.join(str(r['seed']) for r in own)} |")
         means.append(values)
     average = " | ".join(f"{value:.1f}" for value in np.mean(means, axis=0))
-    return "\n".join([*lines, f"| mean | {average} |  |"]) + "\n"
+    return "\n".join([*lines, f"| mean of {len(means)} | {average} |  |"]) + "\n"
 
 
 def variants_table(results: list[dict]) -> str:
@@ -252,7 +255,7 @@ def unified_table(results: list[dict]) -> str:
     """Markdown table of what one model of all categories loses against one model per category, by category and on average."""
     unified = [result for result in results if "unified" in result]
     if not unified:
-        raise ValueError("no results of a unified model: run benchmark.py --unified first")
+        raise ValueError("no results of a unified model: run detection.py --unified first")
     categories = list(dict.fromkeys(result["category"] for result in unified))
     columns = [f"{METRICS[metric]}: {kind}" for metric in UNIFIED_METRICS for kind in ("one each", *UNIFIED.values())]
     lines = ["| category | " + " | ".join([*columns, "recognised"]) + " |", "|---" * (len(columns) + 2) + "|"]

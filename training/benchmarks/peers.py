@@ -6,7 +6,7 @@
 Needs `pip install 'diffad[peers,demo]'`. DATA holds one MVTec-layout folder per category. All of its good training images
 are fitted; test images are only scored. Both models see the same 256x256 images and EfficientNet-lite0 features as diffad's
 `cpu-small` preset. Each category appends one line to training/benchmarks/results/peer_results.jsonl, with its command; those of
---unified stand beside ours in the tables that benchmark.py renders, the others check the figures of results/peers.json.
+--unified stand beside ours in the tables that detection.py renders, the others check the figures of results/peers.json.
 """
 
 import argparse

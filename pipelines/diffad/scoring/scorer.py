@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler
 
 from ..diffusion.denoiser import Denoiser, Prediction
 from ..diffusion.noise import timestep_noise
-from ..imaging.maps import resize_map, smooth_map
+from ..imaging.maps import resize_map, smooth_map, smooth_map_by_square_kernel
 from . import terms as score_terms
 from .calibration import Calibration
 from .config import DETAIL_TERMS, TIMESTEP_TERMS
@@ -127,7 +127,15 @@ class Scorer(torch.nn.Module):
             maps = self._term_maps_of_whole_images(images, category, terms, detail)
         else:
             maps = self._blended_term_maps(images, category, terms, tiles_per_pass)
-        return {name: smooth_map(term_map, self.config.smoothing_sigma) for name, term_map in maps.items()}
+        return {name: self._smoothed(term_map) for name, term_map in maps.items()}
+
+    def smoothed_distance_map(self, squared_distance: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Squared distances `(B, h, w)` to good parts as a term map `(B, *size)`."""
+        return self._smoothed(_distance_map(squared_distance, size))
+
+    def _smoothed(self, term_map: torch.Tensor) -> torch.Tensor:
+        smooth = smooth_map if self.config.fusion == "tails" else smooth_map_by_square_kernel
+        return smooth(term_map, self.config.smoothing_sigma)
 
     def feature_residuals(self, images: torch.Tensor, category: torch.Tensor | int | None = None) -> torch.Tensor:
         """What `residual_gaussian` is fitted on: `(B, D, h, w)` of images `(B, 3, H, W)` at the model's resolution."""
