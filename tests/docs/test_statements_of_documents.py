@@ -15,8 +15,7 @@ from diffad.pipeline_output import DiffADOutput
 from diffad.repair.presets import PRESETS
 from diffad.scoring.config import SCALE_TERMS, TERMS, ScoreConfig
 from diffad.scoring.conformal import check_supported, images_behind_thresholds, smallest_rate, threshold_rank
-from diffad.scoring.defect_masks import DEFAULT_EDGE
-from diffad.scoring.presets import DEFAULT
+from diffad.scoring.presets import DEFAULT, DEFAULT_EDGE
 from diffad_training.benchmarks import ablation, detection, records, repair
 from diffad_training.config import TrainingConfig
 from documents import DOCUMENTS, GUIDE, README, ROOT, TRAINING
@@ -126,7 +125,7 @@ def test_the_guide_explains_the_score():
 
 
 def test_the_guide_explains_masks():
-    assert re.findall(r"down to (\d+) % of its own peak", GUIDE.text) == [f"{100 * DEFAULT_EDGE:.0f}"]
+    assert re.findall(r"down to (\d+) % of its\s+own peak", GUIDE.text) == [f"{100 * DEFAULT_EDGE:.0f}"]
     assert re.findall(r"mask_edge=([\d.]+)", GUIDE.text) == [f"{DEFAULT_EDGE:g}"]
 
 

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .defect_masks import check_edge
-
 TIMESTEP_TERMS = ("kl", "rgb", "feature")
 TERMS = (*TIMESTEP_TERMS, "residual", "mahalanobis")
 SCALE_TERMS = ("coarse", "detail", "coarse_detail", "neighbors")
@@ -70,7 +68,10 @@ class ScoreConfig:
             raise ValueError(f"unknown score terms {unknown}; there are {', '.join(self.all_terms)}")
         if self.fusion not in ("sum", "tails"):
             raise ValueError(f"fusion must be sum or tails, got {self.fusion!r}")
-        check_edge(self.mask_edge)
+        if self.mask_edge is not None and not 0 < self.mask_edge < 1:
+            raise ValueError(
+                f"mask_edge must lie between 0 and 1, or be None for the pixels above the threshold alone, got {self.mask_edge}"
+            )
         if not 0 < self.statistics_share < 1:
             raise ValueError(f"statistics_share must lie in (0, 1), got {self.statistics_share}")
         if not 0 < self.verdict_area <= 1:
