@@ -4,10 +4,6 @@ import numpy as np
 
 from ..imaging.regions import region_peaks
 
-# Chosen on synthetic defects on held-out good images, as in training/benchmarks/mask_edges.py, the same for every category: on
-# standardised maps 0.65 and 0.7 are alike, on logarithms of tail probabilities 0.7 is better.
-DEFAULT_EDGE = 0.7
-
 
 def defect_mask(anomaly_map: np.ndarray, threshold: float, edge: float | None, normal: float = 0.0) -> np.ndarray:
     """Defects of a map: connected regions that reach above the threshold, each down to its own edge.
@@ -35,9 +31,3 @@ def defect_mask(anomaly_map: np.ndarray, threshold: float, edge: float | None, n
         return above
     peaks = region_peaks(anomaly_map, anomaly_map >= normal + edge * (threshold - normal))
     return (peaks > threshold) & (anomaly_map >= normal + edge * (peaks - normal))
-
-
-def check_edge(edge: float | None) -> None:
-    """Raises ValueError unless it is None or lies in (0, 1)."""
-    if edge is not None and not 0 < edge < 1:
-        raise ValueError(f"mask_edge must lie between 0 and 1, or be None for the pixels above the threshold alone, got {edge}")

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 
-from .config import DETAIL_TERMS
+from .config import DEFAULT_EDGE, DETAIL_TERMS
 from .conformal import STATISTICS_SHARE
-from .defect_masks import DEFAULT_EDGE
 
 # The rule, written down before test figures were looked at: one score for all products. The map adds what sees pixels, what the
 # UNet's features miss and what Gaussians see in the enlarged image; the verdict averages the terms that see whole features, at
