@@ -91,6 +91,25 @@ def read_held_out(model: Path) -> list[str]:
     return names
 
 
+def held_out_samples(model: Path, data: str | None = None) -> list[Sample]:
+    """The held-out images whose names train.py wrote beside the model.
+
+    Args:
+        data: where the training data lies now; None is where it was.
+
+    Raises:
+        DataError: if the model folder lacks its training settings or the names, or the data is not what they fit.
+    """
+    path = model / "training_config.json"
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; name a folder that train.py wrote")
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    names = read_held_out(model)
+    source = settings["data"] if data is None else data
+    samples = good_samples_of(source, settings.get("categories", ()), settings.get("all_good", False))
+    return split_by_names(samples, names)[1]
+
+
 def images_trained_on(model: Path) -> set[Path]:
     """Image files that a model has been trained on, absolute, as far as its settings, record and data are where they were."""
     settings = model / "training_config.json"

@@ -166,7 +166,8 @@ def test_info_of_a_model(model):
     assert lines["image size"].startswith("32 x 32 pixels")
     assert lines["feature extractor"].startswith("test_efficientnet, ")
     assert lines["calibration images"] == "19"
-    assert lines["score"].startswith("1 mahalanobis")
+    assert lines["anomaly map"].startswith("mahalanobis, standardised, smoothing ")
+    assert lines["image score"] == "mean of the map's highest 1 pixel(s)"
     assert lines["threshold at 5%"].startswith(f"{pipe.calibration.image_threshold(0.05):.4g} (image)")
 
 

@@ -54,6 +54,7 @@ SMALL_PAPER += ["--gaussian_dims", "null"]
 INSTALLERS = ("pip", "uv", "venv")
 # Folders of good images, with the number of images in each.
 FOLDERS = {"parts/good": 140, "large/good": 4, "new": 4, "held_out": 21, "lots/monday": 4, "lots/tuesday": 4}
+FOLDERS |= {"known/defects": 4, "known/masks": 4}
 FOLDERS |= {f"products/{name}": 8 for name in ("screw", "tile")}
 FOLDERS |= {f"anomalib_parts/{name}": 4 for name in ("good", "good_test", "bad", "masks")}
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from data_folders import mvtec_ad
 from diffad.data import DataError, category_samples, training_samples
-from diffad_training.benchmarks.held_out import held_out_samples
+from diffad_training.good_images import held_out_samples
 
 
 def write_model(folder, held_out, **settings):

@@ -27,7 +27,7 @@ from diffad.scoring.conformal import threshold_rank
 from diffad.scoring.inputs import InputReader
 from diffad.scoring.statistics import TermStatistics, split_for_statistics
 from diffad.system.memory import keep_freed_memory
-from diffad_training.benchmarks.held_out import held_out_samples
+from diffad_training.good_images import held_out_samples
 from tqdm.auto import tqdm
 
 

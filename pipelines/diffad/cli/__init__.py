@@ -14,6 +14,7 @@ from .predict import predict
 from .push import push
 from .reconstruct import reconstruct
 from .train import TrainCommand, train
+from .tune import tune
 from .web_app import serve_app
 
 app = typer.Typer(
@@ -44,6 +45,6 @@ def main(
 
 
 app.command(cls=TrainCommand)(train)
-for command in (evaluate, predict, reconstruct, calibrate, info, push):
+for command in (evaluate, predict, reconstruct, calibrate, tune, info, push):
     app.command()(command)
 app.command("app")(serve_app)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..imaging.preprocessing import ImageInput
+from .calibration import Calibration
 from .inputs import InputReader
 from .scorer import Scorer
 from .statistics import TermStatistics, split_for_statistics
@@ -34,28 +35,13 @@ def fit_calibration(
         ValueError: if there are fewer than two groups (one where nothing is standardised by statistics) of a category, or a map
             is not finite.
     """
-    if groups is not None and len(groups) != len(images):
-        raise ValueError(f"{len(groups)} groups for {len(images)} images: give one per image")
     calibration = scorer.calibration
-    needs_statistics = scorer.config.needs_statistics
     of_image = np.zeros(len(images), dtype=int) if categories is None else np.asarray(categories)
-    of_group = np.arange(len(images)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    for_statistics: list[int] = []
-    for_thresholds: list[list[np.ndarray]] = []  # of each category the images of its groups
-    for category in range(len(calibration.images_per_category)):
-        chosen = np.flatnonzero(of_image == category)
-        members = np.unique(of_group[chosen])
-        if len(members) < 1 + needs_statistics:
-            counted = "good images" if groups is None else "groups of good images"
-            of_category = "" if categories is None else f" of {reader.category_names[category]}"
-            raise ValueError(f"calibration needs at least {1 + needs_statistics} {counted}{of_category}, got {len(members)}")
-        if needs_statistics:
-            of_statistics, members = split_for_statistics(members, scorer.config.seed, scorer.config.statistics_share)
-            for_statistics += chosen[np.isin(of_group[chosen], of_statistics)].tolist()
-        for_thresholds.append([chosen[of_group[chosen] == member] for member in members])
+    names = None if categories is None else reader.category_names
+    for_statistics, for_thresholds = split_calibration_images(calibration, of_image, groups, names)
 
     statistics: dict[int, list[TermStatistics]] = {}
-    for batch in reader.batches(images, categories, batch_size, for_statistics):
+    for batch in reader.batches(images, categories, batch_size, for_statistics.tolist()):
         raw = scorer.raw_term_maps(batch.pixels, batch.category, tiles_per_pass=batch_size, detail=batch.detail)
         inside = calibration.inside(batch.pixels.shape[-2:])
         for i, index in enumerate(batch.indices):
@@ -75,3 +61,44 @@ def fit_calibration(
         for values in (scores, maxima)
     ]
     calibration.set_scores(*of_groups)
+
+
+def split_calibration_images(
+    calibration: Calibration,
+    of_image: np.ndarray,
+    groups: Sequence[str] | None = None,
+    category_names: Sequence[str] | None = None,
+) -> tuple[np.ndarray, list[list[np.ndarray]]]:
+    """Which calibration images give the statistics, and which the thresholds: whole groups, by the calibration's settings.
+
+    Args:
+        calibration: whose settings count; its statistics don't.
+        of_image: `(n,)` category index of each image.
+        groups: as of [`fit_calibration`].
+        category_names: of several categories, for errors.
+
+    Returns:
+        Indices of the images of the statistics, and for each category the indices of each group behind the thresholds.
+
+    Raises:
+        ValueError: as [`fit_calibration`].
+    """
+    if groups is not None and len(groups) != len(of_image):
+        raise ValueError(f"{len(groups)} groups for {len(of_image)} images: give one per image")
+    config = calibration.score_config
+    needs_statistics = config.needs_statistics
+    of_group = np.arange(len(of_image)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    for_statistics: list[int] = []
+    for_thresholds: list[list[np.ndarray]] = []
+    for category in range(len(calibration.images_per_category)):
+        chosen = np.flatnonzero(of_image == category)
+        members = np.unique(of_group[chosen])
+        if len(members) < 1 + needs_statistics:
+            counted = "good images" if groups is None else "groups of good images"
+            of_category = "" if category_names is None else f" of {category_names[category]}"
+            raise ValueError(f"calibration needs at least {1 + needs_statistics} {counted}{of_category}, got {len(members)}")
+        if needs_statistics:
+            of_statistics, members = split_for_statistics(members, config.seed, config.statistics_share)
+            for_statistics += chosen[np.isin(of_group[chosen], of_statistics)].tolist()
+        for_thresholds.append([chosen[of_group[chosen] == member] for member in members])
+    return np.array(for_statistics, dtype=int), for_thresholds

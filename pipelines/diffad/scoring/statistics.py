@@ -77,11 +77,17 @@ class TermStatistics:
 
     @property
     def verdict_mean_and_std(self) -> tuple[np.ndarray, np.ndarray]:
-        """`(V,)` each, over the images; the spread is drawn towards a tenth of the mean, more so for few images."""
-        mean = self.highest.mean(axis=1)
-        squares = np.square(self.highest - mean[:, None]).sum(axis=1)
-        prior = PRIOR_IMAGES * np.square(PRIOR_SPREAD * mean)
-        return mean, np.sqrt((prior + squares) / (PRIOR_IMAGES + self.highest.shape[1] - 1))
+        """`(V,)` each, over the images; see [`drawn_mean_and_std`]."""
+        return drawn_mean_and_std(self.highest)
+
+
+def drawn_mean_and_std(highest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and spread `(V,)` of image scores `(V, n)` of good images; the spread is drawn towards a tenth of the mean, more so
+    for few images."""
+    mean = highest.mean(axis=1)
+    squares = np.square(highest - mean[:, None]).sum(axis=1)
+    prior = PRIOR_IMAGES * np.square(PRIOR_SPREAD * mean)
+    return mean, np.sqrt((prior + squares) / (PRIOR_IMAGES + highest.shape[1] - 1))
 
 
 def _sampled(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
