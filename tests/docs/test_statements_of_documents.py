@@ -13,9 +13,9 @@ from diffad.imaging.reading import IMAGE_SUFFIXES
 from diffad.jobs.table import SCHEMA
 from diffad.pipeline_output import DiffADOutput
 from diffad.repair.presets import PRESETS
-from diffad.scoring.config import SCALE_TERMS, TERMS, ScoreConfig
+from diffad.scoring.config import DEFAULT_EDGE, SCALE_TERMS, TERMS, ScoreConfig
 from diffad.scoring.conformal import check_supported, images_behind_thresholds, smallest_rate, threshold_rank
-from diffad.scoring.presets import DEFAULT, DEFAULT_EDGE
+from diffad.scoring.presets import DEFAULT
 from diffad_training.benchmarks import ablation, detection, records, repair
 from diffad_training.config import TrainingConfig
 from documents import DOCUMENTS, GUIDE, README, ROOT, TRAINING

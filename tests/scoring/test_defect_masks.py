@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from diffad import Calibration
+from diffad.scoring.config import DEFAULT_EDGE
 from diffad.scoring.defect_masks import defect_mask
-from diffad.scoring.presets import DEFAULT_EDGE
 from diffad_training.components import build_calibration
 from diffad_training.config import parse_config
 from fixed_maps import with_scores
