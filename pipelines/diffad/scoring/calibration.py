@@ -197,8 +197,8 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
     ) -> torch.Tensor:
         """Image scores `(batch,)` of raw term maps and their anomaly maps: of the verdict's terms, or without these of the map.
 
-        The verdict takes of every term the mean of its highest pixels, standardised by that of good images, and of these the
-        logarithm of the mean exponential: one term that finds much is enough, and several that find a little add up.
+        The verdict is the weighted mean over its terms of the mean of each one's highest pixels, standardised by that of good
+        images.
         """
         if not self.config.verdict:
             return self.image_scores(anomaly_maps)
@@ -210,7 +210,7 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
             of_term = (self.verdict_mean, self.verdict_std)
             mean, std = (self._statistic(values, index, len(names), category) for values in of_term)
             standardized[term] = terms.standardize(self.image_scores(by_term[term], pixels), mean, std)
-        return terms.log_mean_exponential(standardized, self.config.verdict)
+        return terms.weighted_mean(standardized, self.config.verdict)
 
     @staticmethod
     def _statistic(values: torch.Tensor, index: int, count: int, category: torch.Tensor | int | None) -> torch.Tensor:
