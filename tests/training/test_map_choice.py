@@ -25,6 +25,13 @@ from sklearn.metrics import average_precision_score
 from tiny_pipeline import SIZE, smooth_images
 from tiny_training import tiny_config
 
+
+@pytest.fixture(autouse=True)
+def few_defects(monkeypatch):
+    """Half of them choose the same."""
+    monkeypatch.setattr(map_choice, "DEFECTS", 30)
+
+
 # The candidates
 
 
@@ -146,9 +153,9 @@ def test_what_sees_the_defects_is_chosen(strengths, terms, conditioning):
     assert choice.margin > max(MARGIN, 2 * choice.standard_error) > 0
     worths = list(choice.average_precision.values())
     assert worths == sorted(worths, reverse=True) and len(worths) == len(candidates(SCALE_TERMS))
-    assert choice.average_precision[choice.chosen.name] - choice.average_precision[
-        candidates(())[0].name
-    ] == pytest.approx(choice.margin)
+    assert choice.average_precision[choice.chosen.name] - choice.average_precision[candidates(())[0].name] == pytest.approx(
+        choice.margin
+    )
 
 
 def test_default_stays_where_nothing_is_better():
@@ -159,7 +166,7 @@ def test_default_stays_where_nothing_is_better():
 
 def test_defects_are_put_on_as_many_images_and_shown():
     choice = PlantedScorer(detail=3).choose()
-    assert choice.defects == (60, 4) and choice.to_dict()["synthetic_defects"] == 60
+    assert choice.defects == (30, 4) and choice.to_dict()["synthetic_defects"] == 30
     assert choice.to_dict()["chosen"] == "detail" and choice.to_dict()["good_images"] == 4
     for image, mask in choice.pictures:
         assert image.shape == (2 * SIZE, 2 * SIZE, 3) and mask.any()
@@ -198,8 +205,7 @@ def arguments(trained, tmp_path_factory):
     return stopped.value.args[0]
 
 
-def test_same_images_and_seed_choose_the_same(arguments, monkeypatch):
-    monkeypatch.setattr(map_choice, "DEFECTS", 12)
+def test_same_images_and_seed_choose_the_same(arguments):
     scorer, pooled, reader, *_ = arguments
     first, again = (choose_map(scorer, pooled, reader, smooth_images(3, seed=5), None, 1) for _ in range(2))
     assert first.to_dict() == again.to_dict()
