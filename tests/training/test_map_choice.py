@@ -172,16 +172,26 @@ def test_defects_are_put_on_as_many_images_and_shown():
         assert image.shape == (2 * SIZE, 2 * SIZE, 3) and mask.any()
 
 
+@pytest.mark.filterwarnings("error")
 def test_only_defects_in_the_region_of_interest_count(monkeypatch):
     counted = []
     original = map_choice._average_precision
     monkeypatch.setattr(map_choice, "_average_precision", lambda *args: counted.append(args[:2]) or original(*args))
     roi = torch.zeros(SIZE, SIZE, dtype=torch.bool)
     roi[:, SIZE // 2 :] = True
-    assert PlantedScorer(detail=3).choose(roi=roi).chosen.terms == ("detail",)
+    choice = PlantedScorer(detail=3).choose(roi=roi)
+    assert choice.chosen.terms == ("detail",) and 0 < choice.defects[0] < 30 and np.isfinite(choice.standard_error)
     for maps, masks in counted:
         left = (slice(None), slice(None), slice(0, MAP_SIZE[1] // 2))
-        assert masks.any() and not masks[left].any() and not maps[left].any()
+        assert masks[4:].any(axis=(1, 2)).all() and not masks[left].any() and not maps[left].any()
+
+
+@pytest.mark.filterwarnings("error")
+def test_default_stays_where_no_defect_is_in_the_region_of_interest():
+    roi = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    roi[0, 0] = True
+    choice = PlantedScorer(detail=3).choose(roi=roi)
+    assert choice.defects == (0, 4) and choice.chosen == Candidate(DEFAULT, "own") and choice.pictures == []
 
 
 # A trained model
