@@ -56,7 +56,10 @@ def unet_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def assert_equal_models(first: Path, second: Path) -> None:
     """Bit for bit: the UNet, and all that was fitted after it."""
-    for component in ("unet", "gaussian", "residual_gaussian", "calibration"):
+    components = ["unet", "gaussian", "residual_gaussian", "calibration"]
+    has_scales = [(path / "multiscale").is_dir() for path in (first, second)]
+    assert has_scales[0] == has_scales[1]
+    for component in components + ["multiscale"] * has_scales[0]:
         a, b = (load_file(path / component / "diffusion_pytorch_model.safetensors") for path in (first, second))
         assert a.keys() == b.keys()
         for name in a:

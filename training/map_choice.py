@@ -130,11 +130,12 @@ def choose_map(
     originals = [
         _shrunk(batch.originals[0]) for i in range(len(images)) for batch in reader.batches(images, categories, 1, [i])
     ]
-    made = likely_defects(originals, DEFECTS, seed)
+    inside = np.ones(MAP_SIZE, bool) if roi is None else _at_map_size(roi.cpu().numpy())
+    # Of a defect outside the region, or too small for the compared maps, there is nothing to be found.
+    made = [defect for defect in likely_defects(originals, DEFECTS, seed) if (_at_map_size(defect[1]) & inside).any()]
     everything = [*images, *(image for image, _, _, _ in made)]
     owners = [*range(len(images)), *(i for _, _, _, i in made)]
     of_image = None if categories is None else [categories[i] for i in owners]
-    inside = np.ones(MAP_SIZE, bool) if roi is None else _at_map_size(roi.cpu().numpy())
     masks = np.zeros((len(everything), *MAP_SIZE), bool)
     for i, (_, mask, _, _) in enumerate(made, start=len(images)):
         masks[i] = _at_map_size(mask) & inside
@@ -146,7 +147,8 @@ def choose_map(
     precision: dict[Candidate, np.ndarray] = {}
     for candidate in tried:
         fused = inside * sum(maps[candidate.map_name(term)] for term in candidate.terms)
-        precision[candidate] = np.mean([_average_precision(fused, masks, *of_kind) for of_kind in resamples], axis=0)
+        of_kinds = [_average_precision(fused, masks, *of_kind) for of_kind in resamples] or [np.zeros(1 + RESAMPLES)]
+        precision[candidate] = np.mean(of_kinds, axis=0)
 
     # The first, which is the nearest to the default, that the best is not better than by more than chance.
     best = max(tried, key=lambda candidate: precision[candidate][0])

@@ -1,0 +1,70 @@
+"""refit.py: everything but the UNet anew, from the same images."""
+
+import dataclasses
+import json
+import shutil
+import sys
+
+import pytest
+from diffad import DiffADPipeline
+from diffad.data import DataError
+from diffad_training import refit as refit_command
+from diffad_training.refit import refit
+from tiny_training import assert_equal_models, unet_weights
+
+
+def run(monkeypatch, *arguments) -> None:
+    """Runs the command."""
+    monkeypatch.setattr(sys, "argv", ["refit.py", *map(str, arguments)])
+    refit_command.main()
+
+
+def test_refit_with_its_own_settings_is_the_model_itself(trained, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "again"
+    run(monkeypatch, trained.folder, "--output_dir", output)
+    assert_equal_models(trained.folder, output)
+    assert f"saved the pipeline to {output}" in capsys.readouterr().out
+    before, after = (json.loads((folder / "training_summary.json").read_text()) for folder in (trained.folder, output))
+    assert after["map_choice"] == before["map_choice"] and after["steps"] == before["steps"]
+    assert after["refit_seconds"] > 0 and "refit_seconds" not in before
+    assert (output / "held_out.json").read_text() == (trained.folder / "held_out.json").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again"]  # the cache is gone
+
+
+def test_refit_to_the_papers_score(trained, tmp_path, monkeypatch):
+    output = tmp_path / "paper"
+    run(monkeypatch, trained.folder, "--output_dir", output, "--score", "paper")
+    pipe = DiffADPipeline.from_pretrained(output)
+    score = pipe.calibration.score_config
+    assert dict(score.weights) == {"kl": 0.5, "feature": 0.5} and score.per_image and score.top_k == 64
+    assert pipe.multiscale is None and not score.verdict
+    assert "map_choice" not in json.loads((output / "training_summary.json").read_text())
+    before, after = unet_weights(trained.folder), unet_weights(output)
+    assert all(after[name].equal(before[name]) for name in before)
+    assert json.loads((output / "training_config.json").read_text())["score"] == "paper"
+
+
+def test_folder_in_use_is_kept_unless_it_may_be_overwritten(trained, tmp_path):
+    (tmp_path / "mine.txt").write_text("kept")
+    config = dataclasses.replace(trained.config, output_dir=str(tmp_path))
+    with pytest.raises(DataError, match="exists; name another --output_dir, or --overwrite it"):
+        refit(trained.folder, config)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    short = {"score": "paper", "choose_map": None, "overwrite": True}
+    refit(trained.folder, dataclasses.replace(config, **short))
+    assert (tmp_path / "model_index.json").is_file() and not (tmp_path / "mine.txt").exists()
+
+
+def test_model_without_a_record_of_held_out_images_is_refused(trained, tmp_path, monkeypatch, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(trained.folder, model, ignore=shutil.ignore_patterns("checkpoint-*", "logs", "held_out.json"))
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, model, "--output_dir", tmp_path / "out")
+    assert stopped.value.code == 2 and "held_out.json" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_of_the_unet_are_no_options(trained, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, trained.folder, "--output_dir", tmp_path / "out", "--resolution", "64")
+    assert "unrecognized arguments: --resolution" in capsys.readouterr().err
