@@ -59,6 +59,10 @@ SCORES = {
     "rgb": "RGB error alone",
     "residual": "residual alone",
     "mahalanobis": "Gaussian alone",
+    "detail": "Gaussian of the enlarged image alone",
+    "coarse": "Gaussian of the coarse grid alone",
+    "coarse_detail": "Gaussian of the coarse grid of the enlarged image alone",
+    "neighbors": "neighbours alone",
 }
 
 
@@ -179,6 +183,8 @@ def category_table(category: str, results: list[dict], peers: dict) -> str:
         raise ValueError(f"no results of {category}: run detection.py on it first")
     lines = [f"| score | {' | '.join(METRICS.values())} | {MASKS} | images/s |", "|---" * (len(METRICS) + 3) + "|"]
     for score, label in SCORES.items():
+        if not all(score in result["scores"] for result in own):
+            continue
         cells = [_mean_and_spread([100 * result["scores"][score][metric] for result in own]) for metric in METRICS]
         speed = f"{np.mean([r['cost'][SPEED] for r in own]):.1f}" if score == "ensemble" else ""
         of_masks = masks_cell(own) if score == "ensemble" else ""
@@ -197,7 +203,7 @@ def category_table(category: str, results: list[dict], peers: dict) -> str:
         f"{np.mean([t['seconds'] for t in training]) / 60:.0f} minutes ({training[0]['steps']} steps, peak memory "
         f"{np.max([t['peak_memory_mib'] for t in training]) / 1024:.1f} GiB); evaluation's peak memory "
         f"{np.max([c['peak_memory_mib'] for c in cost]) / 1024:.1f} GiB; on {own[0]['machine']}, {own[0]['date']}. "
-        "Images/s: one by one, with all cores.",
+        f"Images/s: one by one, with {cost[0]['threads']} thread(s).",
     ]
     return "\n".join(lines) + "\n"
 

@@ -21,7 +21,7 @@ from diffad.evaluation.measured_terms import GoodImages, Measured, measure
 from diffad.evaluation.sweep import sweep, sweep_metrics
 from diffad.evaluation.tuning import AREAS, Candidate
 from diffad.jobs.tune import Tuning, choose_score
-from diffad.scoring.terms import log_mean_exponential
+from diffad.scoring.terms import weighted_mean
 from diffad_training.benchmarks.records import append_result
 from diffad_training.good_images import group_names, held_out_samples
 
@@ -125,7 +125,7 @@ def judge(
 def verdict_scores(measured: Measured, candidate: Candidate) -> np.ndarray:
     """Scores of the test images."""
     of_terms = {term: torch.from_numpy(measured.highest[term, candidate.area][measured.count :]) for term in candidate.weights}
-    return log_mean_exponential(of_terms, candidate.weights).numpy()
+    return weighted_mean(of_terms, candidate.weights).numpy()
 
 
 def described_candidate(candidate: Candidate) -> str:

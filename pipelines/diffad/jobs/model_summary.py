@@ -20,7 +20,7 @@ def summarize_model(pipe: DiffADPipeline) -> dict[str, str]:
         "feature extractor": f"{backbone}, {extractor.channels} channels, a position every {extractor.stride} pixels",
         "UNet": f"{parameters / 1e6:.1f} M parameters, predicts {pipe.scheduler.config.prediction_type}",
         "anomaly map": f"{_sum_of(settings.weights)}, {FUSIONS[settings.fusion]}, smoothing {settings.smoothing_sigma:g}",
-        "image score": f"{_sum_of(settings.verdict)}, the highest {settings.verdict_area:.0%} of the pixels of each"
+        "image score": f"{_sum_of(settings.verdict)}, the highest {settings.verdict_area:.3g} of the pixels of each"
         if settings.verdict
         else f"mean of the map's highest {settings.top_k} pixel(s)",
         "timesteps": ", ".join(map(str, settings.timesteps)),

@@ -142,5 +142,5 @@ def map_worth(measured: Measured, candidate: Candidate) -> np.ndarray:
 def verdict_worth(measured: Measured, candidate: Candidate) -> np.ndarray:
     """Worth `(N, G)` of a verdict."""
     standardized = {term: torch.from_numpy(measured.highest[term, candidate.area]) for term in candidate.weights}
-    scores = terms.log_mean_exponential(standardized, candidate.weights).numpy()
+    scores = terms.weighted_mean(standardized, candidate.weights).numpy()
     return detection_worth(scores[measured.count :], scores[: measured.count])

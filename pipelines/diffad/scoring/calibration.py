@@ -38,6 +38,7 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
     Args:
         timesteps, ..., seed: as of [`ScoreConfig`].
         roi_size: `(height, width)` of the region of interest; None is the whole image.
+        roi_share: share of the image that is inside.
         num_calibration_images: n, the images behind the thresholds; 0 before fitting. For a model of several categories one
             number for each, and every category has its own statistics and thresholds under the one score.
     """
@@ -68,6 +69,7 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
         tile_overlap: float = 0.25,
         seed: int = 0,
         roi_size: tuple[int, int] | None = None,
+        roi_share: float = 1.0,
         num_calibration_images: int | tuple[int, ...] = 0,
     ):
         super().__init__()
@@ -195,19 +197,20 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
     ) -> torch.Tensor:
         """Image scores `(batch,)` of raw term maps and their anomaly maps: of the verdict's terms, or without these of the map.
 
-        The verdict takes of every term the mean of its highest pixels, standardised by that of good images, and of these the
-        logarithm of the mean exponential: one term that finds much is enough, and several that find a little add up.
+        The verdict is the weighted mean over its terms of the mean of each one's highest pixels, standardised by that of good
+        images.
         """
         if not self.config.verdict:
             return self.image_scores(anomaly_maps)
         by_term, names = terms.mean_over_timesteps(term_maps), self.score_config.verdict_terms
-        pixels = terms.pixels_of(self.config.verdict_area, self._inside(anomaly_maps.shape[-2:]))
+        height, width = anomaly_maps.shape[-2:]
+        pixels = terms.pixels_of(self.config.verdict_area, round(self.config.roi_share * height * width))
         standardized = {}
         for index, term in enumerate(names):
             of_term = (self.verdict_mean, self.verdict_std)
             mean, std = (self._statistic(values, index, len(names), category) for values in of_term)
             standardized[term] = terms.standardize(self.image_scores(by_term[term], pixels), mean, std)
-        return terms.log_mean_exponential(standardized, self.config.verdict)
+        return terms.weighted_mean(standardized, self.config.verdict)
 
     @staticmethod
     def _statistic(values: torch.Tensor, index: int, count: int, category: torch.Tensor | int | None) -> torch.Tensor:
@@ -244,7 +247,8 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
         """
         if roi is not None and roi.sum() < self.config.top_k:
             raise ValueError(f"the region of interest has {int(roi.sum())} pixels, but top_k is {self.config.top_k}")
-        self.register_to_config(roi_size=None if roi is None else tuple(roi.shape))
+        size, share = (None, 1.0) if roi is None else (tuple(roi.shape), roi.float().mean().item())
+        self.register_to_config(roi_size=size, roi_share=share)
         self.roi = None if roi is None else roi.to(self.term_mean.device)
 
     def inside(self, size: tuple[int, int]) -> torch.Tensor:

@@ -45,7 +45,7 @@ class TermStatistics:
         fused = config.map_terms if config.fusion == "tails" else ()
         sampled = [_sampled(by_term[term].cpu().numpy()) for term in fused]
         highest = [
-            terms.image_score(by_term[term][None, None], terms.pixels_of(config.verdict_area, inside))
+            terms.image_score(by_term[term][None, None], terms.pixels_of(config.verdict_area, int(inside.sum())))
             for term in config.verdict_terms
         ]
         return cls(

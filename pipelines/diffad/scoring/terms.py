@@ -64,9 +64,9 @@ def image_score(score_map: torch.Tensor, top_k: int = 1) -> torch.Tensor:
     return score_map.flatten(1).topk(top_k, dim=1).values.mean(dim=1)
 
 
-def pixels_of(area: float, inside: torch.Tensor) -> int:
-    """How many pixels a share `area` of those that are `inside`, bool `(H, W)`, is; at least one."""
-    return max(1, round(area * int(inside.sum())))
+def pixels_of(area: float, pixels: int) -> int:
+    """How many pixels a share `area` of so many is; at least one."""
+    return max(1, round(area * pixels))
 
 
 def mean_over_timesteps(term_maps: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -77,8 +77,6 @@ def mean_over_timesteps(term_maps: Mapping[str, torch.Tensor]) -> dict[str, torc
     return {term: torch.stack(maps).mean(dim=0) if len(maps) > 1 else maps[0] for term, maps in of_term.items()}
 
 
-def log_mean_exponential(scores: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> torch.Tensor:
-    """log of the weighted mean of e^score, `(B,)`: close to the largest where one stands out, else to the mean."""
-    shares = torch.tensor([weights[name] / sum(weights.values()) for name in weights], dtype=torch.float64)
-    stacked = torch.stack([scores[name] for name in weights])  # (V, B)
-    return torch.logsumexp(stacked + shares.log().to(stacked)[:, None], dim=0)
+def weighted_mean(scores: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> torch.Tensor:
+    """Weighted mean of the scores `(B,)` that have a weight."""
+    return weighted_sum(scores, weights) / sum(weights.values())
