@@ -21,7 +21,6 @@ from diffad.data import DataError
 from diffad.system.memory import keep_freed_memory, peak_memory_mib
 from diffad_training.components import build_extractor, check_score
 from diffad_training.config import TrainingConfig, load_config, option_names, spell_out_switches
-from diffad_training.conversion import SettingsError
 from diffad_training.dataset import CachedDataset, build_cache
 from diffad_training.fitting import fit_pipeline
 from diffad_training.good_images import good_samples, read_held_out, split_samples
@@ -64,6 +63,7 @@ def refit(model: Path, config: TrainingConfig) -> DiffADPipeline:
             shutil.rmtree(cache_dir, ignore_errors=True)
     # Of training, where the model has it; what this took besides.
     summary = json.loads((model / SUMMARY).read_text()) if (model / SUMMARY).is_file() else {}
+    summary.pop("map_choice", None)  # saving adds that of this fit, where there is one
     summary |= {"refit_seconds": time.perf_counter() - started, "refit_peak_memory_mib": peak_memory_mib()}
     save_model(fitted, output, dataclasses.replace(config, overwrite=False), held_out_samples, summary)
     print(f"saved the pipeline to {output} after {summary['refit_seconds']:.0f} s")
@@ -79,10 +79,12 @@ def main() -> None:
             parser.add_argument(f"--{name}", required=name == "output_dir", help="see training/config.py")
     options = vars(parser.parse_args(spell_out_switches(sys.argv[1:])))
     model = options.pop("model")
+    if options["score"] is not None and options["choose_map"] is None:
+        options["choose_map"] = "null"  # the model's own choice was of another score's map
     try:
         config = load_config(str(model / "training_config.json"), {**options, "resume_from_checkpoint": "null"})
         refit(model, config)
-    except (DataError, SettingsError) as error:
+    except (ValueError, OSError) as error:
         parser.exit(2, f"error: {error}\n")
 
 

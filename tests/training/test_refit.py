@@ -52,12 +52,14 @@ def test_folder_in_use_is_kept_unless_it_may_be_overwritten(trained, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     short = {"score": "paper", "choose_map": None, "overwrite": True}
     refit(trained.folder, dataclasses.replace(config, **short))
-    assert (tmp_path / "model_index.json").is_file() and not (tmp_path / "mine.txt").exists()
+    assert (tmp_path / "model_index.json").is_file() and (tmp_path / "mine.txt").read_text() == "kept"
 
 
-def test_model_without_a_record_of_held_out_images_is_refused(trained, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("without", [["digest.json"], []], ids=["of an early release", "damaged"])
+def test_model_without_a_record_of_held_out_images_is_refused(without, trained, tmp_path, monkeypatch, capsys):
     model = tmp_path / "model"
-    shutil.copytree(trained.folder, model, ignore=shutil.ignore_patterns("checkpoint-*", "logs", "held_out.json"))
+    left_out = shutil.ignore_patterns("checkpoint-*", "logs", "held_out.json", *without)
+    shutil.copytree(trained.folder, model, ignore=left_out)
     with pytest.raises(SystemExit) as stopped:
         run(monkeypatch, model, "--output_dir", tmp_path / "out")
     assert stopped.value.code == 2 and "held_out.json" in capsys.readouterr().err
