@@ -107,7 +107,7 @@ def build_multiscale(
         pooled: as of `build_gaussian`, for the Gaussian of detail.
     """
     scales = build_calibration(config).score_config.scales
-    if config.choose_map:
+    if config.chooses_map:
         scales = (*scales, *("neighbors" for _ in range(not config.shared_gaussian)))
     if not scales:
         return None

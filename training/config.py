@@ -152,13 +152,19 @@ class TrainingConfig:
         if self.overwrite and self.resume_from_checkpoint == "latest":
             raise SettingsError("overwrite: begins anew, and resume_from_checkpoint latest goes on; give one of them")
         self._check_score()
-        default_map = self.score == {} and self.short_side is None
-        if self.choose_map and not default_map:
+        if self.choose_map and not self._has_default_map:
             raise SettingsError(
                 "choose_map: chooses among maps of the default score of whole images; leave score and short_side"
             )
-        if self.choose_map is None:
-            self.choose_map = default_map
+
+    @property
+    def chooses_map(self) -> bool:
+        """Whether the anomaly map is chosen by synthetic defects."""
+        return self._has_default_map if self.choose_map is None else self.choose_map
+
+    @property
+    def _has_default_map(self) -> bool:
+        return self.score == {} and self.short_side is None
 
     def _check_ranges(self) -> None:
         for bounds, fits, text in (

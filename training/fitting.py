@@ -60,16 +60,16 @@ def fit_pipeline(
         discriminant=build_discriminant(config, channels),
         multiscale=multiscale and multiscale.to(device),
     )
-    pooled = {"residual": build_gaussian(config, channels, pooled=True).to(device)} if config.choose_map else {}
+    pooled = {"residual": build_gaussian(config, channels, pooled=True).to(device)} if config.chooses_map else {}
     pooled_features = _fit_gaussians(pipe, pooled.get("residual"), cached, train_groups, bool(config.categories))
     if pipe.multiscale is not None:
-        if config.choose_map:
+        if config.chooses_map:
             pooled["detail"] = build_multiscale(config, extractor, 1, pooled=True).detail.gaussian.to(device)
         fit_multiscale(pipe.multiscale, pooled.get("detail"), extractor, cached, samples, train_groups)
     if pipe.discriminant is not None:
         indices = [index for group in train_groups for index in group]
         pipe.discriminant.fit(pooled_features, cached.categories[indices]).to(device)
-    choice = choose_and_set_map(pipe, pooled, held_out_samples, config) if config.choose_map else None
+    choice = choose_and_set_map(pipe, pooled, held_out_samples, config) if config.chooses_map else None
     print(f"calibrating on {len(held_out_samples)} held-out good images", flush=True)
     categories = [sample.category for sample in held_out_samples] if config.categories else None
     images, groups = [sample.read for sample in held_out_samples], group_names(held_out_samples)

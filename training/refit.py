@@ -79,8 +79,6 @@ def main() -> None:
             parser.add_argument(f"--{name}", required=name == "output_dir", help="see training/config.py")
     options = vars(parser.parse_args(spell_out_switches(sys.argv[1:])))
     model = options.pop("model")
-    if options["score"] is not None and options["choose_map"] is None:
-        options["choose_map"] = "null"  # the model's own choice was of another score's map
     try:
         config = load_config(str(model / "training_config.json"), {**options, "resume_from_checkpoint": "null"})
         refit(model, config)

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import gradio
+import numpy as np
 import pytest
 import torch
 import typer
@@ -80,6 +81,10 @@ def workplace(tmp_path_factory) -> Path:
     for seed, (name, count) in enumerate(FOLDERS.items()):
         save_images(folder / name, count, seed)
     Image.new("L", (32, 32), 255).save(folder / "roi.png")
+    for path in (folder / "known/masks").iterdir():
+        mask = np.zeros((32, 32), dtype=np.uint8)
+        mask[8:16, 8:16] = 255
+        Image.fromarray(mask).save(path)
     for name, image in zip(("new1", "new2", "defective"), smooth_images(3, seed=2, size=(48, 40))):
         image.save(folder / f"{name}.png")
     save_images(save_test_images(folder / "DATA", defective=2) / "train/good", 8, seed=30)

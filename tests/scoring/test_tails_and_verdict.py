@@ -10,7 +10,6 @@ from diffad import Calibration
 from diffad.scoring.statistics import split_for_statistics
 from diffad.scoring.tails import KNOT_SHARES, fit_tail
 from fixed_maps import fit, random_maps
-from scipy.special import logsumexp
 from scipy.stats import genpareto
 
 SETTINGS = {
@@ -61,8 +60,7 @@ class Naive:
             good = np.array([self.highest(image) for image in self.good[term]])
             variance = (3 * (0.1 * good.mean()) ** 2 + np.square(good - good.mean()).sum()) / (3 + len(good) - 1)
             standardized.append([(self.highest(image) - good.mean()) / variance**0.5 for image in new[term]])
-        shares = np.array(list(weights.values())) / sum(weights.values())
-        return logsumexp(standardized, axis=0, b=shares[:, None])
+        return np.average(standardized, axis=0, weights=list(weights.values()))
 
 
 def named_maps(calibration: Calibration, maps: np.ndarray) -> dict[str, torch.Tensor]:

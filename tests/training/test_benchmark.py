@@ -23,7 +23,7 @@ def result(seed: int, value: float) -> dict:
         "scores": dict.fromkeys(benchmark.SCORES, metrics),
         "images": {"good": 2, "defective": 3},
         "training": {"seconds": 120, "steps": 7, "peak_memory_mib": 1024},
-        "cost": {"images_per_second": 5.0, "peak_memory_mib": 2048, "unet_parameters": 1_000_000},
+        "cost": {"images_per_second": 5.0, "peak_memory_mib": 2048, "unet_parameters": 1_000_000, "threads": 2},
     }
 
 

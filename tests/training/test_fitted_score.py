@@ -45,7 +45,7 @@ def test_model_has_the_chosen_map_and_only_the_scales_it_needs(trained):
 
 def test_papers_score_needs_no_further_scale_and_no_choice(good_images, tmp_path):
     config = tiny_config(good_images, tmp_path, max_train_steps=1, checkpointing_steps=1, validation_steps=1, score="paper")
-    assert config.choose_map is False
+    assert config.chooses_map is False
     train.main(config)
     pipe = DiffADPipeline.from_pretrained(tmp_path)
     assert pipe.multiscale is None and not (tmp_path / "multiscale").exists()
@@ -61,8 +61,8 @@ def test_papers_score_needs_no_further_scale_and_no_choice(good_images, tmp_path
 
 @pytest.mark.parametrize("changes", [{"score": "paper"}, {"score": {"top_k": 2}}, {"short_side": 48, "shared_gaussian": True}])
 def test_map_is_chosen_for_the_default_score_of_whole_images_alone(changes, tmp_path):
-    assert tiny_config(tmp_path, tmp_path).choose_map is True
-    assert tiny_config(tmp_path, tmp_path, **changes).choose_map is False
+    assert tiny_config(tmp_path, tmp_path).chooses_map is True
+    assert tiny_config(tmp_path, tmp_path, **changes).chooses_map is False
     with pytest.raises(SettingsError, match=r"^choose_map: .*leave score and short_side"):
         tiny_config(tmp_path, tmp_path, **changes, choose_map=True)
 
