@@ -35,7 +35,7 @@ def test_unknown_score_is_refused(name):
 def test_images_in_tiles_are_not_enlarged():
     tiled, whole = (ScoreConfig(**score_settings("default", short_side)) for short_side in (512, None))
     assert set(whole.terms) - set(tiled.terms) == {"detail", "coarse_detail"}
-    assert tiled.weights == {"rgb": 1, "residual": 1} and set(tiled.verdict) == {"residual", "mahalanobis", "coarse"}
+    assert tiled.weights == {"rgb": 1, "residual": 1} and set(tiled.verdict) == {"residual", "coarse"}
     assert tiled.scales == ("coarse",) and not set(tiled.all_terms) & set(DETAIL_TERMS)
     # The settings that others are made of are as they were.
     assert set(DEFAULT["weights"]) == {"rgb", "residual", "detail"} and SCORES["default"] is DEFAULT

@@ -11,7 +11,7 @@ from diffad_training.map_choice import DEFECTS, candidates
 from PIL import Image
 from tiny_training import tiny_config
 
-VERDICT = {"residual", "mahalanobis", "coarse", "detail", "coarse_detail"}
+VERDICT = {"residual", "coarse", "detail", "coarse_detail"}
 
 
 def test_summary_says_how_the_map_was_chosen(trained):
@@ -35,7 +35,7 @@ def test_model_has_the_chosen_map_and_only_the_scales_it_needs(trained):
     score = pipe.calibration.score_config
     assert dict(score.weights) == dict.fromkeys(terms.split(" + "), 1.0)
     assert set(score.verdict) == VERDICT
-    needed = {*score.weights, *VERDICT} - {"rgb", "residual", "mahalanobis"}
+    needed = {*score.weights, *VERDICT} - {"rgb", "residual"}
     assert set(score.scales) == set(pipe.multiscale.config.scales) == needed
     assert {name for name, _ in pipe.multiscale.named_children()} == needed
     expected = POOLED["pooling"] if pooled else 0.0
