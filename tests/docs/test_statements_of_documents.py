@@ -16,7 +16,7 @@ from diffad.repair.presets import PRESETS
 from diffad.scoring.config import DEFAULT_EDGE, SCALE_TERMS, TERMS, ScoreConfig
 from diffad.scoring.conformal import check_supported, images_behind_thresholds, smallest_rate, threshold_rank
 from diffad.scoring.presets import DEFAULT
-from diffad_training.benchmarks import ablation, detection, records, repair
+from diffad_training.benchmarks import ablation, detection, label_ambiguity, records, repair
 from diffad_training.config import TrainingConfig
 from documents import DOCUMENTS, GUIDE, README, ROOT, TRAINING
 from scipy.stats import beta
@@ -165,5 +165,5 @@ def test_every_table_is_rendered_by_a_benchmark():
     """A marker in a document that no benchmark writes to would never be filled again."""
     for document in DOCUMENTS:
         kinds = set(re.findall(r"<!-- (\w+)", document.text)) - {"benchmark"}
-        cards = {"ablation": ablation.CARD, "repair": repair.CARD}
+        cards = {"ablation": ablation.CARD, "repair": repair.CARD, "label_ambiguity": label_ambiguity.CARD}
         assert all(cards[kind].name == document.path.name for kind in kinds), document.name

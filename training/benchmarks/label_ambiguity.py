@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     save_sheet(CARD.with_suffix(".png"), ("image", "truth", "KL", "features", "score"), pictures)
     lines = ["| defect | recall: KL | recall: features | recall: score |", "|---|---|---|---|"]
     table = "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
-    records.fill_tables(CARD, "label-ambiguity", lambda _: table)
+    records.fill_tables(CARD, "label_ambiguity", lambda _: table)
     print(table)
 
 
