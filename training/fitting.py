@@ -8,9 +8,8 @@ import torch
 from diffad import DiffADPipeline, FeatureExtractor, JointUNet2DModel, PadimGaussian
 from diffad.data import Sample
 from diffad.imaging.preprocessing import to_model_range
+from diffad.scoring.fitting import split_calibration_images
 from diffad.scoring.inputs import InputReader, load_region_at
-from diffad.scoring.scorer import Scorer
-from diffad.scoring.statistics import split_for_statistics
 from diffad_training.components import build_calibration, build_discriminant, build_gaussian, build_multiscale
 from diffad_training.config import TrainingConfig
 from diffad_training.dataset import CachedDataset
@@ -112,8 +111,7 @@ def choose_and_set_map(
     images = [sample.read for sample in statistics]
     categories = [sample.category for sample in statistics] if config.categories else None
     calibration = pipe.calibration.unfitted(scales=tuple(pipe.multiscale.config.scales))
-    parts = (pipe.unet, pipe.scheduler, pipe.feature_extractor, pipe.gaussian, pipe.residual_gaussian, calibration)
-    scorer = Scorer(*parts, pipe.image_size, pipe.feature_extractor.device, pipe.multiscale)
+    scorer = pipe.make_scorer(calibration)
     reader = InputReader(scorer, pipe.discriminant, pipe.feature_extractor.device)
     roi = None if config.roi is None else load_region_at(config.roi, lambda height, width: pipe.image_size)
     choice = choose_map(scorer, pooled, reader, images, categories, config.seed, roi)
@@ -133,17 +131,6 @@ def choose_and_set_map(
 
 def statistics_samples(held_out_samples: Sequence[Sample], config: TrainingConfig) -> list[Sample]:
     """The held-out images whose groups calibration will take the statistics from, and no threshold."""
-    settings = build_calibration(config).score_config
-    names = group_names(held_out_samples) or [sample.name for sample in held_out_samples]
-    chosen: list[Sample] = []
-    for category in sorted({sample.category for sample in held_out_samples}):
-        indices = [i for i, sample in enumerate(held_out_samples) if sample.category == category]
-        groups = np.unique([names[i] for i in indices])
-        # Calibration numbers groups as they are sorted, and images without groups as they come.
-        numbers = np.arange(len(groups))
-        of_statistics, _ = split_for_statistics(numbers, settings.seed, settings.statistics_share)
-        if group_names(held_out_samples) is None:
-            chosen += [held_out_samples[indices[i]] for i in of_statistics]
-        else:
-            chosen += [held_out_samples[i] for i in indices if names[i] in set(groups[of_statistics])]
-    return chosen
+    of_image = np.array([sample.category for sample in held_out_samples])
+    of_statistics, _ = split_calibration_images(build_calibration(config), of_image, group_names(held_out_samples))
+    return [held_out_samples[i] for i in of_statistics]

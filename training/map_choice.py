@@ -16,8 +16,9 @@ import torch
 from diffad.evaluation.counts import count_pixels
 from diffad.evaluation.sweep import sweep, sweep_metrics
 from diffad.imaging.maps import resize_map
-from diffad.imaging.preprocessing import ImageInput, resize_rgb
+from diffad.imaging.preprocessing import ImageInput, load_rgb, resize_rgb
 from diffad.models.gaussian import PadimGaussian
+from diffad.scoring import presets
 from diffad.scoring.config import SCALE_TERMS
 from diffad.scoring.inputs import InputReader
 from diffad.scoring.scorer import Scorer
@@ -34,7 +35,7 @@ MAP_SIZE = (128, 128)  # of the compared maps: a quarter of the pixels, and the 
 RESAMPLES = 200
 STANDARD_ERRORS = 2.0
 MARGIN = 0.01  # of AP, below which a difference is not worth a change
-DEFAULT = ("rgb", "residual", "detail")
+DEFAULT = tuple(presets.DEFAULT["weights"])
 CANDIDATES = (
     DEFAULT,
     ("residual", "detail"),
@@ -127,9 +128,7 @@ def choose_map(
         seed: of the defects and the resamples; the same images and seed choose the same.
         roi: region of interest, bool `(h, w)`, in which defects count.
     """
-    originals = [
-        _shrunk(batch.originals[0]) for i in range(len(images)) for batch in reader.batches(images, categories, 1, [i])
-    ]
+    originals = [_shrunk(load_rgb(image, f"image {i}")) for i, image in enumerate(images)]
     inside = np.ones(MAP_SIZE, bool) if roi is None else _at_map_size(roi.cpu().numpy())
     # Of a defect outside the region, or too small for the compared maps, there is nothing to be found.
     made = [defect for defect in likely_defects(originals, DEFECTS, seed) if (_at_map_size(defect[1]) & inside).any()]

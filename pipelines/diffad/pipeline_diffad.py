@@ -82,8 +82,7 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
         check_scheduler(scheduler)
         parts = {"unet": unet, "scheduler": scheduler, "feature_extractor": feature_extractor, "gaussian": gaussian}
         parts |= {"residual_gaussian": residual_gaussian, "calibration": calibration, "discriminant": discriminant}
-        parts["multiscale"] = multiscale
-        self.register_modules(**parts)
+        self.register_modules(**parts, multiscale=multiscale)
         self._built_scorer: tuple[list, Scorer] | None = None
 
     @property
@@ -103,7 +102,7 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
         parts = [*self.components.values(), self.scheduler.config, self.calibration.config, self._execution_device]
         built = self._built_scorer
         if built is None or any(was is not now and was != now for was, now in zip(built[0], parts, strict=True)):
-            built = self._built_scorer = parts, self._make_scorer(self.calibration)
+            built = self._built_scorer = parts, self.make_scorer(self.calibration)
         return built[1]
 
     @accepts_former_names(class_labels="categories", return_partial_maps="return_term_maps")
@@ -265,7 +264,7 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
         size = partial(scored_size, image_size=self.image_size, short_side=calibration.config.short_side)
         calibration.set_roi(self.calibration.roi if roi is None else load_region_at(roi, size))
         check_fits_model(calibration.score_config, self.image_size, self.gaussian.config.grid)
-        scorer = self._make_scorer(calibration)
+        scorer = self.make_scorer(calibration)
         reader = InputReader(scorer, self.discriminant, self._execution_device)
         category_of, _ = reader.categories(images, categories, batch_size)
         fit_calibration(scorer, reader, images, category_of, batch_size, groups)
@@ -295,6 +294,7 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
         """Category index of each of `count` images from names or indices; see [`diffad.scoring.inputs.category_indices`]."""
         return category_indices(categories, self.category_names, count)
 
-    def _make_scorer(self, calibration: Calibration) -> Scorer:
+    def make_scorer(self, calibration: Calibration) -> Scorer:
+        """A scorer of the pipeline's parts under another calibration."""
         parts = (self.unet, self.scheduler, self.feature_extractor, self.gaussian, self.residual_gaussian, calibration)
         return Scorer(*parts, self.image_size, self._execution_device, self.multiscale)

@@ -11,18 +11,11 @@ from diffad.repair.presets import PRESETS
 from diffusers import DDPMScheduler
 from PIL import Image
 from scipy import stats
-from tiny_pipeline import smooth_images, tiny_pipeline
+from tiny_pipeline import smooth_images
 
 BETAS = np.linspace(1e-4, 0.02, 1000)
 ALPHA_BARS = np.cumprod(1 - BETAS)
 CHAIN = [round(999 * k / 249) for k in range(249, -1, -1)]  # 999, 995, ... 4, 0
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    pipe = tiny_pipeline()
-    pipe.calibrate(smooth_images(20, seed=7), smoothing_sigma=1.0)
-    return pipe
 
 
 @pytest.fixture(scope="module")

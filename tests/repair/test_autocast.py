@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffad.pipeline_output import ReconstructionOutput
 from PIL import Image
-from tiny_pipeline import smooth_images, tiny_pipeline
+from tiny_pipeline import smooth_images
 
 FEW_STEPS = {
     "default": {"timesteps": (100, 20), "texture_strength": 1.0},
@@ -14,13 +14,6 @@ FEW_STEPS = {
     "gradient_descent": {"num_steps": 2},
     "partial_diffusion": {"timestep": 60, "num_inference_steps": 50, "stochastic": True},
 }
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    pipe = tiny_pipeline()
-    pipe.calibrate(smooth_images(20, seed=7), smoothing_sigma=1.0)
-    return pipe
 
 
 @pytest.fixture(scope="module")

@@ -19,13 +19,6 @@ FAST = {
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    pipe = tiny_pipeline()
-    pipe.calibrate(smooth_images(20, seed=7), smoothing_sigma=1.0)
-    return pipe
-
-
-@pytest.fixture(scope="module")
 def defective():
     images = smooth_images(5, seed=8, size=(48, 40))
     for index, image in enumerate(images):

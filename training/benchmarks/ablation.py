@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from diffad import DiffADPipeline
 from diffad.data import evaluation_samples
-from diffad.evaluation.results import PAPER_ALPHA, measure
+from diffad.evaluation.results import measure
 from diffad.evaluation.scored_samples import PROTOCOL_MAP_SIZE, read_truth, score_samples
+from diffad.scoring.presets import PAPER_ALPHA
 from diffad.scoring.terms import image_score, standardize_per_image
 from diffad_training.benchmarks.records import append_result, fill_tables, latest_results
 

@@ -14,10 +14,10 @@ from ..imaging.preprocessing import ImageInput
 from ..pipeline_diffad import DiffADPipeline
 from ..scoring import terms
 from ..scoring.config import DETAIL_TERMS, TERMS
-from ..scoring.fitting import split_calibration_images
+from ..scoring.fitting import split_calibration_images, term_statistics
 from ..scoring.inputs import ImageBatch, InputReader
 from ..scoring.scorer import Scorer
-from ..scoring.statistics import TermStatistics, drawn_mean_and_std
+from ..scoring.statistics import drawn_mean_and_std
 from ..scoring.tails import Tail, decades
 from .scored_samples import default_map_size
 
@@ -115,8 +115,7 @@ def scorer_of_all_terms(pipe: DiffADPipeline) -> Scorer:
     weights = dict.fromkeys([*TERMS, *scales], 1.0)
     calibration = pipe.calibration.unfitted(weights=weights, verdict=weights, scales=scales)
     calibration.set_roi(pipe.calibration.roi)
-    parts = (pipe.unet, pipe.scheduler, pipe.feature_extractor, pipe.gaussian, pipe.residual_gaussian, calibration)
-    return Scorer(*parts, pipe.image_size, pipe.scorer.noise.device, pipe.multiscale)
+    return pipe.make_scorer(calibration)
 
 
 def read_masks(defects: Sequence[Sample], size: tuple[int, int], inside: np.ndarray) -> np.ndarray:
@@ -134,22 +133,13 @@ def read_masks(defects: Sequence[Sample], size: tuple[int, int], inside: np.ndar
 
 def _tails(scorer: Scorer, batches: Iterator[ImageBatch], batch_size: int) -> dict[int, dict[str, Tail]]:
     """Tails of every term by category."""
-    statistics: dict[int, list[TermStatistics]] = {}
-    for batch in batches:
-        raw = scorer.raw_term_maps(batch.pixels, batch.category, tiles_per_pass=batch_size, detail=batch.detail)
-        inside = scorer.calibration.inside(batch.pixels.shape[-2:])
-        for i in range(len(batch.indices)):
-            of_image = TermStatistics.of({name: maps[i] for name, maps in raw.items()}, inside, scorer.config)
-            statistics.setdefault(batch.category or 0, []).append(of_image)
-    tails = {category: TermStatistics.sum(of_images).tail for category, of_images in statistics.items()}
-    names = scorer.config.map_terms
-    device = scorer.noise.device
+    names, device = scorer.config.map_terms, scorer.noise.device
     return {
         category: {
-            term: Tail(*(torch.from_numpy(values[k : k + 1]).float().to(device) for values in tail))
+            term: Tail(*(torch.from_numpy(values[k : k + 1]).float().to(device) for values in statistics.tail))
             for k, term in enumerate(names)
         }
-        for category, tail in tails.items()
+        for category, statistics in term_statistics(scorer, batches, batch_size).items()
     }
 
 

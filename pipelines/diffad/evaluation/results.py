@@ -11,12 +11,11 @@ from ..data import Sample
 from ..pipeline_diffad import DiffADPipeline
 from ..scoring.calibration import Calibration
 from ..scoring.config import term_of
+from ..scoring.presets import PAPER_ALPHA
 from ..system.memory import peak_memory_mib
 from .metrics import detection_metrics, localization_metrics, mask_metrics
 from .scored_samples import ScoredSamples
 
-# Rows of the metrics table besides the stored score settings ("ensemble"): the paper's Eq. 11 and each of its terms alone.
-PAPER_ALPHA = 0.5
 UNKNOWN = "unknown"  # in place of the category of a product that the model has never seen
 
 
@@ -75,7 +74,7 @@ def main_category(pipe: DiffADPipeline, scored: ScoredSamples) -> int:
 
 
 def score_rows(term_map_names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Weights of the term maps for each further row of the table."""
+    """Weights of the term maps for each row besides the stored score ("ensemble"): the paper's Eq. 11, and every term alone."""
 
     def maps_of(term: str) -> list[str]:
         return [name for name in term_map_names if term_of(name) == term]

@@ -1,12 +1,12 @@
 """Calibration in two passes over images that stream by: statistics from some, then the scores of the others under them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from ..imaging.preprocessing import ImageInput
 from .calibration import Calibration
-from .inputs import InputReader
+from .inputs import ImageBatch, InputReader
 from .scorer import Scorer
 from .statistics import TermStatistics, split_for_statistics
 
@@ -40,15 +40,9 @@ def fit_calibration(
     names = None if categories is None else reader.category_names
     for_statistics, for_thresholds = split_calibration_images(calibration, of_image, groups, names)
 
-    statistics: dict[int, list[TermStatistics]] = {}
-    for batch in reader.batches(images, categories, batch_size, for_statistics.tolist()):
-        raw = scorer.raw_term_maps(batch.pixels, batch.category, tiles_per_pass=batch_size, detail=batch.detail)
-        inside = calibration.inside(batch.pixels.shape[-2:])
-        for i, index in enumerate(batch.indices):
-            of_image_maps = {name: maps[i] for name, maps in raw.items()}
-            statistics.setdefault(int(of_image[index]), []).append(TermStatistics.of(of_image_maps, inside, scorer.config))
-    for category, of_category in statistics.items():
-        calibration.set_statistics(TermStatistics.sum(of_category), category)
+    batches = reader.batches(images, categories, batch_size, for_statistics.tolist())
+    for category, statistics in term_statistics(scorer, batches, batch_size).items():
+        calibration.set_statistics(statistics, category)
 
     scores, maxima = np.empty(len(images)), np.empty(len(images))
     scored = np.concatenate([group for of_category in for_thresholds for group in of_category])
@@ -61,6 +55,18 @@ def fit_calibration(
         for values in (scores, maxima)
     ]
     calibration.set_scores(*of_groups)
+
+
+def term_statistics(scorer: Scorer, batches: Iterable[ImageBatch], batch_size: int) -> dict[int, TermStatistics]:
+    """Statistics of the scorer's terms on good images, by category; 0 where there is one."""
+    statistics: dict[int, list[TermStatistics]] = {}
+    for batch in batches:
+        raw = scorer.raw_term_maps(batch.pixels, batch.category, tiles_per_pass=batch_size, detail=batch.detail)
+        inside = scorer.calibration.inside(batch.pixels.shape[-2:])
+        for i in range(len(batch.indices)):
+            of_image = TermStatistics.of({name: maps[i] for name, maps in raw.items()}, inside, scorer.config)
+            statistics.setdefault(batch.category or 0, []).append(of_image)
+    return {category: TermStatistics.sum(of_images) for category, of_images in statistics.items()}
 
 
 def split_calibration_images(

@@ -151,7 +151,7 @@ class Scorer(torch.nn.Module):
     ) -> TermMaps:
         size = tuple(images.shape[-2:])
         maps: TermMaps = {}
-        if not {"feature", "residual", "mahalanobis", *self.config.scales}.isdisjoint(terms):
+        if not {"feature", "residual", "mahalanobis", "coarse"}.isdisjoint(terms):
             pyramid = self.feature_extractor.pyramid(images)
             features = self.feature_extractor.standardize(pyramid.fine)  # (B, D, h, w)
         predicted_features = []
@@ -174,7 +174,8 @@ class Scorer(torch.nn.Module):
         if "coarse" in terms:
             maps["coarse"] = _distance_map(self.multiscale("coarse", pyramid.coarse, category), size)
         if not set(DETAIL_TERMS).isdisjoint(terms):
-            enlarged = self.feature_extractor.pyramid(self._enlarged(images) if detail is None else detail, features.shape[-2:])
+            grid = tuple(side // self.feature_extractor.config.stride for side in size)
+            enlarged = self.feature_extractor.pyramid(self._enlarged(images) if detail is None else detail, grid)
             for name, values in (("detail", enlarged.fine), ("coarse_detail", enlarged.coarse), ("neighbors", enlarged.fine)):
                 if name in terms:
                     maps[name] = _distance_map(self.multiscale(name, values, category), size)
