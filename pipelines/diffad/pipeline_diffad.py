@@ -8,14 +8,13 @@ from typing import Literal
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
-from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 from PIL import Image
 
 from .deprecation import accepts_former_names
 from .diffusion.chain import check_scheduler
-from .imaging.maps import is_size, resize_map
+from .imaging.array_maps import is_size
+from .imaging.maps import resize_map
 from .imaging.preprocessing import ImageInput, as_image_list
-from .model_index import PACKAGE
 from .models.discriminant import LinearDiscriminant
 from .models.feature_extractor import FeatureExtractor
 from .models.gaussian import PadimGaussian
@@ -28,16 +27,12 @@ from .repair.binding import ContextBuilder, mean_mahalanobis_loss
 from .repair.presets import RepairMethod, check_fits_tiles, resolve_method
 from .repair.run import repair_batch, step_callback
 from .scoring.calibration import Calibration
+from .scoring.categories import Categories, category_indices
 from .scoring.config import check_fits_model
 from .scoring.fitting import fit_calibration
-from .scoring.inputs import Categories, InputReader, category_indices, load_region_at, scored_size
+from .scoring.inputs import InputReader, load_region_at
 from .scoring.scorer import Scorer
-
-# diffusers finds a component's class by looking its library up here and its base classes up in that library; without
-# the entry a pipeline loads from a folder but not from the Hub.
-LOADABLE_CLASSES.setdefault(
-    PACKAGE, {name: ["save_pretrained", "from_pretrained"] for name in ("ModelMixin", "SchedulerMixin")}
-)
+from .scoring.tiling import scored_size
 
 
 class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
@@ -163,7 +158,8 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
         self.maybe_free_model_hooks()
 
         # 3. Verdicts, each at the thresholds of its category
-        verdicts = self.calibration.judge(image_scores, anomaly_maps, rates, category_of, unknown)
+        maps = [anomaly_map.cpu().numpy() for anomaly_map in anomaly_maps]
+        verdicts = self.calibration.judge(image_scores, maps, rates, category_of, unknown)
         output = DiffADOutput(
             image_scores=image_scores,
             anomaly_maps=anomaly_maps,
@@ -291,7 +287,7 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
             self.calibration.supported_rates(rate)
 
     def category_indices(self, categories: Categories | None, count: int) -> list[int] | None:
-        """Category index of each of `count` images from names or indices; see [`diffad.scoring.inputs.category_indices`]."""
+        """Category index of each of `count` images from names or indices; see `diffad.scoring.categories`."""
         return category_indices(categories, self.category_names, count)
 
     def make_scorer(self, calibration: Calibration) -> Scorer:

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from diffad import DiffADPipeline, FeatureExtractor, MultiscaleFeatures
 from diffad.imaging.maps import resize_map, smooth_map
-from diffad.imaging.preprocessing import resize_rgb, to_model_range
+from diffad.imaging.preprocessing import resize_rgb
+from diffad.imaging.tensors import to_model_range
 from diffad.scoring.presets import DEFAULT
 from tiny_pipeline import SIZE, STRIDE, smooth_images, tiny_extractor, tiny_pipeline
 
