@@ -1,6 +1,7 @@
 """What a trained UNet is made a pipeline with: what good parts look like, the discriminant, the score and its calibration."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +12,9 @@ from diffad.imaging.tensors import to_model_range
 from diffad.scoring.fitting import split_calibration_images
 from diffad.scoring.inputs import InputReader, load_region_at
 from diffad_training.components import build_calibration, build_discriminant, build_gaussian, build_multiscale
-from diffad_training.config import TrainingConfig
+from diffad_training.config import TrainingConfig, load_config
 from diffad_training.dataset import CachedDataset
-from diffad_training.good_images import group_names
+from diffad_training.good_images import group_names, held_out_samples
 from diffad_training.map_choice import MapChoice, choose_map
 from diffad_training.multiscale_fitting import fit_multiscale
 from diffusers import DDPMScheduler
@@ -127,6 +128,18 @@ def choose_and_set_map(
     pipe.register_modules(multiscale=pipe.multiscale.with_only(scales, **settings))
     pipe.calibration = pipe.calibration.unfitted(weights=weights, scales=scales)
     return choice
+
+
+def threshold_samples(model: Path) -> list[Sample]:
+    """The held-out images of a trained model that are behind its thresholds, not its statistics.
+
+    Raises:
+        DataError: as [`held_out_samples`].
+    """
+    held_out, config = held_out_samples(model), load_config(str(model / "training_config.json"), {})
+    of_image = np.array([sample.category for sample in held_out])
+    _, of_categories = split_calibration_images(build_calibration(config), of_image, group_names(held_out))
+    return [held_out[i] for groups in of_categories for members in groups for i in members]
 
 
 def statistics_samples(held_out_samples: Sequence[Sample], config: TrainingConfig) -> list[Sample]:

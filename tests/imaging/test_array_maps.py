@@ -11,7 +11,9 @@ from diffad.imaging.maps import resize_map, smooth_map
 def test_arrays_are_resized_as_tensors_are(size):
     values = np.random.default_rng(0).normal(3, 5, size=(32, 48)).astype(np.float32)
     expected = resize_map(torch.from_numpy(values)[None], size)[0].numpy()
-    np.testing.assert_allclose(resize_array(values, size), expected, atol=2e-4)  # of a range of 30: positions are in float32 there
+    np.testing.assert_allclose(
+        resize_array(values, size), expected, atol=2e-4
+    )  # of a range of 30: positions are in float32 there
     assert resize_array(values.astype(np.float64), (32, 48)).dtype == np.float32
 
 

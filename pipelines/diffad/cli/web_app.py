@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device
+from .options import Device, ExportedPrecision
 
 
 def serve_app(
@@ -21,6 +21,7 @@ def serve_app(
     max_megabytes: Annotated[float, typer.Option(help="Of a file that is sent; larger ones are refused.", min=0.001)] = 20,
     max_megapixels: Annotated[float, typer.Option(help="Of an image; larger ones are refused.", min=0.001)] = 50,
     device: Device = None,
+    precision: ExportedPrecision = None,
     browser: Annotated[bool, typer.Option(help="Open the app in the browser.")] = True,
     share: Annotated[
         bool, typer.Option(help="Ask gradio's servers for a public link: images then leave this machine.")
@@ -37,10 +38,9 @@ def serve_app(
     ```
     """
     from ..app.temporary_files import temporary_files_removed
-    from .loading import load_model
+    from .loading import load_scoring
 
-    pipe = load_model(model, device)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = load_scoring(model, device, precision)
     with temporary_files_removed(), suppress(KeyboardInterrupt):  # how a server ends
         try:
             from ..app.page import build_app
