@@ -9,6 +9,7 @@ import torch
 from diffad import DiffADPipeline, FeatureExtractor, JointUNet2DModel, PadimGaussian
 from diffad.data import Sample
 from diffad.imaging.tensors import to_model_range
+from diffad.models.half_precision import round_to_half
 from diffad.scoring.fitting import split_calibration_images
 from diffad.scoring.inputs import InputReader, load_region_at
 from diffad_training.components import build_calibration, build_discriminant, build_gaussian, build_multiscale
@@ -49,6 +50,7 @@ def fit_pipeline(
         held_out_samples: of all categories.
     """
     channels, device = extractor.config.channels, extractor.device
+    round_to_half(unet)
     multiscale = build_multiscale(config, extractor, min(map(len, train_groups)))
     pipe = DiffADPipeline(
         unet,
@@ -66,6 +68,9 @@ def fit_pipeline(
         if config.chooses_map:
             pooled["detail"] = build_multiscale(config, extractor, 1, pooled=True).detail.gaussian.to(device)
         fit_multiscale(pipe.multiscale, pooled.get("detail"), extractor, cached, samples, train_groups)
+    for gaussians in (pipe.gaussian, pipe.residual_gaussian, pipe.multiscale, *pooled.values()):
+        if gaussians is not None:
+            round_to_half(gaussians)
     if pipe.discriminant is not None:
         indices = [index for group in train_groups for index in group]
         pipe.discriminant.fit(pooled_features, cached.categories[indices]).to(device)
