@@ -13,6 +13,7 @@ from pathlib import Path
 from diffad.deprecation import with_present_names
 from diffad.scoring.config import ScoreConfig
 from diffad.scoring.presets import SCORES, score_settings
+from diffad.scoring.profiles import PROFILES
 from diffad.system.atomic import write_text
 from diffad_training.conversion import SettingsError, as_list, converted, parsed
 
@@ -24,6 +25,7 @@ CHOICES = {
     "augmentations": ("hflip", "vflip", "rot90"),
     "prediction_type": ("epsilon", "sample"),
     "mixed_precision": ("auto", "no", "bf16", "fp16"),
+    "profiles": tuple(PROFILES),
 }
 # The lowest value of every number, and those that must lie above a bound or below one.
 AT_LEAST = {
@@ -116,6 +118,8 @@ class TrainingConfig:
     # in place of the default's, or the name of a score: default or paper
     score: dict | str = field(default_factory=dict)
 
+    # ways of scoring that are calibrated at the end; balanced always is, and scores without a verdict have none beside it
+    profiles: list[str] = field(default_factory=lambda: list(PROFILES))
     choose_map: bool | None = None  # by synthetic defects; None is true for the default score of whole images
 
     # running

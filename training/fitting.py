@@ -10,7 +10,14 @@ from diffad.data import Sample
 from diffad.imaging.preprocessing import to_model_range
 from diffad.scoring.fitting import split_calibration_images
 from diffad.scoring.inputs import InputReader, load_region_at
-from diffad_training.components import build_calibration, build_discriminant, build_gaussian, build_multiscale
+from diffad.scoring.profiles import scales_among
+from diffad_training.components import (
+    build_calibration,
+    build_discriminant,
+    build_gaussian,
+    build_multiscale,
+    build_profiles,
+)
 from diffad_training.config import TrainingConfig
 from diffad_training.dataset import CachedDataset
 from diffad_training.good_images import group_names
@@ -69,6 +76,8 @@ def fit_pipeline(
         indices = [index for group in train_groups for index in group]
         pipe.discriminant.fit(pooled_features, cached.categories[indices]).to(device)
     choice = choose_and_set_map(pipe, pooled, held_out_samples, config) if config.chooses_map else None
+    scales = () if pipe.multiscale is None else pipe.multiscale.config.scales
+    pipe.set_calibrations(build_profiles(config, pipe.calibration, scales))
     print(f"calibrating on {len(held_out_samples)} held-out good images", flush=True)
     categories = [sample.category for sample in held_out_samples] if config.categories else None
     images, groups = [sample.read for sample in held_out_samples], group_names(held_out_samples)
@@ -122,10 +131,13 @@ def choose_and_set_map(
         pipe.multiscale.detail.gaussian = pooled["detail"]
         settings = {name: pooled["detail"].config[name] for name in ("pooling", "regularization")}
     weights = dict.fromkeys(choice.chosen.terms, 1.0)
-    needed = {*weights, *pipe.calibration.config.verdict}
-    scales = tuple(scale for scale in pipe.multiscale.config.scales if scale in needed)
-    pipe.register_modules(multiscale=pipe.multiscale.with_only(scales, **settings))
-    pipe.calibration = pipe.calibration.unfitted(weights=weights, scales=scales)
+    pipe.calibration = pipe.calibration.unfitted(
+        weights=weights, scales=scales_among({*weights, *pipe.calibration.config.verdict})
+    )
+    of_profiles = build_profiles(config, pipe.calibration, pipe.multiscale.config.scales).values()
+    needed = {scale for calibration in (pipe.calibration, *of_profiles) for scale in calibration.config.scales}
+    kept = tuple(scale for scale in pipe.multiscale.config.scales if scale in needed)
+    pipe.register_modules(multiscale=pipe.multiscale.with_only(kept, **settings))
     return choice
 
 

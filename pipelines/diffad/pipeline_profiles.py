@@ -12,7 +12,7 @@ from .scoring.calibrated_profiles import CalibratedProfiles
 from .scoring.calibration import Calibration
 from .scoring.config import check_fits_model
 from .scoring.inputs import load_region_at, scored_size
-from .scoring.profiles import BALANCED
+from .scoring.profiles import BALANCED, PROFILES
 from .scoring.scorer import Scorer
 
 Pipeline = TypeVar("Pipeline")
@@ -26,7 +26,9 @@ class ScoresByProfile:
     @property
     def profile_names(self) -> list[str]:
         """Names of the scores that the model has; the first is the default, `pipe.calibration`."""
-        return [BALANCED, *(self.profiles.calibrations if self.profiles is not None else ())]
+        others = () if self.profiles is None else self.profiles.calibrations
+        # In one order, which a mapping loses when it is saved
+        return [BALANCED, *(name for name in PROFILES if name in others)]
 
     def calibration_of(self, profile: str | None = None) -> Calibration:
         """Settings, statistics and thresholds of a profile; None is the default's.
@@ -88,7 +90,7 @@ class ScoresByProfile:
     def unfitted_calibrations(
         self, roi: str | Path | Image.Image | np.ndarray | None, score_settings: Mapping[str, object]
     ) -> dict[str, Calibration]:
-        """What [`~diffad.DiffADPipeline.calibrate`] fits, by profile: all of them, or the default alone where its settings change.
+        """What [`~diffad.DiffADPipeline.calibrate`] fits, by profile: all, or the default alone where its settings change.
 
         Raises:
             ImageError, ValueError: if the region or a setting can't be used.

@@ -4,56 +4,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from diffad import DiffADPipeline, FeatureExtractor, MultiscaleFeatures
+from diffad import DiffADPipeline, FeatureExtractor
 from diffad.imaging.maps import resize_map, smooth_map
-from diffad.imaging.preprocessing import resize_rgb, to_model_range
 from diffad.scoring.presets import DEFAULT
-from tiny_pipeline import SIZE, STRIDE, smooth_images, tiny_extractor, tiny_pipeline
-
-GRID = (SIZE // STRIDE, SIZE // STRIDE)
-SCALES = ("coarse", "detail", "coarse_detail", "neighbors")
-
-
-def pixels_of(images, side: int) -> torch.Tensor:
-    return to_model_range(torch.from_numpy(np.stack([resize_rgb(image, (side, side)) for image in images])))
-
-
-def pyramid_extractor() -> FeatureExtractor:
-    """As the tiny one, with a deeper level on the coarse grid."""
-    plain = tiny_extractor()
-    torch.manual_seed(5)
-    deeper = FeatureExtractor(
-        "test_efficientnet", levels=(1, 2), stride=STRIDE, channels=plain.config.channels, context_level=3
-    )
-    deeper.set_statistics(plain.feature_mean, plain.feature_std)
-    return deeper
+from pyramid_pipeline import GRID, SCALES, pixels_of, pyramid_extractor, pyramid_pipeline
+from tiny_pipeline import SIZE, STRIDE, smooth_images, tiny_pipeline
 
 
 @pytest.fixture(scope="module")
 def pipe() -> DiffADPipeline:
-    pipe = tiny_pipeline(timesteps=(20,))
-    extractor = pyramid_extractor()
-    extractor.network.load_state_dict(pipe.feature_extractor.network.state_dict(), strict=False)
-    extractor.set_statistics(pipe.feature_extractor.feature_mean, pipe.feature_extractor.feature_std)
-    multiscale = MultiscaleFeatures(
-        extractor.config.channels, extractor.coarse_channels, GRID, SCALES, rank=8, neighbor_images=4
-    )
-    good = smooth_images(12, seed=3)
-    with torch.no_grad():
-        image, enlarged = pixels_of(good, SIZE), pixels_of(good, 2 * SIZE)
-        detail = extractor.pyramid(enlarged, GRID)
-        of_scale = {"coarse": extractor.pyramid(image).coarse, "detail": detail.fine}
-        of_scale |= {"coarse_detail": detail.coarse, "neighbors": detail.fine}
-        for name, features in of_scale.items():
-            scale = getattr(multiscale, name)
-            scale.set_statistics(features)
-            if name == "neighbors":
-                scale.fit(features[:4])
-            else:
-                moments = scale.gaussian.new_moments()
-                scale.accumulate(moments, features)
-                scale.gaussian.fit(moments)
-    pipe.register_modules(feature_extractor=extractor, multiscale=multiscale)
+    pipe = pyramid_pipeline()
     settings = {**DEFAULT, "scales": SCALES, "weights": {"rgb": 1.0, "residual": 1.0, "detail": 2.0, "neighbors": 1.0}}
     pipe.calibrate(smooth_images(9, seed=4), **settings, smoothing_sigma=1.0)
     return pipe

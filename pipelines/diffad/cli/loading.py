@@ -33,21 +33,23 @@ def check_device(device: str) -> None:
         raise ValueError(f"--device {device}: can't be used here ({reason})") from None
 
 
-def load_model(model: str, device: str | None = None) -> DiffADPipeline:
+def load_model(model: str, device: str | None = None, profile: str | None = None) -> DiffADPipeline:
     """Loads a pipeline from a folder or the Hub.
 
     Args:
         device: of torch; None is the GPU if there is one, else the CPU.
+        profile: that is the pipeline's only score; None is all that the model has, with its default first.
 
     Raises:
         DataError: if there is no model.
-        ValueError: if the device can't be used.
+        ValueError: if the device can't be used, or the model has no such profile.
     """
     check_model(model)
     if device is not None:
         check_device(device)
     keep_freed_memory()
     logging.disable_progress_bar()  # of loading
-    pipe = DiffADPipeline.from_pretrained(model).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    pipe = DiffADPipeline.from_pretrained(model).with_profile(profile)
+    pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     pipe.set_progress_bar_config(disable=None)  # silent where nobody looks
     return pipe

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device
+from .options import Device, Profile
 
 
 def serve_app(
@@ -20,6 +20,7 @@ def serve_app(
     ] = None,
     max_megabytes: Annotated[float, typer.Option(help="Of a file that is sent; larger ones are refused.", min=0.001)] = 20,
     max_megapixels: Annotated[float, typer.Option(help="Of an image; larger ones are refused.", min=0.001)] = 50,
+    profile: Profile = None,
     device: Device = None,
     browser: Annotated[bool, typer.Option(help="Open the app in the browser.")] = True,
     share: Annotated[
@@ -39,7 +40,7 @@ def serve_app(
     from ..app.temporary_files import temporary_files_removed
     from .loading import load_model
 
-    pipe = load_model(model, device)
+    pipe = load_model(model, device, profile)
     pipe.set_progress_bar_config(disable=True)
     with temporary_files_removed(), suppress(KeyboardInterrupt):  # how a server ends
         try:

@@ -26,6 +26,9 @@ def summarize_model(pipe: DiffADPipeline) -> dict[str, str]:
         "timesteps": ", ".join(map(str, settings.timesteps)),
         "calibration images": ", ".join(map(str, pipe.calibration.images_per_category)),
     }
+    for name in pipe.profile_names[1:]:
+        settings = pipe.calibration_of(name).config
+        summary[f"profile {name}"] = f"map {_sum_of(settings.weights)}; score {_sum_of(settings.verdict)}"
     if pipe.category_names:
         summary["categories"] = ", ".join(pipe.category_names)
     for index, name in enumerate(pipe.category_names or [""]):

@@ -111,12 +111,8 @@ def _statistics(
             inside = calibration.inside(batch.pixels.shape[-2:])
             for i in range(len(batch.indices)):
                 of_image = {name: maps[i] for name, maps in raw.items()}
-                of_one.setdefault(batch.category or 0, []).append(
-                    TermStatistics.of(of_image, inside, calibration.score_config)
-                )
-    return [
-        {category: TermStatistics.sum(of_images) for category, of_images in of_one.items()} for of_one in statistics
-    ]
+                of_one.setdefault(batch.category or 0, []).append(TermStatistics.of(of_image, inside, calibration.score_config))
+    return [{category: TermStatistics.sum(of_images) for category, of_images in of_one.items()} for of_one in statistics]
 
 
 def _what_maps_depend_on(config: ScoreConfig) -> str:
