@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 from diffad import DiffADPipeline, FeatureExtractor, MultiscaleFeatures
-from diffad.imaging.preprocessing import resize_rgb, to_model_range
+from diffad.imaging.preprocessing import resize_rgb
+from diffad.imaging.tensors import to_model_range
 from tiny_pipeline import SIZE, STRIDE, smooth_images, tiny_extractor, tiny_pipeline
 
 GRID = (SIZE // STRIDE, SIZE // STRIDE)

@@ -114,7 +114,7 @@ def function():
         "diffad.scoring.terms",
         "diffad.scoring",
     }
-    assert {"diffad.imaging.maps", "diffad.model_index"} <= IMPORTS["diffad.pipeline_diffad"]
+    assert {"diffad.imaging.maps", "diffad.pipeline_saving"} <= IMPORTS["diffad.pipeline_diffad"]
     assert {room(name) for name in MODULES} == {None, *ROOMS}
 
 

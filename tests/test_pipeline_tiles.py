@@ -5,8 +5,8 @@ import pytest
 import torch
 from diffad import DiffADPipeline
 from diffad.imaging.maps import smooth_map
-from diffad.imaging.preprocessing import to_model_range
-from diffad.scoring.tiling import add_tiles, blend_weights, cut, tile_corners
+from diffad.imaging.tensors import cut, to_model_range
+from diffad.scoring.tiling import add_tiles, blend_weights, tile_corners
 from tiny_pipeline import SIZE, smooth_images, tiled_pipeline, tiny_pipeline
 
 
@@ -32,7 +32,7 @@ def test_map_is_made_of_the_maps_of_tiles_and_keeps_the_aspect(pipe):
     with torch.no_grad():
         distances = pipe.gaussian(pipe.feature_extractor(cut(x, corners, (SIZE, SIZE)))).sqrt()
         distances = torch.nn.functional.interpolate(distances[:, None], size=(SIZE, SIZE), mode="bilinear")[:, 0]
-    add_tiles(expected, distances, blend_weights((64, 96), corners, (SIZE, SIZE)), corners)
+    add_tiles(expected, distances, torch.from_numpy(blend_weights((64, 96), corners, (SIZE, SIZE))), corners)
     expected = pipe.calibration.standardize({"mahalanobis": smooth_map(expected[None], 1.0)})["mahalanobis"][0]
     np.testing.assert_allclose(output.term_maps[0]["mahalanobis"], expected, rtol=1e-3, atol=1e-3)
     assert output.image_scores[0] == pytest.approx(output.anomaly_maps[0].max(), rel=1e-5)

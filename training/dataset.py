@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffad.data import Sample
-from diffad.imaging.preprocessing import resize_rgb, to_model_range
+from diffad.imaging.preprocessing import resize_rgb
+from diffad.imaging.tensors import cut, to_model_range
 from diffad.models.feature_extractor import FeatureExtractor
-from diffad.scoring.tiling import cut, tile_corners, working_size
+from diffad.scoring.tiling import tile_corners, working_size
 from diffad.system.atomic import write_text
 from diffad.system.disk_space import reserve
 from filelock import FileLock

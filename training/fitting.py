@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from diffad import DiffADPipeline, FeatureExtractor, JointUNet2DModel, PadimGaussian
 from diffad.data import Sample
-from diffad.imaging.preprocessing import to_model_range
+from diffad.imaging.tensors import to_model_range
 from diffad.scoring.fitting import split_calibration_images
 from diffad.scoring.inputs import InputReader, load_region_at
 from diffad.scoring.profiles import scales_among

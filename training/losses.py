@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from diffad import FeatureExtractor
 from diffad.diffusion.denoiser import Denoiser
 from diffad.diffusion.losses import JointLoss
-from diffad.imaging.preprocessing import to_model_range
+from diffad.imaging.tensors import to_model_range
 from diffad_training.config import TrainingConfig
 from diffad_training.dataset import augment
 

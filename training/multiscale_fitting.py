@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from diffad import FeatureExtractor, MultiscaleFeatures, PadimGaussian
 from diffad.data import Sample
-from diffad.imaging.preprocessing import resize_rgb, to_model_range
+from diffad.imaging.preprocessing import resize_rgb
+from diffad.imaging.tensors import to_model_range
 from diffad.scoring.config import DETAIL_TERMS
 from diffad_training.dataset import CachedDataset
 from tqdm.auto import tqdm

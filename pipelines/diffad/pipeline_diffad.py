@@ -8,14 +8,13 @@ from typing import Literal
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
-from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 from PIL import Image
 
 from .deprecation import accepts_former_names
 from .diffusion.chain import check_scheduler
-from .imaging.maps import is_size, resize_map
+from .imaging.array_maps import is_size
+from .imaging.maps import resize_map
 from .imaging.preprocessing import ImageInput, as_image_list
-from .model_index import PACKAGE
 from .models.discriminant import LinearDiscriminant
 from .models.feature_extractor import FeatureExtractor
 from .models.gaussian import PadimGaussian
@@ -30,14 +29,9 @@ from .repair.presets import RepairMethod, check_fits_tiles, resolve_method
 from .repair.run import repair_batch, step_callback
 from .scoring.calibrated_profiles import CalibratedProfiles
 from .scoring.calibration import Calibration
+from .scoring.categories import Categories, category_indices
 from .scoring.fitting import fit_calibrations
-from .scoring.inputs import Categories, InputReader, category_indices
-
-# diffusers finds a component's class by looking its library up here and its base classes up in that library; without
-# the entry a pipeline loads from a folder but not from the Hub.
-LOADABLE_CLASSES.setdefault(
-    PACKAGE, {name: ["save_pretrained", "from_pretrained"] for name in ("ModelMixin", "SchedulerMixin")}
-)
+from .scoring.inputs import InputReader
 
 
 class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline):
@@ -157,7 +151,8 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         self.maybe_free_model_hooks()
 
         # 3. Verdicts, each at the thresholds of its category
-        verdicts = calibration.judge(image_scores, anomaly_maps, rates, category_of, unknown)
+        maps = [anomaly_map.cpu().numpy() for anomaly_map in anomaly_maps]
+        verdicts = calibration.judge(image_scores, maps, rates, category_of, unknown)
         output = DiffADOutput(
             image_scores=image_scores,
             anomaly_maps=anomaly_maps,
@@ -293,5 +288,5 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
             calibration.supported_rates(rate)
 
     def category_indices(self, categories: Categories | None, count: int) -> list[int] | None:
-        """Category index of each of `count` images from names or indices; see [`diffad.scoring.inputs.category_indices`]."""
+        """Category index of each of `count` images from names or indices; see `diffad.scoring.categories`."""
         return category_indices(categories, self.category_names, count)

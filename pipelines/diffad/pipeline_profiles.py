@@ -11,9 +11,10 @@ from PIL import Image
 from .scoring.calibrated_profiles import CalibratedProfiles
 from .scoring.calibration import Calibration
 from .scoring.config import check_fits_model
-from .scoring.inputs import load_region_at, scored_size
+from .scoring.inputs import load_region_at
 from .scoring.profiles import BALANCED, PROFILES
 from .scoring.scorer import Scorer
+from .scoring.tiling import scored_size
 
 Pipeline = TypeVar("Pipeline")
 

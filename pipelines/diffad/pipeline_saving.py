@@ -4,8 +4,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
 
+from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
+
 from .model_index import PACKAGE, read_json_object, with_installed_classes
 from .system.atomic import complete, finish, writing
+
+# diffusers finds a component's class by looking its library up here and its base classes up in that library; without
+# the entry a pipeline loads from a folder but not from the Hub.
+LOADABLE_CLASSES.setdefault(
+    PACKAGE, {name: ["save_pretrained", "from_pretrained"] for name in ("ModelMixin", "SchedulerMixin")}
+)
 
 Pipeline = TypeVar("Pipeline")
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from diffad.imaging.blending import blend_change
-from diffad.imaging.preprocessing import resize_rgb, to_model_range
+from diffad.imaging.preprocessing import resize_rgb
+from diffad.imaging.tensors import to_model_range
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
-from diffad.imaging.maps import normal_level, resize_map, smooth_map
+from diffad.imaging.array_maps import normal_level
+from diffad.imaging.maps import resize_map, smooth_map
 from PIL import Image
 
 

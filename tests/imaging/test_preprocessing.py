@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from diffad import ImageError
-from diffad.imaging.preprocessing import as_image_list, load_rgb, resize_rgb, to_model_range
+from diffad.imaging.preprocessing import as_image_list, load_rgb, resize_rgb
+from diffad.imaging.tensors import to_model_range
 from image_files_by_hand import pgm, png
 from PIL import Image
 

@@ -5,7 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from diffad.imaging.preprocessing import resize_rgb, to_model_range
+from diffad.imaging.preprocessing import resize_rgb
+from diffad.imaging.tensors import to_model_range
 from diffad.repair.gradient_denoising import GradientDenoising, denoising_timesteps
 from diffad.repair.presets import PRESETS
 from diffusers import DDPMScheduler

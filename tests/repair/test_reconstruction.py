@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from diffad.imaging.preprocessing import resize_rgb, to_model_range
+from diffad.imaging.preprocessing import resize_rgb
+from diffad.imaging.tensors import to_model_range
 from diffad.repair.gradient_denoising import GradientDenoising, loss_and_gradient
 from diffusers import DDPMScheduler
 from PIL import Image

@@ -169,7 +169,7 @@ def test_each_category_is_judged_by_its_own_scores():
     scores, categories = rng.normal(size=30).astype(np.float32), rng.integers(0, 3, size=30)
     p_values = together.p_values(scores, categories)
     rates = together.rates(0.5, categories.tolist(), 30)
-    maps = [torch.from_numpy(rng.normal(size=(4, 5))).float() for _ in scores]
+    maps = [rng.normal(size=(4, 5)).astype(np.float32) for _ in scores]
     verdicts = together.judge(scores, maps, rates, categories.tolist(), unknown=np.zeros(30, dtype=bool))
     for label, own in enumerate(of_category):
         alone, chosen = with_scores(own), categories == label
@@ -180,7 +180,7 @@ def test_each_category_is_judged_by_its_own_scores():
         np.testing.assert_array_equal(verdicts.p_values[chosen], p_values[chosen])
         np.testing.assert_array_equal(verdicts.is_defective[chosen], scores[chosen] > alone.image_threshold(0.5))
         for i in np.flatnonzero(chosen):
-            assert torch.equal(verdicts.masks[i], maps[i] > alone.pixel_threshold(0.5))
+            assert np.array_equal(verdicts.masks[i], maps[i] > alone.pixel_threshold(0.5))
     assert len({together.image_threshold(0.5, label) for label in range(3)}) == 3
     assert set(verdicts.false_alarm_rates) == {0.5}
 
@@ -202,7 +202,7 @@ def test_score_that_is_not_finite_is_refused_because_it_would_pass_for_good():
         with pytest.raises(ValueError, match="score of image 1 is not finite"):
             check_finite(np.array([0.0, broken]))
         with pytest.raises(ValueError, match="score of image 1 is not finite"):
-            maps, known = [torch.zeros(2, 2)] * 2, np.zeros(2, dtype=bool)
+            maps, known = [np.zeros((2, 2), dtype=np.float32)] * 2, np.zeros(2, dtype=bool)
             with_scores(np.arange(9.0)).judge(np.array([0.0, broken]), maps, np.full(2, 0.5), None, known)
 
 

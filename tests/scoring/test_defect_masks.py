@@ -116,19 +116,19 @@ def test_calibration_marks_regions_down_to_its_edge_inside_the_region_of_interes
     roi[:, :8] = True
     calibration.set_roi(roi)
     threshold = calibration.pixel_threshold(0.1)
-    bump = torch.from_numpy(gaussian_filter(np.pad([[1.0]], ((15, 16), (13, 18))), 3)).float()  # its peak at column 13 of 32
+    bump = gaussian_filter(np.pad([[1.0]], ((15, 16), (13, 18))), 3).astype(np.float32)  # its peak at column 13 of 32
     bump *= 2 * threshold / bump.max()
-    outside = bump.roll(10, dims=1)
+    outside = np.roll(bump, 10, axis=1)
     verdicts = calibration.judge(np.zeros(2), [bump, outside], np.full(2, 0.1), None, np.zeros(2, dtype=bool))
-    expected = (bump >= threshold) & (torch.arange(32) < 16)
-    assert 0 < expected.sum() < (bump >= threshold).sum() and torch.equal(verdicts.masks[0], expected)
+    expected = (bump >= threshold) & (np.arange(32) < 16)
+    assert 0 < expected.sum() < (bump >= threshold).sum() and np.array_equal(verdicts.masks[0], expected)
     assert (outside > threshold).any() and not verdicts.masks[1].any()
 
 
 def test_false_alarms_of_masks_are_those_of_the_threshold():
     calibration = with_scores(np.random.default_rng(0).normal(3, 1, size=39))
     calibration.register_to_config(mask_edge=DEFAULT_EDGE)
-    maps = [torch.from_numpy(1.3 * smooth_map(seed)) for seed in range(50)]
+    maps = [1.3 * smooth_map(seed) for seed in range(50)]
     rates = np.full(50, 0.05)
     verdicts = calibration.judge(np.zeros(50), maps, rates, None, np.zeros(50, dtype=bool))
     above = [(m > calibration.pixel_threshold(0.05)).any() for m in maps]
@@ -140,7 +140,7 @@ def test_a_threshold_below_the_normal_level_of_0_has_a_mask_like_one_above():
     calibration.register_to_config(mask_edge=0.5)
     threshold = calibration.pixel_threshold(0.1)
     assert threshold < 0
-    values = torch.tensor([[threshold - 3, threshold - 0.2, threshold + 1, threshold - 0.6, threshold + 0.1]])
+    values = np.array([[threshold - 3, threshold - 0.2, threshold + 1, threshold - 0.6, threshold + 0.1]])
     assert calibration.mask(values, threshold, is_defective=True).tolist() == [[False, False, True, False, True]]
 
 

@@ -130,7 +130,7 @@ def test_region_groups_and_categories_are_those_of_all_profiles():
     assert pipe.profile_names == ["balanced", "fast"]
     for name in pipe.profile_names:
         calibration = pipe.calibration_of(name)
-        assert np.array_equal(calibration.roi, roi) and calibration.images_per_category == [4, 4]
+        assert np.array_equal(calibration.roi, roi) and calibration.images_per_category == [5, 5]
     output = pipe(images[:2], profile="fast", categories="nut", false_alarm_rate=0.2)
     assert not any(mask[~roi].any() for mask in output.masks)
 

@@ -185,7 +185,7 @@ def test_masks_follow_the_verdict():
     calibration, _ = fitted(mask_edge=0.7)
     rng = np.random.default_rng(0)
     threshold, peak = calibration.image_threshold(0.2), calibration.pixel_threshold(0.2)
-    maps = [torch.from_numpy(rng.uniform(0, 1, size=(9, 11))).float() * height for height in peak * rng.uniform(0.1, 3, 60)]
+    maps = [rng.uniform(0, height, size=(9, 11)).astype(np.float32) for height in peak * rng.uniform(0.1, 3, 60)]
     scores = (threshold + rng.normal(size=60)).astype(np.float32)
     unknown = np.arange(60) % 10 == 0
     verdicts = calibration.judge(scores, maps, np.full(60, 0.2), None, unknown)

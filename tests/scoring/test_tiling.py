@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from diffad.scoring.tiling import add_tiles, blend_weights, cut, tile_corners, tile_starts, window, working_size
+from diffad.imaging.tensors import cut
+from diffad.scoring.tiling import add_tiles, blend_weights, tile_corners, tile_starts, window, working_size
 
 SIZES = [(32, 32), (32, 33), (45, 32), (64, 64), (70, 131)]
 TILE = (32, 32)
@@ -14,7 +15,7 @@ def blend(images: torch.Tensor, score, overlap: float) -> torch.Tensor:
     size = tuple(images.shape[-2:])
     corners = tile_corners(size, TILE, overlap)
     canvas = torch.zeros(size)
-    add_tiles(canvas, score(cut(images[:1], corners, TILE)), blend_weights(size, corners, TILE), corners)
+    add_tiles(canvas, score(cut(images[:1], corners, TILE)), torch.from_numpy(blend_weights(size, corners, TILE)), corners)
     return canvas
 
 
@@ -83,5 +84,5 @@ def test_blended_map_of_a_smooth_score_has_no_steps():
 
 def test_window_is_symmetric_and_positive():
     weights = window((32, 20))
-    assert weights.min() > 0 and torch.equal(weights.argmax() // 20 // 16, torch.tensor(0))
-    torch.testing.assert_close(weights, weights.flip(0, 1))
+    assert weights.min() > 0 and weights.argmax() // 20 in (15, 16)
+    np.testing.assert_allclose(weights, weights[::-1, ::-1])

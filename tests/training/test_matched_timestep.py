@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from diffad.imaging.preprocessing import resize_rgb, to_model_range
+from diffad.imaging.preprocessing import resize_rgb
+from diffad.imaging.tensors import to_model_range
 from diffad.repair.gradient_denoising import GradientDenoising, added_variance
 from diffad_training.benchmarks import matched_timestep
 from diffad_training.benchmarks.repair import psnr

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from diffad.data import DataError, training_samples
-from diffad.imaging.preprocessing import resize_rgb, to_model_range
+from diffad.imaging.preprocessing import resize_rgb
+from diffad.imaging.tensors import to_model_range
 from diffad.system.disk_space import DiskFullError
 from diffad_training.dataset import CachedDataset, augment, build_cache, channel_statistics
 from diffad_training.good_images import good_samples, group_names, read_held_out, save_held_out, split_samples

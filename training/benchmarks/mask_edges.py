@@ -11,7 +11,6 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import torch
 from diffad import DiffADPipeline, localization_metrics
 from diffad.evaluation.metrics import mask_metrics
 from diffad_training.benchmarks.held_out import held_out_images
@@ -46,13 +45,12 @@ def shares_of(model: Path) -> list[float]:
     good_images = good_images[:GOOD_IMAGES]
     output = pipe(good_images + [defect.defective for defect in defects])
     truth = np.stack([np.zeros(pipe.image_size, bool)] * len(good_images) + [defect.mask for defect in defects])
-    maps = [torch.from_numpy(anomaly_map) for anomaly_map in output.anomaly_maps]
     best_f1 = localization_metrics(np.stack(output.anomaly_maps), truth)["pixel_f1_max"]
     shares = []
     for edge in EDGES:
         pipe.calibration.register_to_config(mask_edge=edge)
-        of_images = zip(maps, output.pixel_thresholds.tolist(), output.is_defective.tolist(), strict=True)
-        masks = [pipe.calibration.mask(*of_image).numpy() for of_image in of_images]
+        of_images = zip(output.anomaly_maps, output.pixel_thresholds.tolist(), output.is_defective.tolist(), strict=True)
+        masks = [pipe.calibration.mask(*of_image) for of_image in of_images]
         shares.append(mask_metrics(np.stack(masks), truth, best_f1)["seg_f1_share"])
     return shares
 

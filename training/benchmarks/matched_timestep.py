@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from diffad import DiffADPipeline
 from diffad.diffusion.chain import ReverseChain
-from diffad.imaging.preprocessing import single_batch
+from diffad.imaging.tensors import single_batch
 from diffad.repair.gradient_denoising import (
     GradientDenoising,
     added_variance,

@@ -24,7 +24,8 @@ from accelerate.utils import set_seed
 from diffad import ImageError, detection_metrics, localization_metrics
 from diffad.data import DataError, Sample, category_samples, evaluation_samples
 from diffad.evaluation.scored_samples import PROTOCOL_MAP_SIZE, read_truth
-from diffad.imaging.preprocessing import resize_rgb, to_model_range
+from diffad.imaging.preprocessing import resize_rgb
+from diffad.imaging.tensors import to_model_range
 from diffad.models.lite_weights import load_lite_weights
 from diffad.system.memory import return_freed_memory
 from diffad_training.benchmarks.detection import METRICS, PEER_RESULTS, write_tables

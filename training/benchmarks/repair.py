@@ -23,7 +23,8 @@ import torch
 from diffad import DiffADPipeline
 from diffad.data import evaluation_samples
 from diffad.imaging.maps import resize_map
-from diffad.imaging.preprocessing import resize_rgb, single_batch
+from diffad.imaging.preprocessing import resize_rgb
+from diffad.imaging.tensors import single_batch
 from diffad.repair.fill import fill_from_surroundings
 from diffad.repair.presets import PRESETS
 from diffad_training.benchmarks.records import append_result

@@ -4,7 +4,6 @@ import html
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image
 
 from ..imaging.drawing import filmstrip, heat_map, marked
@@ -62,7 +61,7 @@ def pictures(inspection: Inspection, calibration: Calibration, rate: float) -> t
     """Overlay and heat map at the pixel threshold of a false-alarm rate, `(H, W, 3)` uint8 each."""
     threshold = calibration.pixel_threshold(rate, inspection.category)
     is_defective = inspection.is_unknown or inspection.score > calibration.image_threshold(rate, inspection.category)
-    mask = calibration.mask(torch.from_numpy(inspection.anomaly_map), threshold, is_defective).numpy()
+    mask = calibration.mask(inspection.anomaly_map, threshold, is_defective)
     picture = overlaid(inspection.image, inspection.anomaly_map, threshold, mask)
     return picture, heat_map(inspection.anomaly_map, threshold)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .maps import normal_level
+from .array_maps import normal_level
 
 OVERLAY_OPACITY = 0.65
 

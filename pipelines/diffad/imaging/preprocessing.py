@@ -2,16 +2,26 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from PIL import Image
 
 from .decoding import ImageError
 from .masks import read_region
 from .reading import read_image, to_rgb, warn_of_unused_range
 
-ImageInput = str | Path | Image.Image | np.ndarray | torch.Tensor | Callable[[], Image.Image]
+
+@runtime_checkable
+class TensorLike(Protocol):
+    """A torch tensor, known by what it can do, so that torch is not imported where there is none."""
+
+    def detach(self) -> "TensorLike": ...
+
+    def movedim(self, source: int, destination: int) -> "TensorLike": ...
+
+
+ImageInput = str | Path | Image.Image | np.ndarray | TensorLike | Callable[[], Image.Image]
 CHANNELS_FIRST = "channels come last in numpy arrays: array.transpose(1, 2, 0); give grey images as a list"
 
 
@@ -24,7 +34,7 @@ def as_image_list(images: ImageInput | Sequence[ImageInput]) -> list[ImageInput]
     """
     if isinstance(images, (str, Path, Image.Image)) or callable(images):
         return [images]
-    if isinstance(images, torch.Tensor):
+    if isinstance(images, TensorLike):
         return list(images) if images.ndim > 3 else [images]
     if isinstance(images, np.ndarray):
         if images.ndim < 3 or (images.ndim == 3 and images.shape[-1] in (1, 3, 4)):
@@ -57,11 +67,11 @@ def load_rgb(image: ImageInput, name: str = "image") -> Image.Image:
         image = image()
     if isinstance(image, Image.Image):
         return to_rgb(image, name)
-    if isinstance(image, torch.Tensor):
+    if isinstance(image, TensorLike):
         if image.ndim != 3:
             raise ImageError(f"{name}: tensors must be (C, H, W), got {tuple(image.shape)}")
         image = image.detach().cpu()
-        array = (image.float() if image.dtype == torch.bfloat16 else image).movedim(0, -1).numpy()
+        array = (image.float() if image.is_floating_point() else image).movedim(0, -1).numpy()  # numpy has no bfloat16
     elif isinstance(image, np.ndarray):
         array = image
     else:
@@ -110,19 +120,3 @@ def resize_rgb(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
     """`(3, height, width)` uint8 at the model's resolution: bilinear with antialiasing."""
     resized = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return np.asarray(resized).transpose(2, 0, 1)
-
-
-def to_model_range(images: torch.Tensor) -> torch.Tensor:
-    """uint8 grey levels to float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1
-
-
-def single_batch(pixels: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
-    """One image `(H, W, 3)` uint8 at the model's resolution as a batch `(1, 3, H, W)` in [-1, 1]."""
-    return to_model_range(torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None].to(device))
-
-
-def to_pil(image: torch.Tensor) -> Image.Image:
-    """One image `(3, H, W)` in [-1, 1], clamped and rounded to 8 bits."""
-    levels = ((image.float().clamp(-1, 1) + 1) * 127.5).round().byte()
-    return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())

@@ -7,8 +7,9 @@ from diffusers import DDPMScheduler
 
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.noise import timestep_noise
+from ..imaging.tensors import cut
 from ..scoring.scorer import Scorer
-from ..scoring.tiling import cut, tile_corners
+from ..scoring.tiling import tile_corners
 from .context import RepairContext
 from .gradient_denoising import mahalanobis_loss
 

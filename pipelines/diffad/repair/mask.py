@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import binary_dilation, binary_fill_holes
 
-from ..imaging.maps import normal_level, smooth_map
+from ..imaging.array_maps import normal_level
+from ..imaging.maps import smooth_map
 from ..imaging.regions import region_peaks
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..imaging.preprocessing import to_pil
+from ..imaging.tensors import to_pil
 
 
 class StepRecorder:

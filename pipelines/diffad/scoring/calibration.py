@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
-from ..deprecation import former_name
+from ..deprecation import accepts_former_names, former_name
+from ..imaging.array_maps import region_at
 from ..imaging.maps import resize_map
 from ..models.float32 import Float32ModelMixin
 from . import terms
@@ -134,6 +135,16 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
         counts = self.config.num_calibration_images
         return [counts] if isinstance(counts, int) else list(counts)
 
+    @accepts_former_names(class_label="category")
+    def calibration_scores_of(self, category: int = 0) -> np.ndarray:
+        return self._of_category(self.calibration_scores, category)
+
+    def calibration_maxima_of(self, category: int = 0) -> np.ndarray:
+        return self._of_category(self.calibration_maxima, category)
+
+    def _of_category(self, scores: torch.Tensor, category: int) -> np.ndarray:
+        return scores.split(self.images_per_category)[category].cpu().numpy()
+
     @property
     def is_fitted(self) -> bool:
         return min(self.images_per_category) > 0
@@ -257,10 +268,11 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
         Raises:
             ValueError: if it has no pixel there.
         """
-        inside = self._inside(size)
-        if not inside.any():
-            raise ValueError(f"the region of interest has no pixel in a map of {size[0]}x{size[1]}")
-        return inside
+        return torch.from_numpy(region_at(self.region, tuple(size))).to(self.term_mean.device)
+
+    @property
+    def region(self) -> np.ndarray | None:
+        return None if self.roi is None else self.roi.cpu().numpy()
 
     def _inside(self, size: tuple[int, int]) -> torch.Tensor:
         if self.roi is None:

@@ -9,13 +9,12 @@ import torch
 from PIL import Image
 
 from ..imaging.maps import resize_map
-from ..imaging.preprocessing import ImageInput, load_region, load_rgb, resize_rgb, to_model_range
+from ..imaging.preprocessing import ImageInput, load_region, load_rgb, resize_rgb
+from ..imaging.tensors import cut, to_model_range
 from ..models.discriminant import LinearDiscriminant
+from .categories import Categories, category_indices
 from .scorer import Scorer
-from .tiling import cut, tile_corners, working_size
-
-# The category of every image by name or index, or one for all.
-Categories = str | int | Sequence[str | int]
+from .tiling import scored_size, tile_corners
 
 
 class CategoriesOfImages(NamedTuple):
@@ -46,34 +45,6 @@ class ImageBatch(NamedTuple):
     category: int | None
     detail: torch.Tensor | None
     originals: list[Image.Image]
-
-
-def category_indices(categories: Categories | None, names: Sequence[str] | None, count: int) -> list[int] | None:
-    """The category index of each of `count` images from what the user gave; None if that is None.
-
-    Args:
-        names: of the model's categories, None for a model of one.
-
-    Raises:
-        ValueError: if a category does not exist, or their number is wrong.
-    """
-    if categories is None:
-        return None
-    if names is None:
-        raise ValueError("categories given, but this model was trained on one category")
-    given = [categories] * count if isinstance(categories, str | int) else list(categories)
-    if len(given) != count:
-        raise ValueError(f"{len(given)} categories for {count} images: give one per image, or one for all")
-    known = {name_or_index: i for i, name in enumerate(names) for name_or_index in (name, i)}
-    unknown = [category for category in given if category not in known]
-    if unknown:
-        raise ValueError(f"category {unknown[0]!r} is none of {', '.join(names)} (or 0..{len(names) - 1})")
-    return [known[category] for category in given]
-
-
-def scored_size(height: int, width: int, image_size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
-    """`(height, width)` at which an image is scored: the model's resolution, or for a model of tiles its working size."""
-    return image_size if short_side is None else working_size((height, width), short_side)
 
 
 def load_region_at(region: str | Path | Image.Image | np.ndarray, size: Callable[[int, int], tuple[int, int]]) -> torch.Tensor:

@@ -1,15 +1,16 @@
 """What thresholds say of scores: verdicts, p-values and masks, with a guarantee for good parts."""
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from ..deprecation import accepts_former_names
-from ..imaging.maps import normal_level
+from ..imaging.array_maps import normal_level, region_at
 from . import conformal
+from .config import ScoreConfig
 from .defect_masks import defect_mask
 
 
@@ -18,14 +19,34 @@ class Verdicts(NamedTuple):
 
     p_values: np.ndarray
     is_defective: np.ndarray
-    masks: list[torch.Tensor]
+    masks: list[np.ndarray]
     false_alarm_rates: np.ndarray
     image_thresholds: np.ndarray
     pixel_thresholds: np.ndarray
 
 
-class Judging:
-    """The part of [`Calibration`] that judges, from its `calibration_scores` and `calibration_maxima`."""
+class Judging(ABC):
+    """What a calibration says of scores and maps, as arrays; the pipeline's and an exported model's calibrations share it."""
+
+    config: ScoreConfig  # or a mapping of its settings by attributes
+
+    @property
+    @abstractmethod
+    def images_per_category(self) -> list[int]:
+        """Calibration images behind the thresholds of each category; one number where there is one category."""
+
+    @property
+    @abstractmethod
+    def region(self) -> np.ndarray | None:
+        """Region of interest, bool `(height, width)`; None is the whole image."""
+
+    @abstractmethod
+    def calibration_scores_of(self, category: int = 0) -> np.ndarray:
+        """Ascending scores of the calibration images behind a category's thresholds."""
+
+    @abstractmethod
+    def calibration_maxima_of(self, category: int = 0) -> np.ndarray:
+        """Ascending highest pixels of the same images' anomaly maps."""
 
     @accepts_former_names(class_labels="categories")
     def p_values(self, scores: np.ndarray, categories: Sequence[int] | None = None) -> np.ndarray:
@@ -83,7 +104,7 @@ class Judging:
     def judge(
         self,
         image_scores: np.ndarray,
-        anomaly_maps: Sequence[torch.Tensor],
+        anomaly_maps: Sequence[np.ndarray],
         rates: np.ndarray,
         categories: Sequence[int] | None,
         unknown: np.ndarray,
@@ -112,19 +133,21 @@ class Judging:
             pixel_thresholds=pixel_thresholds,
         )
 
-    def mask(self, anomaly_map: torch.Tensor, threshold: float, is_defective: bool) -> torch.Tensor:
+    def mask(self, anomaly_map: np.ndarray, threshold: float, is_defective: bool) -> np.ndarray:
         """Defective pixels, bool, of a map `(height, width)` of any size, in the region of interest.
 
         Where the verdict has terms of its own the mask follows it: a part that is called good has none, and one that is called
         defective has some, around its highest pixels even where none exceeds the threshold.
+
+        Raises:
+            ValueError: if the region of interest has no pixel at that size.
         """
-        values = torch.where(self.inside(anomaly_map.shape).to(anomaly_map.device), anomaly_map, -torch.inf).cpu().numpy()
+        values = np.where(region_at(self.region, anomaly_map.shape), anomaly_map, np.float32(-np.inf))
         if self.config.verdict:
             if not is_defective:
-                return torch.zeros_like(anomaly_map, dtype=torch.bool)
+                return np.zeros(anomaly_map.shape, dtype=bool)
             threshold = min(threshold, float(np.nextafter(values.max(), -np.inf, dtype=values.dtype)))
-        mask = defect_mask(values, threshold, self.config.mask_edge, normal_level(threshold))
-        return torch.from_numpy(mask).to(anomaly_map.device)
+        return defect_mask(values, threshold, self.config.mask_edge, normal_level(threshold))
 
     @accepts_former_names(class_label="category")
     def image_threshold(self, false_alarm_rate: float, category: int = 0) -> float:
@@ -134,15 +157,7 @@ class Judging:
     @accepts_former_names(class_label="category")
     def pixel_threshold(self, false_alarm_rate: float, category: int = 0) -> float:
         """Pixels above it are called defective; a good part has any such pixel with at most the given probability."""
-        return conformal.conformal_threshold(self._of_category(self.calibration_maxima, category), false_alarm_rate)
-
-    @accepts_former_names(class_label="category")
-    def calibration_scores_of(self, category: int = 0) -> np.ndarray:
-        """Ascending scores of the calibration images behind a category's thresholds."""
-        return self._of_category(self.calibration_scores, category)
-
-    def _of_category(self, scores: torch.Tensor, category: int) -> np.ndarray:
-        return scores.split(self.images_per_category)[category].cpu().numpy()
+        return conformal.conformal_threshold(self.calibration_maxima_of(category), false_alarm_rate)
 
 
 def check_finite(image_scores: np.ndarray) -> None:

@@ -10,10 +10,11 @@ from diffusers import DDPMScheduler
 from ..diffusion.denoiser import Denoiser, Prediction
 from ..diffusion.noise import timestep_noise
 from ..imaging.maps import resize_map, smooth_map, smooth_map_by_square_kernel
+from ..imaging.tensors import cut
 from . import terms as score_terms
 from .calibration import Calibration
 from .config import DETAIL_TERMS, TIMESTEP_TERMS
-from .tiling import add_tiles, blend_weights, cut, tile_corners
+from .tiling import add_tiles, blend_weights, tile_corners
 
 TermMaps = dict[str, torch.Tensor]
 
@@ -194,7 +195,7 @@ class Scorer(torch.nn.Module):
     ) -> TermMaps:
         size, tile = tuple(images.shape[-2:]), self.image_size
         corners = tile_corners(size, tile, self.config.tile_overlap)
-        weights = blend_weights(size, corners, tile).to(images)
+        weights = torch.from_numpy(blend_weights(size, corners, tile)).to(images)
         blended: TermMaps = {}
         for i, image in enumerate(images):
             of_image = category[i : i + 1] if isinstance(category, torch.Tensor) and category.shape[0] > 1 else category

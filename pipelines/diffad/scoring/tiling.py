@@ -2,14 +2,22 @@
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
-import torch
+import numpy as np
+
+Map = TypeVar("Map")
 
 
 def working_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
     """`(height, width)` at which an image is scored: its shorter side brought to `short_side` pixels, its aspect kept."""
     factor = short_side / min(size)
     return round(size[0] * factor), round(size[1] * factor)
+
+
+def scored_size(height: int, width: int, image_size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
+    """`(height, width)` at which an image is scored: the model's resolution, or for a model of tiles its working size."""
+    return image_size if short_side is None else working_size((height, width), short_side)
 
 
 def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
@@ -33,26 +41,22 @@ def tile_corners(size: tuple[int, int], tile: tuple[int, int], overlap: float) -
     return [(y, x) for y in tile_starts(size[0], tile[0], overlap) for x in tile_starts(size[1], tile[1], overlap)]
 
 
-def cut(images: torch.Tensor, corners: Sequence[tuple[int, int]], tile: tuple[int, int]) -> torch.Tensor:
-    """Tiles `(B * len(corners), C, *tile)` of images `(B, C, H, W)`, those of one image behind each other."""
-    return torch.stack([images[..., y : y + tile[0], x : x + tile[1]] for y, x in corners], dim=1).flatten(0, 1)
-
-
-def window(tile: tuple[int, int]) -> torch.Tensor:
+def window(tile: tuple[int, int]) -> np.ndarray:
     """Raised-cosine weight of every pixel of a tile, `(*tile)`: highest in the middle, positive and small at the border."""
-    rows, columns = (torch.sin(math.pi * (torch.arange(side) + 0.5) / side).square() for side in tile)
+    rows, columns = (np.sin(np.pi * (np.arange(side) + 0.5) / side) ** 2 for side in tile)
     return rows[:, None] * columns
 
 
-def blend_weights(size: tuple[int, int], corners: Sequence[tuple[int, int]], tile: tuple[int, int]) -> torch.Tensor:
+def blend_weights(size: tuple[int, int], corners: Sequence[tuple[int, int]], tile: tuple[int, int]) -> np.ndarray:
     """`(len(corners), *tile)`, the share of each tile in each of its pixels: over the tiles at a pixel they sum to one."""
-    total, of_tile = torch.zeros(size, dtype=torch.float64), window(tile).double()
+    total, of_tile = np.zeros(size), window(tile)
     for y, x in corners:
         total[y : y + tile[0], x : x + tile[1]] += of_tile
-    return torch.stack([of_tile / total[y : y + tile[0], x : x + tile[1]] for y, x in corners]).float()
+    shares = [of_tile / total[y : y + tile[0], x : x + tile[1]] for y, x in corners]
+    return np.stack(shares).astype(np.float32)
 
 
-def add_tiles(canvas: torch.Tensor, maps: torch.Tensor, weights: torch.Tensor, corners: Sequence[tuple[int, int]]) -> None:
-    """Adds weighted maps `(T, *tile)` at their corners to a map `(H, W)`, in place."""
+def add_tiles(canvas: Map, maps: Map, weights: Map, corners: Sequence[tuple[int, int]]) -> None:
+    """Adds weighted maps `(T, *tile)` at their corners to a map `(H, W)`, in place; all arrays or all tensors."""
     for tile_map, weight, (y, x) in zip(maps, weights, corners, strict=True):
         canvas[y : y + weight.shape[0], x : x + weight.shape[1]] += weight * tile_map
