@@ -16,7 +16,7 @@ from .scoring.profiles import BALANCED, PROFILES
 from .scoring.scorer import Scorer
 from .scoring.tiling import scored_size
 
-Pipeline = TypeVar("Pipeline")
+Profiled = TypeVar("Profiled")
 
 
 class ScoresByProfile:
@@ -72,7 +72,7 @@ class ScoresByProfile:
         parts = (self.unet, self.scheduler, self.feature_extractor, self.gaussian, self.residual_gaussian, calibration)
         return Scorer(*parts, self.image_size, self._execution_device, self.multiscale)
 
-    def with_profile(self: Pipeline, profile: str | None) -> Pipeline:
+    def with_profile(self: Profiled, profile: str | None) -> Profiled:
         """A pipeline of the same parts whose only score is a profile's, for whatever scores or repairs with its default.
 
         None and the default's name give this pipeline.
