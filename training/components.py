@@ -101,15 +101,15 @@ def build_gaussian(config: TrainingConfig, feature_channels: int, pooled: bool =
 
 
 def build_multiscale(
-    config: TrainingConfig, extractor: FeatureExtractor, training_images: int, pooled: bool = False
+    config: TrainingConfig, extractor: FeatureExtractor, training_images: int, scales: Sequence[str], pooled: bool = False
 ) -> MultiscaleFeatures | None:
-    """What the score needs at further scales, and what its map may be chosen from; None where it needs nothing.
+    """What good parts look like at further scales, not fitted yet; None for no scale.
 
     Args:
         training_images: of the category that has the fewest.
+        scales: of [`scales_of_model`], or some of them.
         pooled: as of `build_gaussian`, for the Gaussian of detail.
     """
-    scales = scales_of_model(config)
     if not scales:
         return None
     side = config.resolution // config.feature_stride

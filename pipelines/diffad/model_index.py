@@ -18,7 +18,7 @@ COMPONENT_CLASSES = {
     "multiscale": (PACKAGE, "MultiscaleFeatures"),
     "profiles": (PACKAGE, "CalibratedProfiles"),
 }
-OPTIONAL_COMPONENTS = ("discriminant", "multiscale", "profiles")
+OPTIONAL_COMPONENTS = ("residual_gaussian", "discriminant", "multiscale", "profiles")
 
 
 def read_json_object(path: str | Path) -> dict:

@@ -43,7 +43,8 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
             `timestep_spacing="linspace"` makes the paper's timesteps part of its respaced chain.
         feature_extractor: frozen backbone that the UNet learned to predict.
         gaussian: features of good parts at every position.
-        residual_gaussian: what the UNet gets wrong in them on good parts, at every position.
+        residual_gaussian: what the UNet gets wrong in them on good parts, at every position; None while it is not trained,
+            and the model scores by its profile `gaussian` alone.
         calibration: how scores are formed, and what good images score.
         multiscale: features of good parts at further scales; models saved with diffad 0.1 have none.
         discriminant: names and recognises the categories of a model trained on several; such a model's UNet, Gaussians and
@@ -57,7 +58,7 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
     model_cpu_offload_seq = "feature_extractor->unet"
     # They hold no parameters, by which hooks tell where a model is; the calibration has no forward pass to be hooked either.
     _exclude_from_cpu_offload = ["discriminant", "gaussian", "residual_gaussian", "calibration", "multiscale", "profiles"]
-    _optional_components = ["discriminant", "multiscale", "profiles"]
+    _optional_components = ["residual_gaussian", "discriminant", "multiscale", "profiles"]
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         scheduler: DDPMScheduler,
         feature_extractor: FeatureExtractor,
         gaussian: PadimGaussian,
-        residual_gaussian: PadimGaussian,
+        residual_gaussian: PadimGaussian | None,
         calibration: Calibration,
         discriminant: LinearDiscriminant | None = None,
         multiscale: MultiscaleFeatures | None = None,
@@ -114,7 +115,7 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
             false_alarm_rate: share of good parts that may be called defective; sets the thresholds. None is 5 %, or, where
                 that is larger, the smallest rate that the calibration supports for the image's category, 1 / (n + 1).
             map_size: `(height, width)` of all returned maps; None returns each at its image's own size.
-            return_term_maps: also return the map of every score term at every timestep.
+            return_term_maps: also return the map of every score term that the model can measure, at every timestep.
             return_dict: whether to return the output class instead of a tuple of its fields.
             output_type: `np` for numpy arrays, `pt` for tensors on the pipeline's device.
             profile: how to score, such as `fast`, with thresholds of its own; one of `pipe.profile_names`, None is the first.
@@ -128,7 +129,7 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         rate_of_all = false_alarm_rate if categories is None else None
         self.check_inputs(images, batch_size, rate_of_all, map_size, output_type, profile)
         scorer, calibration = self.scorer_of(profile), self.calibration_of(profile)
-        terms = scorer.config.all_terms if return_term_maps else None
+        terms = scorer.measurable_terms if return_term_maps else None
         reader = InputReader(scorer, self.discriminant, self._execution_device)
         category_of, unknown = reader.categories(images, categories, batch_size)  # N indices or None for one category, (N,)
         rates = calibration.rates(false_alarm_rate, category_of, len(images))  # (N,)
@@ -192,9 +193,12 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
             settings: of the method, in place of the preset's.
 
         Raises:
-            ImageError, ValueError: as for scoring, or the preset or a setting does not exist or does not fit the model.
+            ImageError, ValueError: as for scoring, or the preset or a setting does not exist or does not fit the model, or the
+                model's diffusion model is not trained.
         """
         # 1. What can't be used is refused; categories and thresholds of all images
+        if self.residual_gaussian is None:
+            raise ValueError("this model can't repair: its diffusion model is not trained (see `diffad info`)")
         images = as_image_list(images)
         self.check_inputs(images, batch_size, false_alarm_rate if categories is None else None)
         method = resolve_method(preset, settings)

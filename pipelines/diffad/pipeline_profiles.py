@@ -12,7 +12,7 @@ from .scoring.calibrated_profiles import CalibratedProfiles
 from .scoring.calibration import Calibration
 from .scoring.config import check_fits_model
 from .scoring.inputs import load_region_at
-from .scoring.profiles import BALANCED, PROFILES
+from .scoring.profiles import BALANCED, GAUSSIAN, PROFILES
 from .scoring.scorer import Scorer
 from .scoring.tiling import scored_size
 
@@ -26,10 +26,14 @@ class ScoresByProfile:
 
     @property
     def profile_names(self) -> list[str]:
-        """Names of the scores that the model has; the first is the default, `pipe.calibration`."""
+        """Names of the scores that the model has; the first is the default, `pipe.calibration`.
+
+        A model whose diffusion model is not trained has `gaussian` only.
+        """
         others = () if self.profiles is None else self.profiles.calibrations
         # In one order, which a mapping loses when it is saved
-        return [BALANCED, *(name for name in PROFILES if name in others)]
+        default = GAUSSIAN if self.residual_gaussian is None else BALANCED
+        return [default, *(name for name in PROFILES if name in others)]
 
     def calibration_of(self, profile: str | None = None) -> Calibration:
         """Settings, statistics and thresholds of a profile; None is the default's.
