@@ -8,7 +8,8 @@ import pytest
 from diffad import DiffADPipeline
 from diffad.export.folder import export_pipeline
 from diffad.runtime import Detector
-from multiscale_pipeline import multiscale_pipeline
+from diffad.scoring.presets import DEFAULT
+from pyramid_pipeline import SCALES, pyramid_pipeline
 from three_products import three_products
 from tiny_pipeline import category_images, tiled_pipeline
 
@@ -32,12 +33,13 @@ def exported(pipe: DiffADPipeline, folder, *options) -> Exported:
 @pytest.fixture(scope="session")
 def whole_images(tmp_path_factory) -> Exported:
     """Terms of all scales, a region of interest, term maps among the outputs."""
-    pipe = multiscale_pipeline(calibration_images=31)
+    pipe = pyramid_pipeline()
+    settings = {**DEFAULT, "scales": SCALES, "weights": {"rgb": 1.0, "residual": 1.0, "detail": 2.0, "neighbors": 1.0}}
     region = np.zeros((32, 32), dtype=bool)
     region[4:, :28] = True
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pipe.calibrate([image for image in category_images(31, 4, 0)], roi=region)
+        pipe.calibrate(category_images(31, 4, 0), roi=region, **settings, smoothing_sigma=1.0)
     return exported(pipe, tmp_path_factory.mktemp("whole") / "exported", "onnx", True)
 
 

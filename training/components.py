@@ -1,5 +1,7 @@
 """Builds the pipeline's components from the settings of a run."""
 
+from collections.abc import Sequence
+
 import torch
 from diffad import (
     Calibration,
@@ -12,8 +14,9 @@ from diffad import (
 from diffad.data import DataError
 from diffad.diffusion.chain import ReverseChain
 from diffad.models.lite_weights import BLOCKS_PER_STAGE
-from diffad.scoring.config import check_fits_model
+from diffad.scoring.config import DETAIL_TERMS, SCALE_TERMS, check_fits_model
 from diffad.scoring.presets import score_settings
+from diffad.scoring.profiles import BALANCED, PROFILES, profile_settings, scales_of
 from diffad_training.config import TrainingConfig
 from diffad_training.conversion import SettingsError
 from diffusers import DDPMScheduler, UNet2DModel
@@ -98,17 +101,15 @@ def build_gaussian(config: TrainingConfig, feature_channels: int, pooled: bool =
 
 
 def build_multiscale(
-    config: TrainingConfig, extractor: FeatureExtractor, training_images: int, pooled: bool = False
+    config: TrainingConfig, extractor: FeatureExtractor, training_images: int, scales: Sequence[str], pooled: bool = False
 ) -> MultiscaleFeatures | None:
-    """What the score needs at further scales, and what its map may be chosen from; None where it needs nothing.
+    """What good parts look like at further scales, not fitted yet; None for no scale.
 
     Args:
         training_images: of the category that has the fewest.
+        scales: of [`scales_of_model`], or some of them.
         pooled: as of `build_gaussian`, for the Gaussian of detail.
     """
-    scales = build_calibration(config).score_config.scales
-    if config.chooses_map:
-        scales = (*scales, *("neighbors" for _ in range(not config.shared_gaussian)))
     if not scales:
         return None
     side = config.resolution // config.feature_stride
@@ -123,6 +124,31 @@ def build_multiscale(
         seed=config.seed,
         num_classes=max(1, len(config.categories)),
     )
+
+
+def scales_of_model(config: TrainingConfig) -> tuple[str, ...]:
+    """Scales of the score, of the profiles that the model may have, and of the maps that it may choose from."""
+    score = build_calibration(config).score_config
+    wanted, possible = set(score.scales), set(SCALE_TERMS)
+    if config.shared_gaussian:  # images are kept for each position
+        possible.discard("neighbors")
+    if config.chooses_map:
+        wanted.add("neighbors")
+    if config.short_side is not None:
+        possible -= set(DETAIL_TERMS)
+    wanted |= {scale for name in config.profiles if profile_settings(name, score, possible) for scale in scales_of([name])}
+    return tuple(scale for scale in SCALE_TERMS if scale in wanted & possible)
+
+
+def build_profiles(config: TrainingConfig, balanced: Calibration, scales: Sequence[str]) -> dict[str, Calibration]:
+    """Calibrations of the profiles that a model has besides its own score, not fitted yet, by name.
+
+    Args:
+        balanced: its own, once its map is chosen.
+        scales: that it has.
+    """
+    settings = {name: profile_settings(name, balanced.score_config, scales) for name in PROFILES if name in config.profiles}
+    return {name: balanced.unfitted(**s) for name, s in settings.items() if s is not None and name != BALANCED}
 
 
 def build_calibration(config: TrainingConfig) -> Calibration:

@@ -11,8 +11,9 @@ from itertools import zip_longest
 from pathlib import Path
 
 from diffad.deprecation import with_present_names
-from diffad.scoring.config import ScoreConfig
+from diffad.scoring.config import SCALE_TERMS, ScoreConfig
 from diffad.scoring.presets import SCORES, score_settings
+from diffad.scoring.profiles import BALANCED, GAUSSIAN, PROFILES, profile_settings
 from diffad.system.atomic import write_text
 from diffad_training.conversion import SettingsError, as_list, converted, parsed
 
@@ -24,6 +25,8 @@ CHOICES = {
     "augmentations": ("hflip", "vflip", "rot90"),
     "prediction_type": ("epsilon", "sample"),
     "mixed_precision": ("auto", "no", "bf16", "fp16"),
+    "profile": (BALANCED, GAUSSIAN),
+    "profiles": tuple(PROFILES),
 }
 # The lowest value of every number, and those that must lie above a bound or below one.
 AT_LEAST = {
@@ -116,6 +119,9 @@ class TrainingConfig:
     # in place of the default's, or the name of a score: default or paper
     score: dict | str = field(default_factory=dict)
 
+    # ways of scoring that are calibrated at the end; balanced always is, and scores without a verdict have none beside it
+    profiles: list[str] = field(default_factory=lambda: list(PROFILES))
+    profile: str = BALANCED  # what the model is for; gaussian ends training after its first pass over the images
     choose_map: bool | None = None  # by synthetic defects; None is true for the default score of whole images
 
     # running
@@ -152,6 +158,8 @@ class TrainingConfig:
         if self.overwrite and self.resume_from_checkpoint == "latest":
             raise SettingsError("overwrite: begins anew, and resume_from_checkpoint latest goes on; give one of them")
         self._check_score()
+        if self.profile == GAUSSIAN and not self.has_gaussian_profile:
+            raise SettingsError("profile: gaussian must be one of profiles, and needs the default score of whole images")
         if self.choose_map and not self._has_default_map:
             raise SettingsError(
                 "choose_map: chooses among maps of the default score of whole images; leave score and short_side"
@@ -161,6 +169,12 @@ class TrainingConfig:
     def chooses_map(self) -> bool:
         """Whether the anomaly map is chosen by synthetic defects."""
         return self._has_default_map if self.choose_map is None else self.choose_map
+
+    @property
+    def has_gaussian_profile(self) -> bool:
+        """Whether the model can score without its diffusion model, as the first one of a run does."""
+        score = ScoreConfig(**score_settings(self.score, self.short_side), short_side=self.short_side)
+        return GAUSSIAN in self.profiles and profile_settings(GAUSSIAN, score, SCALE_TERMS) is not None
 
     @property
     def _has_default_map(self) -> bool:

@@ -12,7 +12,15 @@ from diffad.imaging.tensors import to_model_range
 from diffad.models.half_precision import round_to_half
 from diffad.scoring.fitting import split_calibration_images
 from diffad.scoring.inputs import InputReader, load_region_at
-from diffad_training.components import build_calibration, build_discriminant, build_gaussian, build_multiscale
+from diffad.scoring.profiles import GAUSSIAN, profile_settings, scales_among
+from diffad_training.components import (
+    build_calibration,
+    build_discriminant,
+    build_gaussian,
+    build_multiscale,
+    build_profiles,
+    scales_of_model,
+)
 from diffad_training.config import TrainingConfig, load_config
 from diffad_training.dataset import CachedDataset
 from diffad_training.good_images import group_names, held_out_samples
@@ -51,7 +59,7 @@ def fit_pipeline(
     """
     channels, device = extractor.config.channels, extractor.device
     round_to_half(unet)
-    multiscale = build_multiscale(config, extractor, min(map(len, train_groups)))
+    multiscale = build_multiscale(config, extractor, min(map(len, train_groups)), scales_of_model(config))
     pipe = DiffADPipeline(
         unet,
         scheduler,
@@ -66,20 +74,69 @@ def fit_pipeline(
     pooled_features = _fit_gaussians(pipe, pooled.get("residual"), cached, train_groups, bool(config.categories))
     if pipe.multiscale is not None:
         if config.chooses_map:
-            pooled["detail"] = build_multiscale(config, extractor, 1, pooled=True).detail.gaussian.to(device)
+            pooled["detail"] = build_multiscale(config, extractor, 1, ("detail",), pooled=True).detail.gaussian.to(device)
         fit_multiscale(pipe.multiscale, pooled.get("detail"), extractor, cached, samples, train_groups)
     for gaussians in (pipe.gaussian, pipe.residual_gaussian, pipe.multiscale, *pooled.values()):
         if gaussians is not None:
             round_to_half(gaussians)
-    if pipe.discriminant is not None:
-        indices = [index for group in train_groups for index in group]
-        pipe.discriminant.fit(pooled_features, cached.categories[indices]).to(device)
+    _fit_discriminant(pipe, pooled_features, cached, train_groups)
     choice = choose_and_set_map(pipe, pooled, held_out_samples, config) if config.chooses_map else None
+    scales = () if pipe.multiscale is None else pipe.multiscale.config.scales
+    pipe.set_calibrations(build_profiles(config, pipe.calibration, scales))
+    _calibrate(pipe, held_out_samples, config)
+    return FittedModel(pipe, choice)
+
+
+@torch.no_grad()
+def fit_first_pipeline(
+    unet: JointUNet2DModel,
+    scheduler: DDPMScheduler,
+    extractor: FeatureExtractor,
+    cached: CachedDataset,
+    samples: Sequence[Sample],
+    train_groups: Sequence[Sequence[int]],
+    held_out_samples: Sequence[Sample],
+    config: TrainingConfig,
+) -> FittedModel:
+    """Fits all that needs no diffusion model, and calibrates the profile `gaussian` as the model's only score.
+
+    Args: as of `fit_pipeline`; the UNet is not trained yet.
+    """
+    channels, device = extractor.config.channels, extractor.device
+    calibration = build_calibration(config)
+    settings = profile_settings(GAUSSIAN, calibration.score_config, scales_of_model(config))
+    multiscale = build_multiscale(config, extractor, min(map(len, train_groups)), settings["scales"])
+    pipe = DiffADPipeline(
+        unet,
+        scheduler,
+        extractor,
+        gaussian=build_gaussian(config, channels).to(device),
+        residual_gaussian=None,
+        calibration=calibration.unfitted(**settings).to(device),
+        discriminant=build_discriminant(config, channels),
+        multiscale=multiscale.to(device),
+    )
+    pooled_features = _fit_gaussians(pipe, None, cached, train_groups, bool(config.categories))
+    fit_multiscale(pipe.multiscale, None, extractor, cached, samples, train_groups)
+    _fit_discriminant(pipe, pooled_features, cached, train_groups)
+    _calibrate(pipe, held_out_samples, config)
+    return FittedModel(pipe, None)
+
+
+def _calibrate(pipe: DiffADPipeline, held_out_samples: Sequence[Sample], config: TrainingConfig) -> None:
     print(f"calibrating on {len(held_out_samples)} held-out good images", flush=True)
     categories = [sample.category for sample in held_out_samples] if config.categories else None
     images, groups = [sample.read for sample in held_out_samples], group_names(held_out_samples)
     pipe.calibrate(images, categories=categories, roi=config.roi, groups=groups)
-    return FittedModel(pipe, choice)
+
+
+def _fit_discriminant(
+    pipe: DiffADPipeline, pooled_features: np.ndarray, cached: CachedDataset, train_groups: Sequence[Sequence[int]]
+) -> None:
+    """Fits what recognises categories, where there are several, to the means `(N, D)` of the training images' features."""
+    if pipe.discriminant is not None:
+        indices = [index for group in train_groups for index in group]
+        pipe.discriminant.fit(pooled_features, cached.categories[indices]).to(pipe.feature_extractor.device)
 
 
 def _fit_gaussians(
@@ -89,19 +146,21 @@ def _fit_gaussians(
     train_groups: Sequence[Sequence[int]],
     has_categories: bool,
 ) -> np.ndarray:
-    """Fits the Gaussians of features and residuals, and returns the spatial means of the features, `(N, D)`."""
+    """Fits the Gaussians of features and, of residuals where there is one; returns the features' spatial means, `(N, D)`."""
     extractor, means = pipe.feature_extractor, []
     device = extractor.device
     for category, group in enumerate(train_groups):
-        moments, residual_moments = pipe.gaussian.new_moments(), pipe.residual_gaussian.new_moments()
+        moments = pipe.gaussian.new_moments()
+        residual_moments = None if pipe.residual_gaussian is None else pipe.residual_gaussian.new_moments()
         of_batch = torch.tensor([category], device=device) if has_categories else None
         for start in tqdm(range(0, len(group), BATCH_SIZE), desc="fitting the Gaussians", mininterval=2, disable=None):
             batch = group[start : start + BATCH_SIZE]
             features = extractor.standardize(torch.from_numpy(cached.features[batch]).to(device).float())  # (B, D, h, w)
-            images = to_model_range(torch.from_numpy(cached.images[batch]).to(device))  # (B, 3, S, S)
             means.append(features.mean(dim=(2, 3)).cpu())
             pipe.gaussian.accumulate(moments, features)
-            pipe.residual_gaussian.accumulate(residual_moments, pipe.scorer.feature_residuals(images, of_batch))
+            if residual_moments is not None:
+                images = to_model_range(torch.from_numpy(cached.images[batch]).to(device))  # (B, 3, S, S)
+                pipe.residual_gaussian.accumulate(residual_moments, pipe.scorer.feature_residuals(images, of_batch))
         pipe.gaussian.fit(moments, category)
         for gaussian in (pipe.residual_gaussian, pooled_residual):
             if gaussian is not None:
@@ -128,10 +187,13 @@ def choose_and_set_map(
         pipe.multiscale.detail.gaussian = pooled["detail"]
         settings = {name: pooled["detail"].config[name] for name in ("pooling", "regularization")}
     weights = dict.fromkeys(choice.chosen.terms, 1.0)
-    needed = {*weights, *pipe.calibration.config.verdict}
-    scales = tuple(scale for scale in pipe.multiscale.config.scales if scale in needed)
-    pipe.register_modules(multiscale=pipe.multiscale.with_only(scales, **settings))
-    pipe.calibration = pipe.calibration.unfitted(weights=weights, scales=scales)
+    pipe.calibration = pipe.calibration.unfitted(
+        weights=weights, scales=scales_among({*weights, *pipe.calibration.config.verdict})
+    )
+    of_profiles = build_profiles(config, pipe.calibration, pipe.multiscale.config.scales).values()
+    needed = {scale for calibration in (pipe.calibration, *of_profiles) for scale in calibration.config.scales}
+    kept = tuple(scale for scale in pipe.multiscale.config.scales if scale in needed)
+    pipe.register_modules(multiscale=pipe.multiscale.with_only(kept, **settings))
     return choice
 
 

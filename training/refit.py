@@ -34,13 +34,16 @@ def refit(model: Path, config: TrainingConfig) -> DiffADPipeline:
     """Refits a trained model with the settings of a run, saves it to `output_dir` and returns it.
 
     Raises:
-        DataError: if the model's record of held-out images, or its images, are missing, or the folder is in use.
+        DataError: if the model's record of held-out images, or its images, are missing, its diffusion model is not trained, or
+            the folder is in use.
         SettingsError: if a setting can't be used.
     """
     started, output = time.perf_counter(), Path(config.output_dir)
     if output.exists() and not config.overwrite:
         raise DataError(f"{output}: exists; name another --output_dir, or --overwrite it")
     trained = DiffADPipeline.from_pretrained(model)
+    if trained.residual_gaussian is None:
+        raise DataError(f"{model}: its diffusion model is not trained; let its training end, or train it anew")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     extractor = build_extractor(config)
     check_score(config, trained.scheduler, extractor.config.channels)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffad.data import DataError
+from diffad.jobs.model_summary import is_unfinished
 from diffad.system.atomic import discard_unfinished, finish, remove_folder, write_text
 from diffad_training.config import FORMER_NAMES, TrainingConfig
 from filelock import FileLock, Timeout
@@ -119,7 +120,7 @@ class RunFolder:
             DataError: naming what differs, and the remedy.
         """
         record, is_finished = self._read_record()
-        if not (is_finished or self.checkpoints() or any((self.path / name).exists() for name in MODEL_FILES)):
+        if not (is_finished or self.checkpoints() or self.has_finished_model()):
             return False
         remedy = "name another --output_dir, or --overwrite it"
         if record is None:
@@ -129,6 +130,10 @@ class RunFolder:
         if not goes_on:
             raise DataError(f"{self.path}: holds this run; --resume_from_checkpoint latest goes on with it, or {remedy}")
         return is_finished
+
+    def has_finished_model(self) -> bool:
+        """Whether a model lies here that is not the first one of a run that has not ended."""
+        return any((self.path / name).exists() for name in MODEL_FILES) and not is_unfinished(self.path)
 
     def clear(self) -> None:
         """Removes checkpoints and logs of another run; its model stays until the new one takes its place."""

@@ -30,13 +30,14 @@ from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_
 from diffad import FeatureExtractor, JointUNet2DModel
 from diffad.data import DataError, Sample
 from diffad.diffusion.denoiser import Denoiser
+from diffad.scoring.profiles import GAUSSIAN
 from diffad.system.disk_space import DiskFullError
 from diffad.system.memory import keep_freed_memory, peak_memory_mib
 from diffad_training.checkpoints import find_checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint
 from diffad_training.components import build_extractor, build_scheduler, build_unet, check_score, choose_precision
 from diffad_training.config import TrainingConfig, parse_config, training_steps
 from diffad_training.dataset import BalancedSampler, CachedDataset, balanced_statistics, build_cache
-from diffad_training.fitting import fit_pipeline
+from diffad_training.fitting import FittedModel, fit_first_pipeline, fit_pipeline
 from diffad_training.good_images import check_region, good_samples, split_samples
 from diffad_training.interruption import Interruption, ignore_interruption
 from diffad_training.losses import loss_values, training_loss, validate
@@ -121,8 +122,26 @@ def run(
     categories = range(max(1, len(config.categories)))
     train_groups = [[i for i in train_indices if cached.categories[i] == category] for category in categories]
     extractor.set_statistics(*balanced_statistics(cached.features, train_groups))
+    parts = (extractor, cached, samples, train_groups, held_out_samples, config)
 
-    # 3. Optimization
+    # 3. A first model, which needs no diffusion model; a run that goes on has it, and a finished one is not replaced by it
+    is_first_all = config.profile == GAUSSIAN
+    wants_first = config.has_gaussian_profile and checkpoint is None and not folder.has_finished_model()
+    if main_process and (is_first_all or wants_first):
+        fitted = fit_first_pipeline(unet.to(device), scheduler, *parts)
+        summary = save(fitted, folder, config, held_out_samples, started, steps=0, is_finished=is_first_all)
+        model = "the pipeline" if is_first_all else "a first model (profile gaussian)"
+        goes_on = "" if is_first_all else "; training goes on"
+        print(f"saved {model} to {folder.path} after {summary['seconds']:.0f} s{goes_on}", flush=True)
+        del fitted
+    if is_first_all:
+        if main_process:
+            folder.record(now, is_finished=True)
+        del cached, parts  # Windows removes no file that is mapped
+        clean_up(config, accelerator, folder)
+        return
+
+    # 4. Optimization
     steps = training_steps(config, len(train_indices), accelerator.num_processes)
     names = [name for name, _ in unet.named_parameters()]
     optimizer = torch.optim.AdamW(unet.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -151,7 +170,7 @@ def run(
         flush=True,
     )
 
-    # 4. The loop
+    # 5. The loop
     accumulated = config.gradient_accumulation_steps
     throughput = Throughput(config.train_batch_size * accumulated * accelerator.num_processes)
     finite = FiniteLoss(device)
@@ -221,19 +240,34 @@ def run(
         accelerator.print(f"interrupted: saved step {step} of {steps}; --resume_from_checkpoint latest goes on", flush=True)
         raise KeyboardInterrupt
 
-    # 5. What good images look like and score; everything is saved together
+    # 6. What good images look like and score; everything is saved together
     accelerator.wait_for_everyone()
     if main_process:
         ema.copy_to(unet.parameters())
         trained = accelerator.unwrap_model(unet, keep_fp32_wrapper=False).eval()
-        fitted = fit_pipeline(trained, scheduler, extractor, cached, samples, train_groups, held_out_samples, config)
-        summary = {"seconds": time.perf_counter() - started, "peak_memory_mib": peak_memory_mib(), "steps": step}
-        settings = dataclasses.replace(config, max_train_steps=steps, overwrite=False)
-        save_model(fitted, folder.path, settings, held_out_samples, summary)
+        fitted = fit_pipeline(trained, scheduler, *parts)
+        settings = dataclasses.replace(config, max_train_steps=steps)
+        summary = save(fitted, folder, settings, held_out_samples, started, steps=step, is_finished=True)
         folder.record(now, is_finished=True)
         print(f"saved the pipeline to {folder.path} after {summary['seconds']:.0f} s")
-        del cached, train_loader, held_out_loader, loader  # Windows removes no file that is mapped
+        del cached, parts, train_loader, held_out_loader, loader  # Windows removes no file that is mapped
         clean_up(config, accelerator, folder)
+
+
+def save(
+    fitted: FittedModel,
+    folder: RunFolder,
+    config: TrainingConfig,
+    held_out_samples: Sequence[Sample],
+    started: float,
+    steps: int,
+    is_finished: bool,
+) -> dict[str, object]:
+    """Saves a model with a summary of the training so far, and returns that."""
+    seconds = time.perf_counter() - started
+    summary = {"finished": is_finished, "seconds": seconds, "peak_memory_mib": peak_memory_mib(), "steps": steps}
+    save_model(fitted, folder.path, dataclasses.replace(config, overwrite=False), held_out_samples, summary)
+    return summary
 
 
 def build_accelerator(config: TrainingConfig) -> Accelerator:

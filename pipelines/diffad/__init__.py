@@ -8,6 +8,7 @@ __version__ = "0.2.0"
 # Where the public names come from. Modules are imported when a name is first asked for: torch and diffusers take seconds,
 # which `diffad --help` has no use for.
 _SOURCES = {
+    "CalibratedProfiles": ".scoring.calibrated_profiles",
     "Calibration": ".scoring.calibration",
     "DiffADOutput": ".pipeline_output",
     "DiffADPipeline": ".pipeline_diffad",
@@ -42,6 +43,7 @@ if TYPE_CHECKING:  # the same, as type checkers and editors read it
     from .models.unet_joint import JointUNet2DOutput as JointUNet2DOutput
     from .pipeline_diffad import DiffADPipeline as DiffADPipeline
     from .pipeline_output import DiffADOutput as DiffADOutput
+    from .scoring.calibrated_profiles import CalibratedProfiles as CalibratedProfiles
     from .scoring.calibration import Calibration as Calibration
 
 

@@ -16,8 +16,9 @@ COMPONENT_CLASSES = {
     "calibration": (PACKAGE, "Calibration"),
     "discriminant": (PACKAGE, "LinearDiscriminant"),
     "multiscale": (PACKAGE, "MultiscaleFeatures"),
+    "profiles": (PACKAGE, "CalibratedProfiles"),
 }
-OPTIONAL_COMPONENTS = ("discriminant", "multiscale")
+OPTIONAL_COMPONENTS = ("residual_gaussian", "discriminant", "multiscale", "profiles")
 
 
 def read_json_object(path: str | Path) -> dict:

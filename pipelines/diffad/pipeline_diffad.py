@@ -22,20 +22,19 @@ from .models.multiscale import MultiscaleFeatures
 from .models.unet_joint import JointUNet2DModel
 from .pipeline_former_names import FormerNames
 from .pipeline_output import DiffADOutput, ReconstructionOutput
+from .pipeline_profiles import ScoresByProfile
 from .pipeline_saving import SavedWhole
 from .repair.binding import ContextBuilder, mean_mahalanobis_loss
 from .repair.presets import RepairMethod, check_fits_tiles, resolve_method
 from .repair.run import repair_batch, step_callback
+from .scoring.calibrated_profiles import CalibratedProfiles
 from .scoring.calibration import Calibration
 from .scoring.categories import Categories, category_indices
-from .scoring.config import check_fits_model
-from .scoring.fitting import fit_calibration
-from .scoring.inputs import InputReader, load_region_at
-from .scoring.scorer import Scorer
-from .scoring.tiling import scored_size
+from .scoring.fitting import fit_calibrations
+from .scoring.inputs import InputReader
 
 
-class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
+class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline):
     """Anomaly detection and localization by a joint diffusion model of pixels and features.
 
     Args:
@@ -44,11 +43,13 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
             `timestep_spacing="linspace"` makes the paper's timesteps part of its respaced chain.
         feature_extractor: frozen backbone that the UNet learned to predict.
         gaussian: features of good parts at every position.
-        residual_gaussian: what the UNet gets wrong in them on good parts, at every position.
+        residual_gaussian: what the UNet gets wrong in them on good parts, at every position; None while it is not trained,
+            and the model scores by its profile `gaussian` alone.
         calibration: how scores are formed, and what good images score.
         multiscale: features of good parts at further scales; models saved with diffad 0.1 have none.
         discriminant: names and recognises the categories of a model trained on several; such a model's UNet, Gaussians and
             calibration hold one class for each.
+        profiles: how the model scores besides, faster or better; see [`diffad.scoring.profiles`].
 
     Raises:
         ValueError: if the UNet predicts no features, or the scheduler is not supported.
@@ -56,8 +57,8 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
 
     model_cpu_offload_seq = "feature_extractor->unet"
     # They hold no parameters, by which hooks tell where a model is; the calibration has no forward pass to be hooked either.
-    _exclude_from_cpu_offload = ["discriminant", "gaussian", "residual_gaussian", "calibration", "multiscale"]
-    _optional_components = ["discriminant", "multiscale"]
+    _exclude_from_cpu_offload = ["discriminant", "gaussian", "residual_gaussian", "calibration", "multiscale", "profiles"]
+    _optional_components = ["residual_gaussian", "discriminant", "multiscale", "profiles"]
 
     def __init__(
         self,
@@ -65,10 +66,11 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
         scheduler: DDPMScheduler,
         feature_extractor: FeatureExtractor,
         gaussian: PadimGaussian,
-        residual_gaussian: PadimGaussian,
+        residual_gaussian: PadimGaussian | None,
         calibration: Calibration,
         discriminant: LinearDiscriminant | None = None,
         multiscale: MultiscaleFeatures | None = None,
+        profiles: CalibratedProfiles | None = None,
     ):
         super().__init__()
         if not hasattr(unet, "feature_head"):
@@ -77,8 +79,7 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
         check_scheduler(scheduler)
         parts = {"unet": unet, "scheduler": scheduler, "feature_extractor": feature_extractor, "gaussian": gaussian}
         parts |= {"residual_gaussian": residual_gaussian, "calibration": calibration, "discriminant": discriminant}
-        self.register_modules(**parts, multiscale=multiscale)
-        self._built_scorer: tuple[list, Scorer] | None = None
+        self.register_modules(**parts, multiscale=multiscale, profiles=profiles)
 
     @property
     def category_names(self) -> list[str] | None:
@@ -89,16 +90,6 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
     def image_size(self) -> tuple[int, int]:
         """`(height, width)` at which images, or tiles of them, are scored."""
         return self.unet.image_size
-
-    @property
-    def scorer(self) -> Scorer:
-        """Images in the model's range to term maps, anomaly map and image score; made anew when a part is replaced or moved."""
-        # Configurations are replaced as a whole when a setting changes
-        parts = [*self.components.values(), self.scheduler.config, self.calibration.config, self._execution_device]
-        built = self._built_scorer
-        if built is None or any(was is not now and was != now for was, now in zip(built[0], parts, strict=True)):
-            built = self._built_scorer = parts, self.make_scorer(self.calibration)
-        return built[1]
 
     @accepts_former_names(class_labels="categories", return_partial_maps="return_term_maps")
     @torch.no_grad()
@@ -112,6 +103,7 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
         return_term_maps: bool = False,
         return_dict: bool = True,
         output_type: Literal["np", "pt"] = "np",
+        profile: str | None = None,
     ) -> DiffADOutput | tuple:
         """Scores images.
 
@@ -123,9 +115,10 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
             false_alarm_rate: share of good parts that may be called defective; sets the thresholds. None is 5 %, or, where
                 that is larger, the smallest rate that the calibration supports for the image's category, 1 / (n + 1).
             map_size: `(height, width)` of all returned maps; None returns each at its image's own size.
-            return_term_maps: also return the map of every score term at every timestep.
+            return_term_maps: also return the map of every score term that the model can measure, at every timestep.
             return_dict: whether to return the output class instead of a tuple of its fields.
             output_type: `np` for numpy arrays, `pt` for tensors on the pipeline's device.
+            profile: how to score, such as `fast`, with thresholds of its own; one of `pipe.profile_names`, None is the first.
 
         Raises:
             ImageError: if an image can't be used.
@@ -133,12 +126,13 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
         """
         # 1. Categories and false-alarm rates of all images; what can't be used is refused
         images = as_image_list(images)
-        self.check_inputs(images, batch_size, false_alarm_rate if categories is None else None, map_size, output_type)
-        scorer = self.scorer
-        terms = scorer.config.all_terms if return_term_maps else None
+        rate_of_all = false_alarm_rate if categories is None else None
+        self.check_inputs(images, batch_size, rate_of_all, map_size, output_type, profile)
+        scorer, calibration = self.scorer_of(profile), self.calibration_of(profile)
+        terms = scorer.measurable_terms if return_term_maps else None
         reader = InputReader(scorer, self.discriminant, self._execution_device)
         category_of, unknown = reader.categories(images, categories, batch_size)  # N indices or None for one category, (N,)
-        rates = self.calibration.rates(false_alarm_rate, category_of, len(images))  # (N,)
+        rates = calibration.rates(false_alarm_rate, category_of, len(images))  # (N,)
 
         # 2. Scores and maps, one batch after the other
         kept_on = "cpu" if output_type == "np" else self._execution_device
@@ -159,7 +153,7 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
 
         # 3. Verdicts, each at the thresholds of its category
         maps = [anomaly_map.cpu().numpy() for anomaly_map in anomaly_maps]
-        verdicts = self.calibration.judge(image_scores, maps, rates, category_of, unknown)
+        verdicts = calibration.judge(image_scores, maps, rates, category_of, unknown)
         output = DiffADOutput(
             image_scores=image_scores,
             anomaly_maps=anomaly_maps,
@@ -199,9 +193,12 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
             settings: of the method, in place of the preset's.
 
         Raises:
-            ImageError, ValueError: as for scoring, or the preset or a setting does not exist or does not fit the model.
+            ImageError, ValueError: as for scoring, or the preset or a setting does not exist or does not fit the model, or the
+                model's diffusion model is not trained.
         """
         # 1. What can't be used is refused; categories and thresholds of all images
+        if self.residual_gaussian is None:
+            raise ValueError("this model can't repair: its diffusion model is not trained (see `diffad info`)")
         images = as_image_list(images)
         self.check_inputs(images, batch_size, false_alarm_rate if categories is None else None)
         method = resolve_method(preset, settings)
@@ -251,26 +248,33 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
                 It is saved with the model. None keeps the present one, a mask of all pixels removes it.
             groups: name of each image's group, such as the part that several images show; thresholds then count groups.
             score_settings: of [`ScoreConfig`], in place of the present ones, or `score="paper"` or `"default"` for all of them.
+                They change the default profile, and leave the others as they are; without any, all profiles are calibrated.
+
+        Returns:
+            The calibration of the default profile.
 
         Raises:
-            ImageError, ValueError: if an image or setting can't be used, or there are too few. The old calibration stays.
+            ImageError, ValueError: if an image or setting can't be used, or there are too few. The old calibrations stay.
         """
         images = as_image_list(calibration_images)
-        calibration = self.calibration.unfitted(**score_settings)
-        size = partial(scored_size, image_size=self.image_size, short_side=calibration.config.short_side)
-        calibration.set_roi(self.calibration.roi if roi is None else load_region_at(roi, size))
-        check_fits_model(calibration.score_config, self.image_size, self.gaussian.config.grid)
-        scorer = self.make_scorer(calibration)
-        reader = InputReader(scorer, self.discriminant, self._execution_device)
+        calibrations = self.unfitted_calibrations(roi, score_settings)
+        default = next(iter(calibrations.values()))
+        reader = InputReader(self.make_scorer(default), self.discriminant, self._execution_device)
         category_of, _ = reader.categories(images, categories, batch_size)
-        fit_calibration(scorer, reader, images, category_of, batch_size, groups)
+        fit_calibrations(list(calibrations.values()), self.make_scorer, reader, images, category_of, batch_size, groups)
         reader.fit_unknown(images, batch_size)
-        self.calibration = calibration
+        self.set_calibrations(calibrations)
         self.maybe_free_model_hooks()
-        return calibration
+        return default
 
     def check_inputs(
-        self, images: list, batch_size: int, rate: float | None = None, map_size: object = None, output_type: str = "np"
+        self,
+        images: list,
+        batch_size: int,
+        rate: float | None = None,
+        map_size: object = None,
+        output_type: str = "np",
+        profile: str | None = None,
     ) -> None:
         """Refuses wrong arguments with a ValueError before work starts; the rate must suit every category."""
         if not images:
@@ -281,16 +285,12 @@ class DiffADPipeline(FormerNames, SavedWhole, DiffusionPipeline):
             raise ValueError(f"map_size must be (height, width) in pixels, got {map_size!r}")
         if output_type not in ("np", "pt"):
             raise ValueError(f"output_type must be np or pt, got {output_type!r}")
-        if not self.calibration.is_fitted:
+        calibration = self.calibration_of(profile)
+        if not calibration.is_fitted:
             raise ValueError("the pipeline is not calibrated: call pipe.calibrate(calibration_images) first")
         if rate is not None:
-            self.calibration.supported_rates(rate)
+            calibration.supported_rates(rate)
 
     def category_indices(self, categories: Categories | None, count: int) -> list[int] | None:
         """Category index of each of `count` images from names or indices; see `diffad.scoring.categories`."""
         return category_indices(categories, self.category_names, count)
-
-    def make_scorer(self, calibration: Calibration) -> Scorer:
-        """A scorer of the pipeline's parts under another calibration."""
-        parts = (self.unet, self.scheduler, self.feature_extractor, self.gaussian, self.residual_gaussian, calibration)
-        return Scorer(*parts, self.image_size, self._execution_device, self.multiscale)

@@ -6,13 +6,17 @@ import torch
 import torch.nn.functional as F
 from diffad import DiffADPipeline, FeatureExtractor
 from diffad.imaging.maps import resize_map, smooth_map
-from multiscale_pipeline import GRID, multiscale_pipeline, pixels_of, pyramid_extractor
+from diffad.scoring.presets import DEFAULT
+from pyramid_pipeline import GRID, SCALES, pixels_of, pyramid_extractor, pyramid_pipeline
 from tiny_pipeline import SIZE, STRIDE, smooth_images, tiny_pipeline
 
 
 @pytest.fixture(scope="module")
 def pipe() -> DiffADPipeline:
-    return multiscale_pipeline()
+    pipe = pyramid_pipeline()
+    settings = {**DEFAULT, "scales": SCALES, "weights": {"rgb": 1.0, "residual": 1.0, "detail": 2.0, "neighbors": 1.0}}
+    pipe.calibrate(smooth_images(9, seed=4), **settings, smoothing_sigma=1.0)
+    return pipe
 
 
 @torch.no_grad()

@@ -15,18 +15,17 @@ from fixed_maps import FixedMaps, random_maps
 
 
 class Recording(FixedMaps):
-    """Remembers which images were measured before the first one was scored, and which were scored."""
+    """Remembers which images were measured in all terms, for the statistics, and which in those of the score."""
 
     def __init__(self, calibration, maps):
         super().__init__(calibration, maps)
         self.of_statistics, self.of_thresholds = [], []
 
-    def forward(self, images, *arguments, **options):
-        self.of_statistics = self.of_statistics or list(self.asked)
+    def raw_term_maps(self, images, category=None, terms=None, *arguments, **options):
         before = len(self.asked)
-        score = super().forward(images, *arguments, **options)
-        self.of_thresholds += self.asked[before:]
-        return score
+        maps = super().raw_term_maps(images, category, terms, *arguments, **options)
+        (self.of_statistics if terms is None else self.of_thresholds).extend(self.asked[before:])
+        return maps
 
 
 @pytest.mark.parametrize("seed", [0, 5])

@@ -36,8 +36,10 @@ def test_model_has_the_chosen_map_and_only_the_scales_it_needs(trained):
     assert dict(score.weights) == dict.fromkeys(terms.split(" + "), 1.0)
     assert set(score.verdict) == VERDICT
     needed = {*score.weights, *VERDICT} - {"rgb", "residual"}
-    assert set(score.scales) == set(pipe.multiscale.config.scales) == needed
-    assert {name for name, _ in pipe.multiscale.named_children()} == needed
+    assert set(score.scales) == needed
+    # The profile `best` adds the nearest good images.
+    assert set(pipe.multiscale.config.scales) == {*needed, "neighbors"}
+    assert {name for name, _ in pipe.multiscale.named_children()} == {*needed, "neighbors"}
     expected = POOLED["pooling"] if pooled else 0.0
     assert pipe.residual_gaussian.config.pooling == pipe.multiscale.config.pooling == expected
     assert pipe.gaussian.config.pooling == 0
@@ -49,6 +51,7 @@ def test_papers_score_needs_no_further_scale_and_no_choice(good_images, tmp_path
     train.main(config)
     pipe = DiffADPipeline.from_pretrained(tmp_path)
     assert pipe.multiscale is None and not (tmp_path / "multiscale").exists()
+    assert pipe.profile_names == ["balanced"] and not (tmp_path / "profiles").exists()
     assert "map_choice" not in json.loads((tmp_path / "training_summary.json").read_text())
     assert not (tmp_path / "synthetic_defects.png").exists()
     score = pipe.calibration.score_config
@@ -69,8 +72,25 @@ def test_map_is_chosen_for_the_default_score_of_whole_images_alone(changes, tmp_
 
 def test_default_map_without_a_choice(good_images, tmp_path):
     one_step = {"max_train_steps": 1, "checkpointing_steps": 1, "validation_steps": 1}
-    train.main(tiny_config(good_images, tmp_path, **one_step, choose_map=False))
+    train.main(tiny_config(good_images, tmp_path, **one_step, choose_map=False, profiles=["fast"]))
     pipe = DiffADPipeline.from_pretrained(tmp_path)
     assert dict(pipe.calibration.score_config.weights) == {"rgb": 1, "residual": 1, "detail": 1}
     assert set(pipe.multiscale.config.scales) == {"coarse", "detail", "coarse_detail"}
     assert "map_choice" not in json.loads((tmp_path / "training_summary.json").read_text())
+    assert pipe.profile_names == ["balanced", "fast"]
+
+
+def test_every_profile_is_calibrated_on_the_held_out_images(trained):
+    pipe = DiffADPipeline.from_pretrained(trained.folder)
+    assert pipe.profile_names == ["balanced", "fast", "best", "gaussian"]
+    best, balanced = (pipe.calibration_of(name).config.weights for name in ("best", "balanced"))
+    assert best == {**balanced, "neighbors": 1.0}
+    for name in pipe.profile_names:
+        assert pipe.calibration_of(name).config.num_calibration_images == 2
+
+
+def test_tiled_models_have_the_profiles_that_need_no_enlarged_image(good_images, tmp_path):
+    one_step = {"max_train_steps": 1, "checkpointing_steps": 1, "validation_steps": 1}
+    train.main(tiny_config(good_images, tmp_path, **one_step, short_side=48, shared_gaussian=True))
+    pipe = DiffADPipeline.from_pretrained(tmp_path)
+    assert pipe.profile_names == ["balanced", "fast"] and pipe.multiscale.config.scales == ["coarse"]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import BatchSize, Category, Device, FalseAlarmRate, Model
+from .options import BatchSize, Category, Device, FalseAlarmRate, Model, Profile
 
 
 def evaluate(
@@ -14,6 +14,7 @@ def evaluate(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("runs/evaluation"),
     false_alarm_rate: FalseAlarmRate = None,
     category: Category = None,
+    profile: Profile = None,
     map_size: Annotated[
         str | None,
         typer.Option(
@@ -44,7 +45,7 @@ def evaluate(
 
     size = None if map_size is None else parse_size(map_size)
     results = evaluate_model(
-        load_model(model, device),
+        load_model(model, device, profile),
         folder,
         output,
         batch_size=batch_size,

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .options import Profile
+
 if TYPE_CHECKING:
     from ..data import Sample
 
@@ -17,6 +19,7 @@ def export(
     precision: Annotated[
         str, typer.Option(help="int8 computes convolutions in 8 bits; OpenVINO computes fp32 graphs in bf16, too.")
     ] = "fp32",
+    profile: Profile = None,
     images: Annotated[
         Path | None,
         typer.Option(
@@ -55,7 +58,7 @@ def export(
         raise ValueError(
             f"{model}: --precision int8 needs good images, and the training data is not where it was; name some with --images"
         )
-    pipe = load_model(model, "cpu")
+    pipe = load_model(model, "cpu", profile)
     description = export_pipeline(pipe, folder, format, term_maps, good if is_int8 else None)
     typer.echo(f"wrote {folder}: {description.graph} for {description.runtime}")
     for one in description.precisions:

@@ -23,13 +23,15 @@ def info(
     ```
     """
     from .. import data
-    from ..jobs.model_summary import map_choice, summarize_model
+    from ..jobs.model_summary import is_unfinished, map_choice, summarize_model
     from .loading import is_model, load_model
 
     if not is_model(Path(path)):
         typer.echo(data.describe(path, all_good=all_good))
         return
     summary = summarize_model(load_model(path, device))
+    if is_unfinished(Path(path)):
+        summary = {"training": "unfinished; until then this first model scores by the profile gaussian"} | summary
     if chosen := map_choice(Path(path)):
         summary["map chosen"] = chosen
     for heading, text in summary.items():

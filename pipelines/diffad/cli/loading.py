@@ -33,21 +33,26 @@ def is_exported(path: Path) -> bool:
     return (path / EXPORTED).is_file()
 
 
-def load_scoring(model: str, device: str | None = None, precision: str | None = None) -> DiffADPipeline | Detector:
+def load_scoring(
+    model: str, device: str | None = None, profile: str | None = None, precision: str | None = None
+) -> DiffADPipeline | Detector:
     """Loads what scores images: an exported model, or a pipeline as [`load_model`] does.
 
     Args:
+        profile: of a pipeline; an exported model has the one that it was exported with.
         precision: of an exported model.
 
     Raises:
         DataError, ExportError: if there is no model, or it is damaged or not calibrated.
-        ValueError: if device or precision can't be used.
+        ValueError: if device, profile or precision can't be used.
     """
     if is_exported(Path(model)):
+        if profile is not None:
+            raise ValueError(f"--profile {profile}: {model} has the profile that it was exported with; export another")
         return Detector(model, device or "cpu", precision=precision)
     if precision is not None:
         raise ValueError(f"--precision {precision}: {model} is not an exported model; `diffad export` makes one")
-    return load_model(model, device)
+    return load_model(model, device, profile)
 
 
 def check_device(device: str) -> None:
@@ -59,21 +64,23 @@ def check_device(device: str) -> None:
         raise ValueError(f"--device {device}: can't be used here ({reason})") from None
 
 
-def load_model(model: str, device: str | None = None) -> DiffADPipeline:
+def load_model(model: str, device: str | None = None, profile: str | None = None) -> DiffADPipeline:
     """Loads a pipeline from a folder or the Hub.
 
     Args:
         device: of torch; None is the GPU if there is one, else the CPU.
+        profile: that is the pipeline's only score; None is all that the model has, with its default first.
 
     Raises:
         DataError: if there is no model.
-        ValueError: if the device can't be used.
+        ValueError: if the device can't be used, or the model has no such profile.
     """
     check_model(model)
     if device is not None:
         check_device(device)
     keep_freed_memory()
     logging.disable_progress_bar()  # of loading
-    pipe = DiffADPipeline.from_pretrained(model).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    pipe = DiffADPipeline.from_pretrained(model).with_profile(profile)
+    pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     pipe.set_progress_bar_config(disable=None)  # silent where nobody looks
     return pipe

@@ -29,6 +29,14 @@ Category = Annotated[
         show_default=False,
     ),
 ]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        help="How to score: fast, balanced, best, or gaussian (without the diffusion model), as far as the model has it (see "
+        "`diffad info`). Without it balanced.",
+        show_default=False,
+    ),
+]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...; without it cuda where there is one.", show_default=False)
 ]

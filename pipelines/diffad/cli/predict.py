@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import BatchSize, Category, Device, ExportedPrecision, FalseAlarmRate, Model
+from .options import BatchSize, Category, Device, ExportedPrecision, FalseAlarmRate, Model, Profile
 
 
 def predict(
@@ -14,6 +14,7 @@ def predict(
     output: Annotated[Path, typer.Option("--output", "-o", help="Table to write: .csv, .jsonl or .parquet.")],
     false_alarm_rate: FalseAlarmRate = None,
     category: Category = None,
+    profile: Profile = None,
     maps: Annotated[Path | None, typer.Option(help="Folder for anomaly maps (32-bit TIFF).")] = None,
     overlays: Annotated[Path | None, typer.Option(help="Folder for images with the heat map laid over (PNG).")] = None,
     masks: Annotated[Path | None, typer.Option(help="Folder for masks of the defective pixels (PNG).")] = None,
@@ -52,7 +53,7 @@ def predict(
         check_report_path(report)
         if report.resolve() == output.resolve():
             raise ValueError(f"{report}: is the table, too; name another file for the report")
-    pipe = load_scoring(model, device, precision)
+    pipe = load_scoring(model, device, profile, precision)
     if report is not None and pipe.category_names is not None and category is None:
         raise ValueError(
             f"{model}: a model of several categories, whose scores do not compare; name the one to report on with --category"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, ExportedPrecision
+from .options import Device, ExportedPrecision, Profile
 
 
 def serve_app(
@@ -20,6 +20,7 @@ def serve_app(
     ] = None,
     max_megabytes: Annotated[float, typer.Option(help="Of a file that is sent; larger ones are refused.", min=0.001)] = 20,
     max_megapixels: Annotated[float, typer.Option(help="Of an image; larger ones are refused.", min=0.001)] = 50,
+    profile: Profile = None,
     device: Device = None,
     precision: ExportedPrecision = None,
     browser: Annotated[bool, typer.Option(help="Open the app in the browser.")] = True,
@@ -40,7 +41,7 @@ def serve_app(
     from ..app.temporary_files import temporary_files_removed
     from .loading import load_scoring
 
-    pipe = load_scoring(model, device, precision)
+    pipe = load_scoring(model, device, profile, precision)
     with temporary_files_removed(), suppress(KeyboardInterrupt):  # how a server ends
         try:
             from ..app.page import build_app

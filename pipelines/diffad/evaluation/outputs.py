@@ -124,7 +124,7 @@ def _category_fact(categories: dict) -> dict[str, str]:
 def _pictures(pipe: DiffADPipeline, scored: ScoredSamples, index: int) -> Pictures:
     image = scored.samples[index].read()
     repaired = None
-    if scored.called_defective[index]:
+    if scored.called_defective[index] and pipe.residual_gaussian is not None:  # only what is trained can repair
         category = None if scored.categories is None else scored.categories[index]
         rate = float(scored.false_alarm_rates[index])
         repaired = pipe.reconstruct(image, categories=category, false_alarm_rate=rate).images[0]

@@ -79,12 +79,12 @@ def score_rows(term_map_names: Sequence[str]) -> dict[str, dict[str, float]]:
     def maps_of(term: str) -> list[str]:
         return [name for name in term_map_names if term_of(name) == term]
 
-    rows = {
-        "paper (Eq. 11)": {
+    rows = {}
+    if maps_of("kl"):  # what an untrained diffusion model says is not measured
+        rows["paper (Eq. 11)"] = {
             **{name: PAPER_ALPHA / len(maps_of("kl")) for name in maps_of("kl")},
             **{name: (1 - PAPER_ALPHA) / len(maps_of("feature")) for name in maps_of("feature")},
         }
-    }
     for term in dict.fromkeys(map(term_of, term_map_names)):
         rows[term] = {name: 1 / len(maps_of(term)) for name in maps_of(term)}
     for name in term_map_names:

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from ..data import Sample, load_mask
 from ..pipeline_diffad import DiffADPipeline
+from ..scoring.config import term_of
 from ..scoring.tiling import working_size
 
 PROTOCOL_MAP_SIZE = (256, 256)  # of published figures
@@ -100,7 +101,8 @@ def score_samples(
         batch_size: images per forward pass; memory grows with it only.
         false_alarm_rate, category: as for scoring.
     """
-    names = pipe.calibration.term_map_names
+    measurable = pipe.scorer.measurable_terms
+    names = [name for name in pipe.calibration.term_map_names if term_of(name) in measurable]
     term_maps = _new_array(scratch / "term_maps.npy", (len(samples), len(names), *map_size))
     maps = _new_array(scratch / "maps.npy", (len(samples), *map_size))
     called_masks = _new_array(scratch / "called_masks.npy", (len(samples), *map_size), bool)

@@ -18,7 +18,8 @@ def summarize_model(pipe: DiffADPipeline) -> dict[str, str]:
     summary = {
         "image size": "{1} x {0} pixels (width x height)".format(*pipe.image_size),
         "feature extractor": f"{backbone}, {extractor.channels} channels, a position every {extractor.stride} pixels",
-        "UNet": f"{parameters / 1e6:.1f} M parameters, predicts {pipe.scheduler.config.prediction_type}",
+        "UNet": f"{parameters / 1e6:.1f} M parameters, "
+        + ("not trained" if pipe.residual_gaussian is None else f"predicts {pipe.scheduler.config.prediction_type}"),
         "anomaly map": f"{_sum_of(settings.weights)}, {FUSIONS[settings.fusion]}, smoothing {settings.smoothing_sigma:g}",
         "image score": f"{_sum_of(settings.verdict)}, the highest {settings.verdict_area:.3g} of the pixels of each"
         if settings.verdict
@@ -26,6 +27,9 @@ def summarize_model(pipe: DiffADPipeline) -> dict[str, str]:
         "timesteps": ", ".join(map(str, settings.timesteps)),
         "calibration images": ", ".join(map(str, pipe.calibration.images_per_category)),
     }
+    for name in pipe.profile_names[1:]:
+        settings = pipe.calibration_of(name).config
+        summary[f"profile {name}"] = f"map {_sum_of(settings.weights)}; score {_sum_of(settings.verdict)}"
     if pipe.category_names:
         summary["categories"] = ", ".join(pipe.category_names)
     for index, name in enumerate(pipe.category_names or [""]):
@@ -34,16 +38,26 @@ def summarize_model(pipe: DiffADPipeline) -> dict[str, str]:
     return summary
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Whether the model in a folder is the first one of a training that has not ended there."""
+    return _training_summary(folder).get("finished") is False
+
+
 def map_choice(folder: Path) -> str | None:
     """How training chose the anomaly map of the model in a folder, or None where it says nothing of it."""
-    path = folder / "training_summary.json"
-    choice = json.loads(path.read_text(encoding="utf-8")).get("map_choice") if path.is_file() else None
+    choice = _training_summary(folder).get("map_choice")
     if choice is None:
         return None
     tried = f"on {choice['synthetic_defects']} synthetic defects on {choice['good_images']} good image(s)"
     if not choice["margin"]:
         return f"the default; no other was better by more than chance {tried}"
     return f"{choice['chosen']}; AP {choice['margin']:.1%} above the default's, +- {choice['standard_error']:.1%}, {tried}"
+
+
+def _training_summary(folder: Path) -> dict:
+    """What training wrote of itself beside a model; empty where it wrote nothing."""
+    path = folder / "training_summary.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _sum_of(weights: Mapping[str, float]) -> str:

@@ -82,7 +82,7 @@ def _read_framed(path: Path, region: np.ndarray, roi: Path) -> Image.Image:
 
 def save_calibration(pipe: DiffADPipeline, model: Path) -> None:
     """Replaces what calibration sets in a saved pipeline: all of it or, if the process is killed, nothing."""
-    parts = {"calibration": pipe.calibration, "discriminant": pipe.discriminant}
+    parts = {"calibration": pipe.calibration, "profiles": pipe.profiles, "discriminant": pipe.discriminant}
     with writing(model) as unfinished:
         for name, part in parts.items():
             if part is not None:

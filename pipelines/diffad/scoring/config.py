@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 TIMESTEP_TERMS = ("kl", "rgb", "feature")
 TERMS = (*TIMESTEP_TERMS, "residual", "mahalanobis")
+UNET_TERMS = (*TIMESTEP_TERMS, "residual")  # they take a pass of the UNet at every timestep
 SCALE_TERMS = ("coarse", "detail", "coarse_detail", "neighbors")
 DETAIL_TERMS = ("detail", "coarse_detail", "neighbors")  # they look at the image at twice the model's resolution
 # Of models that diffad 0.1 trained, one mixture for every product; the present default is in presets.py.

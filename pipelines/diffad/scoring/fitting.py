@@ -1,14 +1,46 @@
 """Calibration in two passes over images that stream by: statistics from some, then the scores of the others under them."""
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 
 import numpy as np
 
 from ..imaging.preprocessing import ImageInput
 from .calibration import Calibration
+from .config import SCALE_TERMS, ScoreConfig
 from .inputs import ImageBatch, InputReader
 from .scorer import Scorer
 from .statistics import TermStatistics, split_for_statistics
+
+
+def fit_calibrations(
+    calibrations: Sequence[Calibration],
+    make_scorer: Callable[[Calibration], Scorer],
+    reader: InputReader,
+    images: Sequence[ImageInput],
+    categories: Sequence[int] | None,
+    batch_size: int,
+    groups: Sequence[str] | None = None,
+) -> None:
+    """Fits several calibrations of one model, in one go those that need the same term maps.
+
+    Args:
+        calibrations: not fitted yet.
+        make_scorer: makes the scorer of a calibration.
+        reader: of the images; its scorer is replaced.
+        images, categories, batch_size, groups: as of [`fit_calibration`], which names the errors, too.
+    """
+    together: dict[str, list[Calibration]] = {}
+    for calibration in calibrations:
+        together.setdefault(_what_maps_depend_on(calibration.score_config), []).append(calibration)
+    for first, *others in together.values():
+        scales = {scale for calibration in (first, *others) for scale in calibration.config.scales}
+        # Only a calibration of all scales looks at all of them; its own score is not asked for.
+        widest = first.unfitted(scales=tuple(s for s in SCALE_TERMS if s in scales)) if others else first
+        scorer = make_scorer(widest)
+        of_scorer = InputReader(scorer, reader.discriminant, reader.device)
+        fit_calibration(scorer, of_scorer, images, categories, batch_size, groups, (first, *others))
 
 
 def fit_calibration(
@@ -18,8 +50,9 @@ def fit_calibration(
     categories: Sequence[int] | None,
     batch_size: int,
     groups: Sequence[str] | None = None,
+    calibrations: Sequence[Calibration] | None = None,
 ) -> None:
-    """Fits the scorer's calibration; every image is scored once, and nothing of it but a few numbers is kept.
+    """Fits the scorer's calibration; every image is measured once, and nothing of it but a few numbers is kept.
 
     Args:
         scorer: whose calibration is not fitted yet.
@@ -29,44 +62,65 @@ def fit_calibration(
         batch_size: images or tiles per forward pass.
         groups: of each image, such as the part that it shows; None is a group for each. Images of one group resemble each
             other, so that thresholds count groups: each has the highest score of its images.
+        calibrations: that are fitted in place of the scorer's own: of the same term maps, or fewer, and the same split.
 
     Raises:
         ImageError: if an image can't be used.
         ValueError: if there are fewer than two groups (one where nothing is standardised by statistics) of a category, or a map
             is not finite.
     """
-    calibration = scorer.calibration
+    calibrations = calibrations or (scorer.calibration,)
     of_image = np.zeros(len(images), dtype=int) if categories is None else np.asarray(categories)
     names = None if categories is None else reader.category_names
-    for_statistics, for_thresholds = split_calibration_images(calibration, of_image, groups, names)
+    for_statistics, for_thresholds = split_calibration_images(calibrations[0], of_image, groups, names)
 
     batches = reader.batches(images, categories, batch_size, for_statistics.tolist())
-    for category, statistics in term_statistics(scorer, batches, batch_size).items():
-        calibration.set_statistics(statistics, category)
+    for calibration, of_categories in zip(calibrations, _statistics(scorer, calibrations, batches, batch_size), strict=True):
+        for category, statistics in of_categories.items():
+            calibration.set_statistics(statistics, category)
 
-    scores, maxima = np.empty(len(images)), np.empty(len(images))
+    terms = [term for term in scorer.config.all_terms if any(term in one.score_config.terms for one in calibrations)]
+    results = np.empty((len(calibrations), 2, len(images)))  # score and highest pixel of each image
     scored = np.concatenate([group for of_category in for_thresholds for group in of_category])
     for batch in reader.batches(images, categories, batch_size, scored.tolist()):
-        score = scorer(batch.pixels, batch.category, tiles_per_pass=batch_size, detail=batch.detail)
-        scores[batch.indices] = score.image_scores.cpu().numpy()
-        maxima[batch.indices] = calibration.image_scores(score.anomaly_maps, top_k=1).cpu().numpy()
-    of_groups = [
-        [np.array([values[group].max() for group in of_category]) for of_category in for_thresholds]
-        for values in (scores, maxima)
-    ]
-    calibration.set_scores(*of_groups)
+        raw = scorer.raw_term_maps(batch.pixels, batch.category, terms, batch_size, batch.detail)
+        for of_one, calibration in zip(results, calibrations, strict=True):
+            anomaly_maps = calibration.anomaly_maps(raw, batch.category)
+            of_one[0, batch.indices] = calibration.scores(raw, anomaly_maps, batch.category).cpu().numpy()
+            of_one[1, batch.indices] = calibration.image_scores(anomaly_maps, top_k=1).cpu().numpy()
+    for of_one, calibration in zip(results, calibrations, strict=True):
+        of_groups = [
+            [np.array([values[group].max() for group in of_category]) for of_category in for_thresholds] for values in of_one
+        ]
+        calibration.set_scores(*of_groups)
 
 
 def term_statistics(scorer: Scorer, batches: Iterable[ImageBatch], batch_size: int) -> dict[int, TermStatistics]:
     """Statistics of the scorer's terms on good images, by category; 0 where there is one."""
-    statistics: dict[int, list[TermStatistics]] = {}
+    return _statistics(scorer, (scorer.calibration,), batches, batch_size)[0]
+
+
+def _statistics(
+    scorer: Scorer, calibrations: Sequence[Calibration], batches: Iterable[ImageBatch], batch_size: int
+) -> list[dict[int, TermStatistics]]:
+    """For each calibration the statistics of its terms on good images, by category."""
+    statistics: list[dict[int, list[TermStatistics]]] = [{} for _ in calibrations]
     for batch in batches:
         raw = scorer.raw_term_maps(batch.pixels, batch.category, tiles_per_pass=batch_size, detail=batch.detail)
-        inside = scorer.calibration.inside(batch.pixels.shape[-2:])
-        for i in range(len(batch.indices)):
-            of_image = TermStatistics.of({name: maps[i] for name, maps in raw.items()}, inside, scorer.config)
-            statistics.setdefault(batch.category or 0, []).append(of_image)
-    return {category: TermStatistics.sum(of_images) for category, of_images in statistics.items()}
+        for of_one, calibration in zip(statistics, calibrations, strict=True):
+            inside = calibration.inside(batch.pixels.shape[-2:])
+            for i in range(len(batch.indices)):
+                of_image = {name: maps[i] for name, maps in raw.items()}
+                of_one.setdefault(batch.category or 0, []).append(TermStatistics.of(of_image, inside, calibration.score_config))
+    return [{category: TermStatistics.sum(of_images) for category, of_images in of_one.items()} for of_one in statistics]
+
+
+def _what_maps_depend_on(config: ScoreConfig) -> str:
+    """All settings of a score but which terms it weighs and how it pools them: those of its term maps, and of the split."""
+    settings = {**asdict(config), "needs_statistics": config.needs_statistics}
+    for name in ("weights", "verdict", "verdict_area", "scales", "top_k", "mask_edge"):
+        del settings[name]
+    return json.dumps(settings, sort_keys=True)
 
 
 def split_calibration_images(

@@ -13,7 +13,7 @@ from ..imaging.maps import resize_map, smooth_map, smooth_map_by_square_kernel
 from ..imaging.tensors import cut
 from . import terms as score_terms
 from .calibration import Calibration
-from .config import DETAIL_TERMS, TIMESTEP_TERMS
+from .config import DETAIL_TERMS, TIMESTEP_TERMS, UNET_TERMS
 from .tiling import add_tiles, blend_weights, tile_corners
 
 TermMaps = dict[str, torch.Tensor]
@@ -50,8 +50,8 @@ class Scorer(torch.nn.Module):
         device: of noise and constants.
 
     Raises:
-        ValueError: if the scheduler is not supported, a timestep is not in its (respaced) chain, or Gaussians of a scale are
-            missing.
+        ValueError: if the scheduler is not supported, a timestep is not in its (respaced) chain, Gaussians of a scale are
+            missing, or the score has terms of a diffusion model that is not trained, for which `residual_gaussian` is None.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Scorer(torch.nn.Module):
         scheduler: DDPMScheduler,
         feature_extractor: torch.nn.Module,
         gaussian: torch.nn.Module,
-        residual_gaussian: torch.nn.Module,
+        residual_gaussian: torch.nn.Module | None,
         calibration: Calibration,
         image_size: tuple[int, int],
         device: torch.device | str | None = None,
@@ -72,6 +72,9 @@ class Scorer(torch.nn.Module):
         self.denoiser.chain.check_timesteps(config.timesteps)
         if missing := sorted(set(config.scales) - set(multiscale.config.scales if multiscale else ())):
             raise ValueError(f"the score has the scales {missing}, which the model has no Gaussians for")
+        if residual_gaussian is None and not set(UNET_TERMS).isdisjoint(config.terms):
+            of_unet = [term for term in config.terms if term in UNET_TERMS]
+            raise ValueError(f"the score has the terms {of_unet}, but the model's diffusion model is not trained")
         self.feature_extractor, self.gaussian, self.residual_gaussian = feature_extractor, gaussian, residual_gaussian
         self.multiscale = multiscale
         self.calibration = calibration
@@ -80,6 +83,12 @@ class Scorer(torch.nn.Module):
         noise = [timestep_noise((unet.config.in_channels, *self.image_size), t, config.seed) for t in config.timesteps]
         self.register_buffer("noise", torch.stack(noise).to(device))  # (T, C, H, W)
         self.register_buffer("timesteps", torch.tensor(config.timesteps, device=device))  # (T,)
+
+    @property
+    def measurable_terms(self) -> tuple[str, ...]:
+        """Terms that the model can measure: all, or without a trained diffusion model those of the other parts."""
+        is_trained = self.residual_gaussian is not None
+        return tuple(term for term in self.config.all_terms if is_trained or term not in UNET_TERMS)
 
     @property
     def detail_size(self) -> tuple[int, int] | None:
@@ -121,9 +130,10 @@ class Scorer(torch.nn.Module):
     ) -> TermMaps:
         """Terms at every timestep, smoothed, not standardised, `(B, H, W)` each: one UNet pass per timestep for all terms.
 
-        Images larger than the model's resolution are measured in tiles, which are blended. `terms` None is all.
+        Images larger than the model's resolution are measured in tiles, which are blended. `terms` None is all that
+        the model can measure.
         """
-        terms = self.config.all_terms if terms is None else terms
+        terms = self.measurable_terms if terms is None else terms
         if tuple(images.shape[-2:]) == self.image_size:
             maps = self.tile_term_maps(images, category, terms, detail)
         else:

@@ -40,7 +40,9 @@ class TermStatistics:
     def of(cls, term_maps: Mapping[str, torch.Tensor], inside: torch.Tensor, config: ScoreConfig) -> "TermStatistics":
         """Of one image: the pixels of its raw term maps `(H, W)`, by name, that are `inside`, bool `(H, W)`."""
         pixels = {name: term_map[inside.to(term_map.device)] for name, term_map in term_maps.items()}
-        of_maps = torch.stack([pixels[name] for name in config.term_map_names]).cpu().numpy()  # (M, pixels)
+        # Of terms that the model can't measure nothing is known, and nothing is asked for
+        unknown = torch.zeros_like(next(iter(pixels.values())))
+        of_maps = torch.stack([pixels.get(name, unknown) for name in config.term_map_names]).cpu().numpy()  # (M, pixels)
         by_term = terms.mean_over_timesteps(pixels)
         fused = config.map_terms if config.fusion == "tails" else ()
         sampled = [_sampled(by_term[term].cpu().numpy()) for term in fused]

@@ -1,11 +1,10 @@
-"""A tiny pipeline with terms of all further scales."""
+"""A tiny pipeline with Gaussians and images at all further scales, not calibrated."""
 
 import numpy as np
 import torch
 from diffad import DiffADPipeline, FeatureExtractor, MultiscaleFeatures
 from diffad.imaging.preprocessing import resize_rgb
 from diffad.imaging.tensors import to_model_range
-from diffad.scoring.presets import DEFAULT
 from tiny_pipeline import SIZE, STRIDE, smooth_images, tiny_extractor, tiny_pipeline
 
 GRID = (SIZE // STRIDE, SIZE // STRIDE)
@@ -27,8 +26,8 @@ def pyramid_extractor() -> FeatureExtractor:
     return deeper
 
 
-def multiscale_pipeline(calibration_images: int = 9) -> DiffADPipeline:
-    """Calibrated, with the default score and neighbours."""
+def pyramid_pipeline() -> DiffADPipeline:
+    """Fitted on random images, with one timestep."""
     pipe = tiny_pipeline(timesteps=(20,))
     extractor = pyramid_extractor()
     extractor.network.load_state_dict(pipe.feature_extractor.network.state_dict(), strict=False)
@@ -52,6 +51,4 @@ def multiscale_pipeline(calibration_images: int = 9) -> DiffADPipeline:
                 scale.accumulate(moments, features)
                 scale.gaussian.fit(moments)
     pipe.register_modules(feature_extractor=extractor, multiscale=multiscale)
-    settings = {**DEFAULT, "scales": SCALES, "weights": {"rgb": 1.0, "residual": 1.0, "detail": 2.0, "neighbors": 1.0}}
-    pipe.calibrate(smooth_images(calibration_images, seed=4), **settings, smoothing_sigma=1.0)
     return pipe
