@@ -13,7 +13,8 @@ SMALLEST = 1024  # elements of a tensor that is worth it
 def round_to_half(module: torch.nn.Module) -> None:
     """Rounds the large float32 tensors of a module to what float16 holds; they stay float32.
 
-    Done before anything of good images is measured, so that the model on the disk is the one that was calibrated. A tensor with values beyond float16's range stays as it is.
+    Done before anything of good images is measured, so that the model on the disk is the one that was calibrated. A tensor with
+    values beyond float16's range stays as it is.
     """
     for tensor in module.state_dict().values():  # which shares their memory
         if tensor.dtype == torch.float32 and tensor.numel() >= SMALLEST:
