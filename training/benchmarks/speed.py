@@ -1,11 +1,12 @@
 """Measures what scoring, repair and training cost on a CPU, beside anomalib's PaDiM and PatchCore and the machine's own peak.
 
     python training/benchmarks/speed.py --model runs/screw-cpu-small-0 --data DATA/screw --threads 2
-    python training/benchmarks/speed.py --model runs/screw-cpu-small-0 --data DATA/screw --threads 2 --exported screw-onnx screw-ov --peers
+    python training/benchmarks/speed.py --model runs/screw-cpu-small-0 --data DATA/screw --exported screw-onnx --peers
 
-All contenders score the same test images, take turns in every round, and count with the median over the rounds: the eager
-pipeline, its score alone and with reading of files; every exported folder; the parts of a score; repair; a training step; passes
-of the UNet, of which full reverse diffusion would take 250; torch's matrix product; starting Python up to the first verdict.
+All contenders work on the same test images, take turns in every round, and count with the median over the rounds: the eager
+pipeline, its score alone and with reading of files; every exported folder; the parts of a score; repair; a training step;
+passes of the UNet, of which full reverse diffusion would take 250; torch's matrix product; starting Python up to the first
+verdict.
 --peers adds anomalib's models, eager and in its own OpenVINO export (`pip install 'diffad[benchmarks,peers]'`).
 Nothing else should run on the machine. Appends one line to training/benchmarks/results/speed.jsonl and renders the tables
 between the markers of model_cards/speed.md from all of them (--tables_only does that alone).
@@ -33,6 +34,7 @@ from diffad_training.config import TrainingConfig
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "training" / "benchmarks" / "results" / "speed.jsonl"
 CARD = ROOT / "model_cards" / "speed.md"
+MATRIX_SIDE = 2048  # of the products that measure the machine's peak
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -115,7 +117,7 @@ def contenders(
     yield from ours.parts(pipe, work)
     yield ours.repair(pipe, work, options.seed)
     yield from ours.training_steps(pipe, work, eager, training_batch(options.model), options.seed)
-    yield from matrix_peak(eager)
+    yield from matrix_peak(eager, MATRIX_SIDE)
     yield from ours.starts(options.model, options.exported, work.paths[0], options.threads)
 
 
@@ -128,9 +130,7 @@ def spread(samples: list[Sample], count: int) -> list[Sample]:
 def training_batch(model: Path) -> int:
     """Images of a training step of the model; the default of the settings where the folder does not hold them."""
     settings = model / "training_config.json"
-    return (json.loads(settings.read_text()) if settings.is_file() else {}).get(
-        "train_batch_size", TrainingConfig.train_batch_size
-    )
+    return json.loads(settings.read_text())["train_batch_size"] if settings.is_file() else TrainingConfig.train_batch_size
 
 
 def command(options: argparse.Namespace) -> str:

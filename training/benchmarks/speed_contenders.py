@@ -108,7 +108,10 @@ def file_scoring(pipe: DiffADPipeline, work: Work, size: int, precision: str) ->
 
 
 def timestep_scoring(pipe: DiffADPipeline, work: Work, precisions: Sequence[str]) -> Iterator[Contender]:
-    """The score alone with the last of the timesteps, the last two and so on; its statistics, which cost nothing, are not fitted."""
+    """The score alone with the last of the timesteps, the last two and so on.
+
+    Its statistics are not fitted; what they are costs nothing.
+    """
     timesteps = pipe.calibration.config.timesteps
     for count in range(1, len(timesteps) + 1):
         scorer = pipe.make_scorer(pipe.calibration.unfitted(timesteps=tuple(timesteps[-count:])))

@@ -1,6 +1,6 @@
 """anomalib's PaDiM and PatchCore as they are timed: its own code, and its own export to OpenVINO."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,8 @@ def peer_scoring(
 ) -> Iterator[Contender]:
     """Fits the peers and scores the images with them: eager, and exported to OpenVINO by anomalib.
 
-    The exported graph is computed as anomalib's inferencer does unless it is told otherwise (device AUTO, which takes the
-    CPU's own precision), and in float32.
+    The exported graphs, one for each size of batches, are computed as anomalib's inferencer does unless it is told otherwise
+    (device AUTO, which takes the CPU's own precision), and in float32.
 
     Args:
         data: folder whose good training images the peers are fitted on.
@@ -36,10 +36,12 @@ def peer_scoring(
     for name in peers.PEERS:
         model, _ = peers.fit(name, training, seed, CORESET_CANDIDATES)
         yield from contenders(name, "eager", "fp32", model_graph(model), samples, batches)
-        path = exported(model, folder / name)
+        # The last batch may be smaller.
+        counts = sorted({min(size, len(samples) - start) for size in batches for start in range(0, len(samples), size)})
+        paths = {count: exported(model, folder / f"{name}, {count}", count) for count in counts}
         for precision, device, settings in ((default, "AUTO", {}), ("fp32", "CPU", exact)):
-            graph = load_openvino(path, device, threads, settings)
-            yield from contenders(name, "openvino", precision, graph, samples, batches)
+            graphs = {count: load_openvino(path, device, threads, settings) for count, path in paths.items()}
+            yield from contenders(name, "openvino", precision, by_batch(graphs), samples, batches)
 
 
 def contenders(
@@ -69,6 +71,11 @@ def load(samples: Sequence[Sample]) -> np.ndarray:
     return to_model_range(torch.from_numpy(pixels)).numpy()
 
 
+def by_batch(graphs: Mapping[int, Graph]) -> Graph:
+    """The graph of the batch's size."""
+    return lambda inputs: graphs[len(inputs["input"])](inputs)
+
+
 def model_graph(model: torch.nn.Module) -> Graph:
     @torch.no_grad()
     def call(inputs) -> object:
@@ -77,18 +84,17 @@ def model_graph(model: torch.nn.Module) -> Graph:
     return call
 
 
-def exported(model: torch.nn.Module, folder: Path) -> Path:
+def exported(model: torch.nn.Module, folder: Path, batch: int) -> Path:
     """Writes a fitted peer by anomalib's own exporter and returns its graph, from images in [-1, 1] to map and score.
 
-    Resizing and normalisation before the model and thresholds after it are left out of the graph, as they are of the eager peer.
+    The graph takes batches of one size: with any size, which is the exporter's default, PatchCore's ends up taking two images.
+    Resizing and normalisation before the model and thresholds after it are left out, as they are of the eager peer.
     """
     from anomalib.models import Padim, Patchcore
 
     off = dict.fromkeys(("pre_processor", "post_processor", "evaluator", "visualizer"), False)
     settings = {"backbone": peers.BACKBONE, "layers": list(model.layers), "pre_trained": False, **off}
-    if hasattr(model, "memory_bank"):
-        module = Patchcore(**settings)
-    else:
-        module = Padim(**settings, n_features=peers.PADIM_DIMENSIONS)
+    is_patchcore = hasattr(model, "memory_bank")
+    module = Patchcore(**settings) if is_patchcore else Padim(**settings, n_features=peers.PADIM_DIMENSIONS)
     module.model = model
-    return module.to_openvino(folder, input_size=PROTOCOL_MAP_SIZE)
+    return module.to_openvino(folder, input_size=PROTOCOL_MAP_SIZE, onnx_kwargs={"dynamic_shapes": ({0: batch},)})

@@ -58,7 +58,7 @@ def scoring_table(result: Mapping) -> str:
     columns = ["scorer", "runtime", "precision"]
     rows = []
     for batch in dict.fromkeys((smallest, largest)):
-        columns += [f"batch {batch}: images/s", "ms", "from files: images/s", "ms"]
+        columns += [f"batch {batch}: {of}" for of in ("images/s", "ms", "from files, images/s", "from files, ms")]
     for labels, timings in scorers(result).items():
         row = [f"**{labels[0]}**" if not timings[0].get("is_peer") else labels[0], *labels[1:]]
         for batch in dict.fromkeys((smallest, largest)):

@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 
 PACKAGES = ("torch", "openvino", "onnxruntime", "anomalib")
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
-MATRIX_SIDE = 2048
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def interleaved(contenders: Sequence[Contender], runs: int, seconds: float) -> l
         seconds: for which a contender is called in a round, at least once.
 
     Returns:
-        For each contender its labels, `images` of a call, `calls` that were timed and `seconds`: of every round the median call.
+        For each contender its labels, `images` of a call, `calls` that were timed, and `seconds` of every round's median call.
     """
     for contender in tqdm(contenders, desc="first calls", mininterval=5):
         contender.call()
@@ -87,7 +86,7 @@ def counted_flops(call: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def matrix_peak(precisions: Sequence[str], side: int = MATRIX_SIDE) -> list[Contender]:
+def matrix_peak(precisions: Sequence[str], side: int) -> list[Contender]:
     """Products of two square matrices in torch, the machine's own peak."""
     contenders = []
     for precision in precisions:
