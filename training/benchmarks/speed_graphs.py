@@ -45,7 +45,7 @@ def default_openvino_precision() -> str:
     """In which OpenVINO computes on this CPU unless it is told otherwise."""
     import openvino
 
-    names = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+    names = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
     return names[openvino.Core().get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()]
 
 
