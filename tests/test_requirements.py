@@ -21,11 +21,11 @@ DISTRIBUTIONS = {
 }
 # Which extras each part of the code may take for granted; "" is what is always installed.
 PARTS = {
-    "pipelines/diffad": ("", "train"),  # plots need matplotlib, and say so
+    "pipelines/diffad": ("", "train", "export"),  # plots and export need more, and say so
     "pipelines/diffad/app": ("", "app"),
     "training": ("", "train", "demo"),
     "training/benchmarks": ("", "benchmarks", "demo", "train", "peers"),
-    "tests": ("", "test", "app", "benchmarks", "demo", "train"),
+    "tests": ("", "test", "app", "benchmarks", "demo", "export", "train"),
 }
 
 

@@ -24,7 +24,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 # Draws covariances towards the mean of all positions; for parts whose details lie in varying places.
 POOLED = {"pooling": 0.3, "regularization": 0.1}
 NEIGHBOR_IMAGES = 32
-GAUSSIAN_RANK = 64  # keeps what full covariances of 176 channels find, at a third of their size
+GAUSSIAN_RANK = 32  # keeps what full covariances of 176 channels find, at a fifth of their size
 
 
 def build_extractor(config: TrainingConfig) -> FeatureExtractor:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from diffad import DiffADPipeline, FeatureExtractor, JointUNet2DModel, PadimGaussian
 from diffad.data import Sample
 from diffad.imaging.tensors import to_model_range
+from diffad.models.half_precision import round_to_half
 from diffad.scoring.fitting import split_calibration_images
 from diffad.scoring.inputs import InputReader, load_region_at
 from diffad.scoring.profiles import GAUSSIAN, profile_settings, scales_among
@@ -20,9 +22,9 @@ from diffad_training.components import (
     build_profiles,
     scales_of_model,
 )
-from diffad_training.config import TrainingConfig
+from diffad_training.config import TrainingConfig, load_config
 from diffad_training.dataset import CachedDataset
-from diffad_training.good_images import group_names
+from diffad_training.good_images import group_names, held_out_samples
 from diffad_training.map_choice import MapChoice, choose_map
 from diffad_training.multiscale_fitting import fit_multiscale
 from diffusers import DDPMScheduler
@@ -57,6 +59,7 @@ def fit_pipeline(
         held_out_samples: of all categories.
     """
     channels, device = extractor.config.channels, extractor.device
+    round_to_half(unet)
     multiscale = build_multiscale(config, extractor, min(map(len, train_groups)), scales_of_model(config))
     pipe = DiffADPipeline(
         unet,
@@ -74,6 +77,9 @@ def fit_pipeline(
         if config.chooses_map:
             pooled["detail"] = build_multiscale(config, extractor, 1, ("detail",), pooled=True).detail.gaussian.to(device)
         fit_multiscale(pipe.multiscale, pooled.get("detail"), extractor, cached, samples, train_groups)
+    for gaussians in (pipe.gaussian, pipe.residual_gaussian, pipe.multiscale, *pooled.values()):
+        if gaussians is not None:
+            round_to_half(gaussians)
     _fit_discriminant(pipe, pooled_features, cached, train_groups)
     choice = choose_and_set_map(pipe, pooled, held_out_samples, config) if config.chooses_map else None
     scales = () if pipe.multiscale is None else pipe.multiscale.config.scales
@@ -191,6 +197,18 @@ def choose_and_set_map(
     kept = tuple(scale for scale in pipe.multiscale.config.scales if scale in needed)
     pipe.register_modules(multiscale=pipe.multiscale.with_only(kept, **settings))
     return choice
+
+
+def threshold_samples(model: Path) -> list[Sample]:
+    """The held-out images of a trained model that are behind its thresholds, not its statistics.
+
+    Raises:
+        DataError: as [`held_out_samples`].
+    """
+    held_out, config = held_out_samples(model), load_config(str(model / "training_config.json"), {})
+    of_image = np.array([sample.category for sample in held_out])
+    _, of_categories = split_calibration_images(build_calibration(config), of_image, group_names(held_out))
+    return [held_out[i] for groups in of_categories for members in groups for i in members]
 
 
 def statistics_samples(held_out_samples: Sequence[Sample], config: TrainingConfig) -> list[Sample]:

@@ -1,4 +1,4 @@
-"""How a pipeline is saved and loaded: whole or not at all, and through the Hub."""
+"""How a pipeline is saved and loaded: whole or not at all, and through the Hub; and how two are told apart."""
 
 from importlib import import_module
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import TypeVar
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 
 from .model_index import PACKAGE, read_json_object, with_installed_classes
+from .models.digest import model_digest
 from .system.atomic import complete, finish, writing
 
 # diffusers finds a component's class by looking its library up here and its base classes up in that library; without
@@ -33,6 +34,11 @@ class SavedWhole:
             super().save_pretrained(unfinished, **options)
         if repo_id is not None:
             self.push_to_hub(repo_id)
+
+    @property
+    def digest(self) -> str:
+        """Tells whether two pipelines are the same model; see [`diffad.models.digest.model_digest`]."""
+        return model_digest(self.components)
 
     @classmethod
     def from_pretrained(cls: type[Pipeline], pretrained_model_name_or_path: str | Path, **options) -> Pipeline:

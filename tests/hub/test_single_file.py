@@ -169,7 +169,7 @@ def test_what_can_not_be_written_is_named(entry, words):
     files = {
         "entry.py": entry,
         "leaf.py": "LEAF = 1\n",
-        "coded/__init__.py": "from .part import x\n",
+        "coded/__init__.py": "from .part import x\ny = x + 1\n",
         "coded/part.py": "x = 1\n",
         "loop.py": "from .room.back import y\nx = 1\n",
         "room/back.py": "from ..loop import x\ny = 1\n",

@@ -152,7 +152,7 @@ def test_pictures_of_one_run_lie_in_one_folder_wherever_it_goes_on(pipe, folder,
 def test_batch_size_may_change_when_a_run_goes_on(pipe, folder, tmp_path, monkeypatch):
     predict(pipe, folder, tmp_path / "whole.jsonl")
     with monkeypatch.context() as patch:
-        patch.setattr("diffad.jobs.predict.bounding_boxes", _fails_at(4, bounding_boxes))
+        patch.setattr("diffad.runtime.rows.bounding_boxes", _fails_at(4, bounding_boxes))
         with pytest.raises(KeyboardInterrupt):
             predict(pipe, folder, tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl.journal").read_bytes().count(b"\n") == 1 + 2

@@ -15,6 +15,7 @@ from ..data import Sample
 from ..imaging.reading import ImageError
 from ..imaging.streams import read_batches
 from ..pipeline_diffad import DiffADPipeline
+from ..runtime.detector import Detector
 from ..system.text import printable, safe_cell
 from .inspection import DEFECTIVE, GOOD, NEUTRAL, banner, overlaid, shrunk
 
@@ -34,7 +35,7 @@ class BatchRow:
 
 
 def inspect_files(
-    pipe: DiffADPipeline,
+    pipe: DiffADPipeline | Detector,
     samples: Sequence[Sample],
     rate: float,
     overlays: Path,

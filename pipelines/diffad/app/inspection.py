@@ -9,7 +9,8 @@ from PIL import Image
 from ..imaging.drawing import filmstrip, heat_map, marked
 from ..imaging.trajectory import trajectory_row
 from ..pipeline_diffad import DiffADPipeline
-from ..scoring.calibration import Calibration
+from ..runtime.detector import Detector
+from ..scoring.judging import Judging
 
 DISPLAY_SIDE = 1600  # pixels; more than a browser window shows
 MASK_COLOUR = (0, 255, 255)
@@ -36,7 +37,7 @@ class Inspection:
     is_unknown: bool = False
 
 
-def inspect_image(pipe: DiffADPipeline, image: Image.Image, rate: float, category: str | None = None) -> Inspection:
+def inspect_image(pipe: DiffADPipeline | Detector, image: Image.Image, rate: float, category: str | None = None) -> Inspection:
     """Scores one image. The false-alarm rate changes nothing in the result, but has to be one that the pipeline supports."""
     shown = shrunk(image, DISPLAY_SIDE)
     output = pipe(image, categories=category, false_alarm_rate=rate, map_size=(shown.height, shown.width))
@@ -57,7 +58,7 @@ def overlaid(image: np.ndarray, anomaly_map: np.ndarray, threshold: float, mask:
     return marked(image, anomaly_map, threshold, mask, MASK_COLOUR, width=max(1, round(max(image.shape) / 400)))
 
 
-def pictures(inspection: Inspection, calibration: Calibration, rate: float) -> tuple[np.ndarray, np.ndarray]:
+def pictures(inspection: Inspection, calibration: Judging, rate: float) -> tuple[np.ndarray, np.ndarray]:
     """Overlay and heat map at the pixel threshold of a false-alarm rate, `(H, W, 3)` uint8 each."""
     threshold = calibration.pixel_threshold(rate, inspection.category)
     is_defective = inspection.is_unknown or inspection.score > calibration.image_threshold(rate, inspection.category)
@@ -66,7 +67,7 @@ def pictures(inspection: Inspection, calibration: Calibration, rate: float) -> t
     return picture, heat_map(inspection.anomaly_map, threshold)
 
 
-def verdict(inspection: Inspection, calibration: Calibration, rate: float) -> str:
+def verdict(inspection: Inspection, calibration: Judging, rate: float) -> str:
     """HTML with the verdict at a false-alarm rate, and what score and p-value mean."""
     threshold = calibration.image_threshold(rate, inspection.category)
     if inspection.is_unknown:
@@ -106,12 +107,17 @@ def banner(headline: str, *lines: str, colour: str = NEUTRAL) -> str:
 
 
 def repair(
-    pipe: DiffADPipeline, image: Image.Image, rate: float, category: str | None = None
+    pipe: DiffADPipeline | Detector, image: Image.Image, rate: float, category: str | None = None
 ) -> tuple[tuple[Image.Image, Image.Image], Image.Image] | None:
     """The image before and after repair, at display size, and a filmstrip of the way from one to the other.
 
     None if there was nothing to repair at this false-alarm rate.
+
+    Raises:
+        ValueError: if the model can't repair: an exported one, or for what the pipeline refuses.
     """
+    if isinstance(pipe, Detector):
+        raise ValueError("An exported model marks defects and does not repair them; open the trained model for that.")
     output = pipe.reconstruct(image, categories=category, false_alarm_rate=rate, intermediate_steps="all")
     if not output.difference_maps[0].any():
         return None

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..data import DataError, image_files
 from ..imaging.reading import ImageError
 from ..pipeline_diffad import DiffADPipeline
+from ..runtime.detector import Detector
 from . import batch, inspection
 from .inspection import Inspection
 from .serving import refuse_addresses
@@ -24,7 +25,7 @@ IDLE = inspection.banner("Waiting for an image", "Drop one on the left, paste it
 
 
 def build_app(
-    pipe: DiffADPipeline, name: str = "diffad", examples: str | Path | None = None, max_pixels: int = MAX_PIXELS
+    pipe: DiffADPipeline | Detector, name: str = "diffad", examples: str | Path | None = None, max_pixels: int = MAX_PIXELS
 ) -> gr.Blocks:
     """The app for one calibrated pipeline; [`diffad.app.serving.launch`] serves it.
 
@@ -201,7 +202,7 @@ def build_app(
     return app
 
 
-def _rate_slider(pipe: DiffADPipeline, elem_id: str) -> gr.Slider:
+def _rate_slider(pipe: DiffADPipeline | Detector, elem_id: str) -> gr.Slider:
     """False-alarm rates in percent, from the smallest one that the calibration of every category can guarantee."""
     num_calibration_images = min(pipe.calibration.images_per_category)
     smallest = math.ceil(1000 / (num_calibration_images + 1)) / 10
@@ -217,7 +218,7 @@ def _rate_slider(pipe: DiffADPipeline, elem_id: str) -> gr.Slider:
     )
 
 
-def _category_choice(pipe: DiffADPipeline) -> gr.Dropdown | None:
+def _category_choice(pipe: DiffADPipeline | Detector) -> gr.Dropdown | None:
     """Which category the part belongs to, for a model trained on several; it recognises parts itself if left alone."""
     if pipe.category_names is None:
         return None

@@ -8,6 +8,7 @@ from .. import __version__
 from .calibrate import calibrate
 from .errors import OneLineErrors
 from .evaluate import evaluate
+from .export import export
 from .info import info
 from .options import present_name
 from .predict import predict
@@ -45,6 +46,6 @@ def main(
 
 
 app.command(cls=TrainCommand)(train)
-for command in (evaluate, predict, reconstruct, calibrate, tune, info, push):
+for command in (evaluate, predict, reconstruct, calibrate, tune, export, info, push):
     app.command()(command)
 app.command("app")(serve_app)

@@ -1,11 +1,15 @@
 """diffad calibrate"""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import AllGood, BatchSize, Device, FalseAlarmRate
+from .options import AllGood, BatchSize, Device, ExportedPrecision, FalseAlarmRate
+
+if TYPE_CHECKING:
+    from ..scoring.judging import Judging
 
 
 def calibrate(
@@ -26,12 +30,13 @@ def calibrate(
     all_good: AllGood = False,
     batch_size: BatchSize = 8,
     device: Device = None,
+    precision: ExportedPrecision = None,
 ) -> None:
     """Set a model's thresholds anew from good images, for example after a change of the lighting.
 
     Images that the model was trained on are left out: of its training data, the held-out ones are used. Nothing is saved if
     there are too few images for the false-alarm rate. A model of several categories needs images of each, and recognises
-    which is which.
+    which is which. Of an exported model the thresholds of one precision are set.
 
     Examples:
 
@@ -39,14 +44,18 @@ def calibrate(
     diffad calibrate runs/part new/good
     diffad calibrate runs/part new/good --output runs/part-new-light --false-alarm-rate 0.01
     diffad calibrate runs/part new/good --roi region.png
+    diffad calibrate exported new/good --precision bf16
     ```
     """
     from diffad_training.good_images import images_trained_on
 
     from ..jobs.recalibrate import calibrate_on, calibration_images, save_calibration
     from ..scoring.conformal import check_supported, images_behind_thresholds
-    from .loading import check_model, is_model, load_model
+    from .loading import check_model, is_exported, is_model, load_model
 
+    if is_exported(Path(model)):
+        _calibrate_exported(Path(model), good_folder, output, false_alarm_rate, roi, all_good, batch_size, device, precision)
+        return
     check_model(model)
     if output is None and not is_model(Path(model)):
         raise ValueError(f"{model}: is on the Hub; give a folder for the calibrated model with --output")
@@ -62,7 +71,39 @@ def calibrate(
     else:
         pipe.save_pretrained(output)
     typer.echo(f"{output or model}: calibrated on {len(images)} good images")
+    _show_thresholds(calibration, pipe.category_names, rates)
+
+
+def _calibrate_exported(
+    model: Path,
+    good_folder: Path,
+    output: Path | None,
+    false_alarm_rate: float | None,
+    roi: Path | None,
+    all_good: bool,
+    batch_size: int,
+    device: str | None,
+    precision: str | None,
+) -> None:
+    from ..export.calibration import calibrate_exported
+    from ..jobs.recalibrate import calibration_images
+    from ..runtime.description import Description
+    from ..scoring.conformal import check_supported
+
+    for option, value in (("--output", output), ("--roi", roi)):
+        if value is not None:
+            raise ValueError(f"{option}: an exported model is calibrated where it lies, in its own region; export it anew")
+    images = calibration_images(good_folder, all_good)
+    if false_alarm_rate is not None:
+        check_supported(len(images), false_alarm_rate)
+    calibration = calibrate_exported(model, images, precision, batch_size=batch_size, device=device or "cpu")
+    description = Description.read(model)
+    typer.echo(f"{model}: calibrated in {precision or description.weights} on {len(images)} good images")
+    _show_thresholds(calibration, description.category_names, calibration.supported_rates(false_alarm_rate))
+
+
+def _show_thresholds(calibration: "Judging", names: Sequence[str] | None, rates: Mapping[int, float]) -> None:
     for category, rate in rates.items():
         image, pixel = calibration.image_threshold(rate, category), calibration.pixel_threshold(rate, category)
-        of_category = f"{pipe.category_names[category]}: " if pipe.category_names else ""
+        of_category = f"{names[category]}: " if names else ""
         typer.echo(f"{of_category}thresholds at a false-alarm rate of {rate:.1%}: {image:.4g} (image), {pixel:.4g} (pixel)")

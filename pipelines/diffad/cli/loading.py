@@ -8,11 +8,15 @@ from diffusers.utils import logging
 from ..data import DataError
 from ..data.huggingface import is_hub_name
 from ..pipeline_diffad import DiffADPipeline
+from ..runtime.description import FILE as EXPORTED
+from ..runtime.detector import Detector
 from ..system.memory import keep_freed_memory
 
 
 def check_model(model: str) -> None:
     """Raises DataError for a folder without a model, or a path that leads nowhere; any other name is left to the Hub."""
+    if is_exported(Path(model)):
+        raise DataError(f"{model}: is an exported model, which scores images and does nothing else; name the trained model")
     if Path(model).exists() and not is_model(Path(model)):
         raise DataError(f"{model}: is not a trained model (no model_index.json); name the --output of `diffad train`")
     if not Path(model).exists() and not is_hub_name(model):
@@ -22,6 +26,33 @@ def check_model(model: str) -> None:
 def is_model(path: Path) -> bool:
     """Whether a saved pipeline lies there."""
     return (path / "model_index.json").is_file()
+
+
+def is_exported(path: Path) -> bool:
+    """Whether `diffad export` wrote that folder."""
+    return (path / EXPORTED).is_file()
+
+
+def load_scoring(
+    model: str, device: str | None = None, profile: str | None = None, precision: str | None = None
+) -> DiffADPipeline | Detector:
+    """Loads what scores images: an exported model, or a pipeline as [`load_model`] does.
+
+    Args:
+        profile: of a pipeline; an exported model has the one that it was exported with.
+        precision: of an exported model.
+
+    Raises:
+        DataError, ExportError: if there is no model, or it is damaged or not calibrated.
+        ValueError: if device, profile or precision can't be used.
+    """
+    if is_exported(Path(model)):
+        if profile is not None:
+            raise ValueError(f"--profile {profile}: {model} has the profile that it was exported with; export another")
+        return Detector(model, device or "cpu", precision=precision)
+    if precision is not None:
+        raise ValueError(f"--precision {precision}: {model} is not an exported model; `diffad export` makes one")
+    return load_model(model, device, profile)
 
 
 def check_device(device: str) -> None:

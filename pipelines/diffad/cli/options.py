@@ -40,6 +40,10 @@ Profile = Annotated[
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...; without it cuda where there is one.", show_default=False)
 ]
+ExportedPrecision = Annotated[
+    str | None,
+    typer.Option(help="Of an exported model: fp32, bf16 or int8; without it that of its graph.", show_default=False),
+]
 AllGood = Annotated[
     bool, typer.Option("--all-good", help="All images of a folder are good, though they lie in several subfolders.")
 ]

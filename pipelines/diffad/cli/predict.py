@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import BatchSize, Category, Device, FalseAlarmRate, Model, Profile
+from .options import BatchSize, Category, Device, ExportedPrecision, FalseAlarmRate, Model, Profile
 
 
 def predict(
@@ -21,6 +21,7 @@ def predict(
     report: Annotated[Path | None, typer.Option(help="HTML page to write, with a gallery of the highest scores.")] = None,
     batch_size: BatchSize = 8,
     device: Device = None,
+    precision: ExportedPrecision = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if an image could not be read.")] = False,
 ) -> None:
     """Score all images of a folder and write a table with one row per image.
@@ -43,7 +44,7 @@ def predict(
     """
     from ..jobs.predict import PredictionSettings, predict_folder
     from ..jobs.table import read_rows
-    from .loading import load_model
+    from .loading import load_scoring
 
     settings = PredictionSettings(false_alarm_rate, maps, overlays, masks, category)
     if report is not None:  # whatever could keep it from being written is known before anything is scored
@@ -52,7 +53,7 @@ def predict(
         check_report_path(report)
         if report.resolve() == output.resolve():
             raise ValueError(f"{report}: is the table, too; name another file for the report")
-    pipe = load_model(model, device, profile)
+    pipe = load_scoring(model, device, profile, precision)
     if report is not None and pipe.category_names is not None and category is None:
         raise ValueError(
             f"{model}: a model of several categories, whose scores do not compare; name the one to report on with --category"

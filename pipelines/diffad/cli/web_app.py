@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, Profile
+from .options import Device, ExportedPrecision, Profile
 
 
 def serve_app(
@@ -22,6 +22,7 @@ def serve_app(
     max_megapixels: Annotated[float, typer.Option(help="Of an image; larger ones are refused.", min=0.001)] = 50,
     profile: Profile = None,
     device: Device = None,
+    precision: ExportedPrecision = None,
     browser: Annotated[bool, typer.Option(help="Open the app in the browser.")] = True,
     share: Annotated[
         bool, typer.Option(help="Ask gradio's servers for a public link: images then leave this machine.")
@@ -38,10 +39,9 @@ def serve_app(
     ```
     """
     from ..app.temporary_files import temporary_files_removed
-    from .loading import load_model
+    from .loading import load_scoring
 
-    pipe = load_model(model, device, profile)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = load_scoring(model, device, profile, precision)
     with temporary_files_removed(), suppress(KeyboardInterrupt):  # how a server ends
         try:
             from ..app.page import build_app

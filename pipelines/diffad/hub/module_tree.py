@@ -153,9 +153,18 @@ def _resolve(module: Module, statement: ast.ImportFrom, read: ReadFile) -> Itera
 
 
 def _check_has_no_code(path: str, read: ReadFile) -> None:
-    body = ast.parse(read(path) or "", path).body
-    if any(not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) for node in body):
-        raise ValueError(f"{path}: holds more than a docstring, which one file for all modules has no place for")
+    if not all(map(_is_without_effect, ast.parse(read(path) or "", path).body)):
+        raise ValueError(
+            f"{path}: holds more than a docstring and names of its own modules, which one file for all modules has no place for"
+        )
+
+
+def _is_without_effect(node: ast.stmt) -> bool:
+    """Whether a statement is a docstring, or only makes a name of the package's own modules reachable in the package."""
+    if isinstance(node, ast.Assign):
+        return [ast.unparse(target) for target in node.targets] == ["__all__"]
+    is_own = isinstance(node, ast.ImportFrom) and node.level == 1
+    return is_own or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
 
 
 def _top_name(dotted: str) -> str:

@@ -14,11 +14,10 @@ from .. import __version__
 from ..imaging.decoding import ImageError, pixel_count
 from ..imaging.drawing import overlay
 from ..imaging.reading import page_count, read_image
-from ..imaging.regions import bounding_boxes
 from ..imaging.streams import read_batches
-from ..models.digest import model_digest
 from ..pipeline_diffad import DiffADPipeline
-from ..pipeline_output import DiffADOutput
+from ..runtime.detector import Detector
+from ..runtime.rows import rows_of
 from ..system.text import printable
 from .folders import images_of, picture_path
 from .resume import Journal, check_is_result, files_digest, only_writer, write_record
@@ -83,7 +82,7 @@ class PredictionSummary:
 
 
 def predict_folder(
-    pipe: DiffADPipeline,
+    pipe: DiffADPipeline | Detector,
     folder: Path,
     output: Path,
     settings: PredictionSettings = PredictionSettings(),
@@ -106,12 +105,13 @@ def predict_folder(
     check_table_path(output)
     categories = pipe.category_indices(settings.category, 1)
     rates = pipe.calibration.supported_rates(settings.false_alarm_rate, categories)
-    pipe.set_progress_bar_config(disable=True)
+    if isinstance(pipe, DiffADPipeline):
+        pipe.set_progress_bar_config(disable=True)
     run = {"version": __version__, "folder": str(folder.resolve())}
     folder, names = images_of(folder, settings.picture_folders)
     run |= {
         "images": files_digest(folder, names),
-        "model": model_digest(pipe.components),
+        "model": pipe.digest,
         **{key: _as_text(value) for key, value in dataclasses.asdict(settings).items()},
         "thresholds": [_thresholds(pipe, category, rate) for category, rate in rates.items()],
     }
@@ -170,32 +170,6 @@ def run_prediction(
     return summary
 
 
-def rows_of(names: Sequence[str], output: DiffADOutput) -> list[dict]:
-    """One row per image, with the columns of [`diffad.jobs.table.SCHEMA`] that have a value."""
-    rows = []
-    for i, name in enumerate(names):
-        mask = output.masks[i]
-        boxes = bounding_boxes(mask)
-        is_unknown = output.categories is not None and output.categories[i] is None
-        rows.append(
-            {
-                "path": printable(name),
-                "score": float(output.image_scores[i]),
-                "p_value": float(output.p_values[i]),
-                "label": "unknown" if is_unknown else "defective" if output.is_defective[i] else "good",
-                "defect_pixels": int(mask.sum()),
-                "defect_share": float(mask.mean()),
-                "defects": len(boxes),
-                "boxes": boxes,
-                "category": None if output.categories is None else output.categories[i],
-                "false_alarm_rate": float(output.false_alarm_rates[i]),
-                "image_threshold": float(output.image_thresholds[i]),
-                "pixel_threshold": float(output.pixel_thresholds[i]),
-            }
-        )
-    return rows
-
-
 def write_pictures(
     settings: PredictionSettings,
     name: str,
@@ -229,7 +203,7 @@ def _as_text(setting: Path | float | str | None) -> str | None:
     return None if setting is None else str(setting.resolve() if isinstance(setting, Path) else setting)
 
 
-def _thresholds(pipe: DiffADPipeline, category: int, false_alarm_rate: float) -> dict:
+def _thresholds(pipe: DiffADPipeline | Detector, category: int, false_alarm_rate: float) -> dict:
     return {
         "category": None if pipe.category_names is None else pipe.category_names[category],
         "false_alarm_rate": false_alarm_rate,

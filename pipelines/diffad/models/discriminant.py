@@ -84,5 +84,5 @@ class LinearDiscriminant(Float32ModelMixin, ConfigMixin):
     def is_unknown(self, pooled: torch.Tensor) -> torch.Tensor:
         """`(batch,)` bool, True where spatial means of features `(batch, D)` are of no category that it knows."""
         if not self.config.knows_distances:
-            return torch.zeros(len(pooled), dtype=torch.bool, device=pooled.device)
+            return torch.zeros(pooled.shape[0], dtype=torch.bool, device=pooled.device)  # len() would fix it in a graph
         return self.distances(pooled) > self.limit

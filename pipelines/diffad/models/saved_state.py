@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 
+from .half_precision import store_in_half
+
 DIGESTS = "tensors.json"  # SHA-256 of every tensor, by its name
 BYTES_AT_ONCE = 1 << 26
 Component = TypeVar("Component")
@@ -22,9 +24,14 @@ class ChecksSavedState:
     """
 
     def save_pretrained(self, save_directory: str | Path, *args, **kwargs) -> None:
-        """Saves the component with the digests of its tensors; arguments are those of ModelMixin."""
+        """Saves the component with the digests of its tensors; arguments are those of ModelMixin.
+
+        Tensors that float16 holds exactly take half the space; they are loaded as they were.
+        """
         super().save_pretrained(save_directory, *args, **kwargs)
         folder = Path(save_directory)
+        for path in _weight_files(folder):
+            store_in_half(path)
         digests = {name: _digest(tensor) for name, tensor in _saved_tensors(folder)}
         (folder / DIGESTS).write_text(json.dumps(digests, indent=1, sort_keys=True) + "\n")
 

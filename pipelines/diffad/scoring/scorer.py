@@ -135,7 +135,7 @@ class Scorer(torch.nn.Module):
         """
         terms = self.measurable_terms if terms is None else terms
         if tuple(images.shape[-2:]) == self.image_size:
-            maps = self._term_maps_of_whole_images(images, category, terms, detail)
+            maps = self.tile_term_maps(images, category, terms, detail)
         else:
             maps = self._blended_term_maps(images, category, terms, tiles_per_pass)
         return {name: self._smoothed(term_map) for name, term_map in maps.items()}
@@ -153,13 +153,14 @@ class Scorer(torch.nn.Module):
         predicted = [self._predict(images, category, i).features for i in range(len(self.config.timesteps))]
         return score_terms.feature_residual(self.feature_extractor(images), predicted)
 
-    def _term_maps_of_whole_images(
+    def tile_term_maps(
         self,
         images: torch.Tensor,
         category: torch.Tensor | int | None,
         terms: Sequence[str],
         detail: torch.Tensor | None = None,
     ) -> TermMaps:
+        """Raw term maps `(B, H, W)` of images at the model's resolution, or of tiles, not smoothed."""
         size = tuple(images.shape[-2:])
         maps: TermMaps = {}
         if not {"feature", "residual", "mahalanobis", "coarse"}.isdisjoint(terms):
@@ -212,7 +213,7 @@ class Scorer(torch.nn.Module):
             for start in range(0, len(corners), tiles_per_pass):
                 part = slice(start, start + tiles_per_pass)
                 tiles = cut(image[None], corners[part], tile)  # (tiles, 3, *tile)
-                for name, maps in self._term_maps_of_whole_images(tiles, of_image, terms).items():
+                for name, maps in self.tile_term_maps(tiles, of_image, terms).items():
                     canvas = blended.setdefault(name, images.new_zeros((len(images), *size)))[i]
                     add_tiles(canvas, maps, weights[part], corners[part])
         return blended

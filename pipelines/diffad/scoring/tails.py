@@ -7,15 +7,19 @@ L-moments (Hosking & Wallis 1987), which are robust where pixels are few or alik
 independent tests, but for a factor. Ours, not the paper's.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 # Shares of good pixels below the knots: the quantiles between which the probability is interpolated. The last is the threshold.
 KNOT_SHARES = (0.0, 0.25, 0.5, 0.75, 0.85, 0.9, 0.95, 0.98, 0.99)
+LEVELS = tuple(-np.log10(1 - np.array(KNOT_SHARES)))  # decades at the knots
 # Of the Pareto's shape: an exponential tail at least, so that no value is impossible, and a finite variance at most.
 SHAPE_LIMITS = (1e-3, 0.5)
+TINY = float(np.finfo(np.float32).tiny)
 
 
 class Tail(NamedTuple):
@@ -27,9 +31,9 @@ class Tail(NamedTuple):
         shape: `(K,)`, within `SHAPE_LIMITS`.
     """
 
-    knots: np.ndarray | torch.Tensor
-    scale: np.ndarray | torch.Tensor
-    shape: np.ndarray | torch.Tensor
+    knots: "np.ndarray | torch.Tensor"
+    scale: "np.ndarray | torch.Tensor"
+    shape: "np.ndarray | torch.Tensor"
 
 
 def fit_tail(values: np.ndarray, weights: np.ndarray) -> Tail:
@@ -65,18 +69,24 @@ def _fit_excesses(excesses: np.ndarray, weights: np.ndarray) -> tuple[float, flo
     return mean * (1 - shape), shape  # the scale that keeps the mean
 
 
-def decades(values: torch.Tensor, tail: Tail) -> torch.Tensor:
+def decades(values: "torch.Tensor", tail: Tail) -> "torch.Tensor":
     """-log10 P(S >= s) of values `(B, H, W)`, at least 0, ascending; 2 at the 99 % quantile of good pixels.
 
     Args:
         tail: of one term, of tensors that lead with 1, or with B where the images of a batch have tails of their own.
     """
-    levels = -torch.log10(1 - torch.tensor(KNOT_SHARES, dtype=torch.float64)).to(values)
-    result = torch.zeros_like(values)
+    result = values.new_zeros(())
     knots = tail.knots[:, :, None, None]  # (1 or B, knots, 1, 1)
     for i in range(len(KNOT_SHARES) - 1):
-        width = (knots[:, i + 1] - knots[:, i]).clamp_min(torch.finfo(values.dtype).tiny)
-        result = result + (levels[i + 1] - levels[i]) * ((values - knots[:, i]) / width).clamp(0, 1)
+        width = (knots[:, i + 1] - knots[:, i]).clamp_min(TINY)
+        result = result + (LEVELS[i + 1] - LEVELS[i]) * ((values - knots[:, i]) / width).clamp(0, 1)
     scale, shape = tail.scale[:, None, None], tail.shape[:, None, None]
     excess = (values - knots[:, -1]).clamp_min(0) / scale
-    return result + torch.log1p(shape * excess) / (shape * np.log(10))
+    return result + (shape * excess).log1p() / (shape * np.log(10))
+
+
+def decades_of_array(values: np.ndarray, tail: Tail) -> np.ndarray:
+    """The same of an array of any shape, for what runs without torch; `tail` of one term, K = 1."""
+    knots, scale, shape = (np.asarray(part, dtype=np.float64)[0] for part in tail)
+    excess = np.maximum(values - knots[-1], 0) / scale
+    return np.interp(values, knots, LEVELS) + np.log1p(shape * excess) / (shape * np.log(10))

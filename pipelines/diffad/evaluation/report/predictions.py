@@ -6,13 +6,14 @@ from pathlib import Path
 
 from ...imaging.reading import ImageError, read_image
 from ...pipeline_diffad import DiffADPipeline
+from ...runtime.detector import Detector
 from ...system.text import printable
 from .contents import Report, ReportRow
 from .pictures import Pictures, draw_pictures
 
 
 def report_from_predictions(
-    pipe: DiffADPipeline,
+    pipe: DiffADPipeline | Detector,
     rows: Iterable[Mapping],
     folder: str | Path,
     false_alarm_rate: float | None = None,
@@ -43,7 +44,8 @@ def report_from_predictions(
     category = categories.pop() if categories else None
     index = 0 if category is None else pipe.category_indices(category, 1)[0]
     false_alarm_rate = pipe.calibration.supported_rate(false_alarm_rate, index)
-    pipe.set_progress_bar_config(disable=True)
+    if isinstance(pipe, DiffADPipeline):
+        pipe.set_progress_bar_config(disable=True)
     report_rows = [
         ReportRow(
             name=str(row["path"]),
@@ -54,9 +56,10 @@ def report_from_predictions(
         )
         for row in scored
     ]
+    repair = {} if isinstance(pipe, DiffADPipeline) else {"Repair": "left out: an exported model only scores"}
     return Report(
         title=f"Inspection of {folder.resolve().name}",
-        facts={"Images": f"{len(report_rows):,} in {folder}", **unreadable, **(facts or {})},
+        facts={"Images": f"{len(report_rows):,} in {folder}", **unreadable, **repair, **(facts or {})},
         rows=report_rows,
         false_alarm_rate=false_alarm_rate,
         image_threshold=pipe.calibration.image_threshold(false_alarm_rate, index),
@@ -66,12 +69,18 @@ def report_from_predictions(
 
 
 def _pictures(
-    pipe: DiffADPipeline, folder: Path, name: str, called_defective: bool, category: str | None, false_alarm_rate: float
+    pipe: DiffADPipeline | Detector,
+    folder: Path,
+    name: str,
+    called_defective: bool,
+    category: str | None,
+    false_alarm_rate: float,
 ) -> Pictures:
     image = read_image(_file_of(folder, name))
     settings = {"categories": category, "false_alarm_rate": false_alarm_rate}
     output = pipe(image, **settings)
-    repaired = pipe.reconstruct(image, **settings).images[0] if called_defective else None
+    can_repair = isinstance(pipe, DiffADPipeline)  # an exported model only scores
+    repaired = pipe.reconstruct(image, **settings).images[0] if called_defective and can_repair else None
     return draw_pictures(image, output.anomaly_maps[0], output.pixel_thresholds[0], output.masks[0], repaired=repaired)
 
 

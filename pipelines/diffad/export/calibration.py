@@ -1,0 +1,73 @@
+"""Thresholds of an exported model in the runtime and precision that it is used in."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..imaging.array_maps import region_at
+from ..imaging.preprocessing import ImageInput
+from ..runtime.calibration import StoredCalibration
+from ..runtime.description import CalibrationScores, Description
+from ..runtime.detector import Detector
+from ..scoring.categories import Categories
+from ..system.atomic import writing
+
+
+def calibrate_exported(
+    folder: str | Path,
+    images: Sequence[ImageInput],
+    precision: str | None = None,
+    categories: Categories | None = None,
+    groups: Sequence[str] | None = None,
+    batch_size: int = 8,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> StoredCalibration:
+    """Sets an exported model's thresholds for one precision from good images, and writes them into its folder.
+
+    All images are behind the thresholds: the statistics that scores are formed with lie in the graph. The guarantee holds if
+    none of them was trained on or is behind those statistics.
+
+    Args:
+        images: of good parts; of a model of several categories some of each.
+        precision: `fp32`, `bf16` or `int8`; None is the graph's own.
+        categories: of the images; None recognises them.
+        groups: name of each image's group, such as the part that several images show; thresholds then count groups, each by
+            its highest image.
+
+    Raises:
+        ValueError: if a score is not finite, or a category has no image.
+        ExportError: as [`Detector`].
+    """
+    detector = Detector(folder, device, threads, precision)
+    description = detector.description
+    category_of, _ = detector.recognized(images, categories, batch_size)
+    scores, maxima = np.empty(len(images)), np.empty(len(images))
+    for indices, _, outputs in detector.scored(images, category_of, batch_size):
+        scores[indices] = outputs["image_score"]
+        inside = region_at(detector.region, outputs["anomaly_map"].shape[1:])
+        maxima[indices] = [anomaly_map[inside].max() for anomaly_map in outputs["anomaly_map"]]
+    if not (np.isfinite(scores).all() and np.isfinite(maxima).all()):
+        raise ValueError(f"{folder}: scores in {detector.precision} are not finite; use another precision")
+    of_image = np.zeros(len(images), dtype=int) if category_of is None else np.array(category_of)
+    names = detector.category_names or [None]
+    of_group = np.arange(len(images)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    of_categories = []
+    for index, name in enumerate(names):
+        chosen = of_image == index
+        if not chosen.any():
+            raise ValueError(f"no image of category {name} to calibrate on")
+        members = [chosen & (of_group == group) for group in np.unique(of_group[chosen])]
+        highest = (sorted(values[member].max() for member in members) for values in (scores, maxima))
+        of_categories.append(CalibrationScores(*(tuple(map(float, values)) for values in highest)))
+    calibrations = {**description.calibrations, detector.precision: tuple(of_categories)}
+    write_description(dataclasses.replace(description, calibrations=calibrations), Path(folder))
+    return StoredCalibration(description.score, of_categories, detector.region)
+
+
+def write_description(description: Description, folder: Path) -> None:
+    """Replaces an exported folder's `detector.json`, or, if the process is killed, nothing."""
+    with writing(folder) as unfinished:
+        description.write(unfinished)

@@ -1,0 +1,47 @@
+"""Thresholds, p-values and masks of an exported model in one precision."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..scoring.config import ScoreConfig
+from ..scoring.judging import Judging
+from .description import CalibrationScores
+
+
+class StoredCalibration(Judging):
+    """Judges by what calibration images scored in the same runtime and precision.
+
+    Args:
+        config: settings of the score.
+        of_categories: what the calibration images of each category score.
+        region: of interest, bool `(height, width)`; None is the whole image.
+    """
+
+    def __init__(self, config: ScoreConfig, of_categories: Sequence[CalibrationScores], region: np.ndarray | None):
+        self.config = config
+        self.of_categories = list(of_categories)
+        self._region = region
+
+    is_fitted = True
+
+    @property
+    def images_per_category(self) -> list[int]:
+        return [len(category.scores) for category in self.of_categories]
+
+    @property
+    def region(self) -> np.ndarray | None:
+        return self._region
+
+    def calibration_scores_of(self, category: int = 0) -> np.ndarray:
+        return np.array(self.of_categories[category].scores, dtype=np.float32)
+
+    def calibration_maxima_of(self, category: int = 0) -> np.ndarray:
+        return np.array(self.of_categories[category].maxima, dtype=np.float32)
+
+    @property
+    def outside_level(self) -> float:
+        """Level of anomaly maps outside the region of interest: 0, or where thresholds may be negative one below them all."""
+        values = [c.maxima if self.config.verdict else c.scores for c in self.of_categories]
+        lowest = min(map(min, values))
+        return 0.0 if lowest > 0 else lowest - 1

@@ -1,0 +1,152 @@
+"""An exported model says of images what the pipeline says."""
+
+import dataclasses
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+from diffad.export.calibration import calibrate_exported
+from diffad.runtime import Detector
+from diffad.runtime.description import Description, ExportError
+from PIL import Image
+from three_products import LABELS, mixed_images
+from tiny_pipeline import category_images, smooth_images
+
+SIZES = [(32, 32), (90, 61), (20, 45), (200, 180)]
+
+
+def images_of_all_sizes(count: int = 3) -> list[Image.Image]:
+    """Good images, some with a block on them."""
+    images = [image for i, size in enumerate(SIZES) for image in smooth_images(count, 50 + i, size)]
+    for image in images[::2]:
+        image.paste((255, 0, 0), (4, 8, 12, 14))
+    return images
+
+
+def assert_same_verdicts(actual, expected, scale: float, tolerance: float = 1e-4) -> None:
+    """Scores and maps within a share of the good scores' standard deviation, everything decided alike."""
+    np.testing.assert_allclose(actual.image_scores, expected.image_scores, atol=tolerance * scale)
+    np.testing.assert_array_equal(actual.p_values, expected.p_values)
+    np.testing.assert_array_equal(actual.is_defective, expected.is_defective)
+    for name in ("false_alarm_rates", "image_thresholds", "pixel_thresholds"):
+        np.testing.assert_array_equal(getattr(actual, name), getattr(expected, name))
+    for mine, theirs in zip(actual.anomaly_maps, expected.anomaly_maps, strict=True):
+        assert mine.shape == theirs.shape and mine.dtype == np.float32
+        np.testing.assert_allclose(mine, theirs, atol=tolerance * max(scale, np.abs(theirs).max()))
+    for mine, theirs in zip(actual.masks, expected.masks, strict=True):
+        assert (mine != theirs).mean() < 0.002  # pixels at the threshold itself
+    assert actual.categories == expected.categories
+
+
+def spread(pipe) -> float:
+    return float(pipe.calibration.calibration_scores.std())
+
+
+@pytest.mark.parametrize("kind", ["whole_images", pytest.param("openvino", marks=pytest.mark.long)])
+def test_whole_images_score_as_in_the_pipeline(kind, request):
+    exported, images = request.getfixturevalue(kind), images_of_all_sizes()
+    expected = exported.pipe(images, false_alarm_rate=0.1)
+    actual = exported.detector()(images, false_alarm_rate=0.1)
+    assert_same_verdicts(actual, expected, spread(exported.pipe), 1e-4)
+    assert 0 < expected.is_defective.sum() < len(images)
+
+
+def test_term_maps_are_those_of_the_pipeline(whole_images):
+    images = smooth_images(2, seed=9)
+    expected = whole_images.pipe(images, false_alarm_rate=0.1, return_term_maps=True).term_maps
+    actual = whole_images.detector()(images, false_alarm_rate=0.1, return_term_maps=True).term_maps
+    for mine, theirs in zip(actual, expected, strict=True):
+        assert list(mine) == list(theirs)
+        for name in theirs:
+            np.testing.assert_allclose(mine[name], theirs[name], atol=1e-3 * max(1, np.abs(theirs[name]).max()), err_msg=name)
+
+
+def test_categories_are_recognised_and_may_be_given(of_categories):
+    images = mixed_images()
+    images.append(Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)))  # of no product
+    detector = of_categories.detector()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # too few calibration images for 5 %
+        assert_same_verdicts(detector(images), of_categories.pipe(images), 1.0)
+        given = [*LABELS, 0]
+        actual, expected = (one(images, categories=given) for one in (detector, of_categories.pipe))
+        assert_same_verdicts(actual, expected, 1.0)
+    with pytest.raises(ValueError, match="'screw' is none of nut, bolt, washer"):
+        detector(images, categories="screw")
+
+
+@pytest.mark.long
+def test_tiles_are_blended_and_fused_as_in_the_pipeline(tiles):
+    images = [image for label in range(2) for image in category_images(3, 60 + label, label, (100 + 40 * label, 61))]
+    images[0].paste((255, 255, 0), (30, 20, 45, 32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected, actual = (one(images, batch_size=4) for one in (tiles.pipe, tiles.detector()))
+    assert_same_verdicts(actual, expected, spread(tiles.pipe), 1e-3)
+    assert set(actual.categories) == {"nut", "bolt"} and actual.is_defective[0]
+
+
+def test_neighbours_in_a_batch_do_not_matter(whole_images):
+    detector, images = whole_images.detector(), images_of_all_sizes(2)
+    together = detector(images, batch_size=5, false_alarm_rate=0.1)
+    for i, image in enumerate(images):
+        alone = detector(image, false_alarm_rate=0.1, map_size=(8, 8))
+        np.testing.assert_allclose(alone.image_scores[0], together.image_scores[i], atol=1e-5 * spread(whole_images.pipe))
+        assert alone.anomaly_maps[0].shape == (8, 8)
+
+
+def test_calibrating_in_the_same_precision_gives_the_thresholds_of_the_same_images(whole_images, tmp_path):
+    folder = shutil.copytree(whole_images.folder, tmp_path / "exported")
+    good = smooth_images(40, seed=80)
+    calibration = calibrate_exported(folder, good)
+    found = whole_images.detector()(good, false_alarm_rate=0.1)
+    np.testing.assert_allclose(calibration.calibration_scores_of(), np.sort(found.image_scores), atol=1e-4)
+    again = Detector(folder)(good, false_alarm_rate=0.1)
+    assert again.is_defective.sum() == 3  # of 40 the rate of 0.1 leaves those above rank ceil(41 * 0.9) = 37
+    np.testing.assert_allclose(again.p_values[np.argsort(again.image_scores)], 1 - np.arange(40) / 41)
+    grouped = calibrate_exported(folder, good, groups=[str(i // 2) for i in range(40)])
+    assert grouped.images_per_category == [20]
+    np.testing.assert_allclose(
+        grouped.calibration_scores_of(), np.sort(found.image_scores.reshape(20, 2).max(axis=1)), atol=1e-4
+    )
+
+
+@pytest.mark.long
+def test_a_precision_without_thresholds_is_refused_with_the_line_that_sets_them(openvino):
+    detector = openvino.detector(precision="bf16")
+    with pytest.raises(ExportError, match=r"not calibrated in bf16; run: diffad calibrate .* --precision bf16"):
+        detector(smooth_images(1, seed=1))
+    with pytest.raises(ValueError, match="computes in fp32 or bf16 .*, not in int8"):
+        openvino.detector(precision="int8")
+    with pytest.raises(ValueError, match="device 'tpu' can't be used here; there are"):
+        openvino.detector(device="tpu")
+
+
+def test_a_damaged_folder_is_refused(of_categories, tmp_path):
+    with pytest.raises(ExportError, match="is not an exported model"):
+        Detector(tmp_path)
+    copy = shutil.copytree(of_categories.folder, tmp_path / "copy")
+    (copy / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(ExportError, match=r"model.onnx: is missing or not as it was exported"):
+        Detector(copy)
+    later = dataclasses.replace(Description.read(of_categories.folder), format=99, version="9.0")
+    later.write(copy)
+    with pytest.raises(ExportError, match="written by diffad 9.0"):
+        Detector(copy)
+    (copy / "detector.json").write_text("{}")
+    with pytest.raises(ExportError, match="is damaged"):
+        Detector(copy)
+
+
+def test_arguments_are_refused_as_in_the_pipeline(whole_images):
+    detector, image = whole_images.detector(), smooth_images(1, seed=1)
+    for arguments, message in (
+        ({"images": []}, "no images given"),
+        ({"images": image, "batch_size": 0}, "batch_size must be at least 1"),
+        ({"images": image, "map_size": 64}, "map_size must be"),
+        ({"images": image, "categories": "nut"}, "trained on one category"),
+        ({"images": image, "false_alarm_rate": 0.001}, "0.001"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            detector(**arguments)

@@ -1,0 +1,66 @@
+"""Tiny models and their exports, made once."""
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from diffad import DiffADPipeline
+from diffad.export.folder import export_pipeline
+from diffad.runtime import Detector
+from diffad.scoring.presets import DEFAULT
+from pyramid_pipeline import SCALES, pyramid_pipeline
+from three_products import three_products
+from tiny_pipeline import category_images, tiled_pipeline
+
+
+class Exported(NamedTuple):
+    pipe: DiffADPipeline
+    folder: object
+
+    def detector(self, **options) -> Detector:
+        return Detector(self.folder, threads=1, **options)
+
+
+def exported(pipe: DiffADPipeline, folder, *options) -> Exported:
+    pytest.importorskip("onnxscript")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        export_pipeline(pipe, folder, *options)
+    return Exported(pipe, folder)
+
+
+@pytest.fixture(scope="session")
+def whole_images(tmp_path_factory) -> Exported:
+    """Terms of all scales, a region of interest, term maps among the outputs."""
+    pipe = pyramid_pipeline()
+    settings = {**DEFAULT, "scales": SCALES, "weights": {"rgb": 1.0, "residual": 1.0, "detail": 2.0, "neighbors": 1.0}}
+    region = np.zeros((32, 32), dtype=bool)
+    region[4:, :28] = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipe.calibrate(category_images(31, 4, 0), roi=region, **settings, smoothing_sigma=1.0)
+    return exported(pipe, tmp_path_factory.mktemp("whole") / "exported", "onnx", True)
+
+
+@pytest.fixture(scope="session")
+def openvino(whole_images, tmp_path_factory) -> Exported:
+    pytest.importorskip("openvino")
+    return exported(whole_images.pipe, tmp_path_factory.mktemp("openvino") / "exported", "openvino")
+
+
+@pytest.fixture(scope="session")
+def of_categories(tmp_path_factory) -> Exported:
+    return exported(three_products(), tmp_path_factory.mktemp("categories") / "exported")
+
+
+@pytest.fixture(scope="session")
+def tiles(tmp_path_factory) -> Exported:
+    """Two categories in tiles, with the default score's fusion."""
+    names = ("nut", "bolt")
+    pipe = tiled_pipeline(names)
+    good = [image for label in range(2) for image in category_images(24, 4, label, (96, 64))]
+    settings = {"short_side": 48, "fusion": "tails", "weights": {"rgb": 1.0, "residual": 1.0, "mahalanobis": 0.5}}
+    settings |= {"verdict": {"residual": 1.0, "mahalanobis": 2.0}, "verdict_area": 0.01, "timesteps": (20, 201)}
+    pipe.calibrate(good, categories=[name for name in names for _ in range(24)], **settings)
+    return exported(pipe, tmp_path_factory.mktemp("tiles") / "exported")
