@@ -1,5 +1,6 @@
 """What a trained UNet is made a pipeline with: what good parts look like, the discriminant, the score and its calibration."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -110,7 +111,8 @@ def fit_first_pipeline(
         unet,
         scheduler,
         extractor,
-        gaussian=build_gaussian(config, channels).to(device),
+        # The profile does not ask it: one for every position would only make the model larger
+        gaussian=build_gaussian(dataclasses.replace(config, shared_gaussian=True), channels).to(device),
         residual_gaussian=None,
         calibration=calibration.unfitted(**settings).to(device),
         discriminant=build_discriminant(config, channels),
