@@ -13,6 +13,7 @@ from diffad import (
 )
 from diffad.data import DataError
 from diffad.diffusion.chain import ReverseChain
+from diffad.models.half_precision import round_to_half
 from diffad.models.lite_weights import BLOCKS_PER_STAGE
 from diffad.scoring.config import DETAIL_TERMS, SCALE_TERMS, check_fits_model
 from diffad.scoring.presets import score_settings
@@ -28,7 +29,8 @@ GAUSSIAN_RANK = 32  # keeps what full covariances of 176 channels find, at a fif
 
 
 def build_extractor(config: TrainingConfig) -> FeatureExtractor:
-    """The frozen backbone with pretrained weights; only names other than `lite0`, `lite1` and `lite2` may download.
+    """The frozen backbone with pretrained weights, rounded to half precision; only names other than `lite0`, `lite1` and
+    `lite2` may download.
 
     Raises:
         SettingsError: if there is no such backbone or level, or its weights can't be had.
@@ -37,13 +39,16 @@ def build_extractor(config: TrainingConfig) -> FeatureExtractor:
     library, _, name = config.extractor.rpartition(":")
     try:
         if config.extractor in BLOCKS_PER_STAGE:
-            return FeatureExtractor.from_lite_package(config.extractor, levels, config.feature_stride)
-        if library == "transformers":
-            return FeatureExtractor.from_transformers(name, levels, config.feature_stride)
-        return FeatureExtractor.from_timm(config.extractor, levels, config.feature_stride)
+            extractor = FeatureExtractor.from_lite_package(config.extractor, levels, config.feature_stride)
+        elif library == "transformers":
+            extractor = FeatureExtractor.from_transformers(name, levels, config.feature_stride)
+        else:
+            extractor = FeatureExtractor.from_timm(config.extractor, levels, config.feature_stride)
     except (ImportError, OSError, RuntimeError, ValueError, LookupError) as error:
         reason = " ".join(str(error).split())
         raise SettingsError(f"extractor={config.extractor}, levels={config.levels}: {reason}") from error
+    round_to_half(extractor)
+    return extractor
 
 
 def build_unet(config: TrainingConfig, feature_channels: int) -> JointUNet2DModel:
