@@ -1,0 +1,86 @@
+"""diffad export, and the commands that take its folder."""
+
+import json
+import shutil
+
+import pytest
+from cli_runner import run, save_images
+from diffad import DiffADPipeline
+from diffad.app.inspection import inspect_image, repair
+from diffad.cli.loading import load_scoring
+from diffad.jobs.table import read_rows
+from PIL import Image
+from tiny_pipeline import smooth_images
+
+pytest.importorskip("onnxscript")
+
+
+@pytest.fixture(scope="module")
+def exported(saved_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export") / "exported"
+    result = run("export", saved_model, folder)
+    assert result.exit_code == 0, result.output
+    assert f"wrote {folder}: model.onnx for onnxruntime" in result.stdout
+    assert {path.name for path in folder.iterdir()} >= {"model.onnx", "detector.json", "detector.py", "requirements.txt"}
+    return folder
+
+
+def test_predictions_and_report_are_the_pipelines(exported, saved_model, tmp_path):
+    images = smooth_images(3, seed=60, size=(50, 40))
+    images[1].paste((255, 0, 0), (5, 5, 25, 25))
+    folder = save_images(tmp_path / "new", images)
+    for name, model in (("mine", exported), ("theirs", saved_model)):
+        page = ["--report", tmp_path / f"{name}.html"]
+        result = run("predict", folder, "--model", model, "--output", tmp_path / f"{name}.jsonl", *page)
+        assert result.exit_code == 0, result.output
+    mine, theirs = (list(read_rows(tmp_path / f"{name}.jsonl")) for name in ("mine", "theirs"))
+    for row, expected in zip(mine, theirs, strict=True):
+        assert row.pop("score") == pytest.approx(expected.pop("score"), abs=1e-4)
+        assert row == expected
+    assert [row["label"] for row in mine][1] == "defective"
+    page = (tmp_path / "mine.html").read_text()
+    assert "an exported model only scores" in page and "an exported model" not in (tmp_path / "theirs.html").read_text()
+
+
+def test_thresholds_are_set_anew_where_the_model_lies(exported, tmp_path):
+    copy, good = shutil.copytree(exported, tmp_path / "copy"), save_images(tmp_path / "good", smooth_images(25, seed=70))
+    result = run("calibrate", copy, good, "--false-alarm-rate", "0.1")
+    assert result.exit_code == 0, result.output
+    assert "calibrated in fp32 on 25 good images" in result.stdout and "false-alarm rate of 10.0%" in result.stdout
+    assert len(json.loads((copy / "detector.json").read_text())["calibrations"]["fp32"][0]["scores"]) == 25
+    for arguments, message in (
+        (["--roi", tmp_path / "roi.png"], "--roi: an exported model is calibrated where it lies"),
+        (["--false-alarm-rate", "0.01"], "0.01"),
+        (["--precision", "bf16"], "computes in fp32"),
+    ):
+        refused = run("calibrate", copy, good, *arguments)
+        assert refused.exit_code != 0 and message in " ".join(refused.stderr.split())
+
+
+def test_what_an_exported_model_can_not_do_is_refused_in_one_sentence(exported, saved_model, parts, tmp_path):
+    for arguments in (
+        ["evaluate", parts, "--model", exported, "--output", tmp_path / "evaluation"],
+        ["reconstruct", parts, "--model", exported, "--output", tmp_path / "repaired"],
+        ["export", exported, tmp_path / "again"],
+    ):
+        result = run(*arguments)
+        assert result.exit_code != 0 and "is an exported model" in " ".join(result.stderr.split()), arguments
+    new = ["predict", parts, "--output", tmp_path / "rows.csv", "--model"]
+    for arguments, message in (
+        ([*new, exported, "--profile", "fast"], "has the profile that it was exported with"),
+        ([*new, saved_model, "--precision", "bf16"], "is not an exported model"),
+        (["export", saved_model, tmp_path / "x", "--format", "tflite"], "format must be onnx or openvino"),
+        (["export", saved_model, tmp_path / "x", "--precision", "fp8"], "--precision must be fp32 or int8"),
+        (["export", saved_model, tmp_path / "x", "--precision", "int8"], "needs good images"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code != 0 and message in " ".join(result.stderr.split()), arguments
+
+
+def test_the_app_inspects_with_it_and_says_that_it_does_not_repair(exported, saved_model):
+    image = Image.new("RGB", (40, 30), (200, 10, 10))
+    mine = inspect_image(load_scoring(str(exported)), image, 0.1)
+    theirs = inspect_image(DiffADPipeline.from_pretrained(saved_model), image, 0.1)
+    assert mine.score == pytest.approx(theirs.score, rel=1e-4) and mine.p_value == theirs.p_value
+    with pytest.raises(ValueError, match="does not repair them"):
+        repair(load_scoring(str(exported)), image, 0.1)
