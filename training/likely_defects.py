@@ -85,8 +85,10 @@ def likely_defects(images: Sequence[np.ndarray], count: int, seed: int) -> list[
     """
     made = []
     for i in range(count):
-        rng, kind, image = np.random.default_rng([seed, i]), KINDS[i % len(KINDS)], images[i % len(images)]
+        # Every image gets every kind, whatever their number.
+        index, kind = i // len(KINDS) % len(images), KINDS[i % len(KINDS)]
+        rng, image = np.random.default_rng([seed, i]), images[index]
         donors = [other for other in images if other is not image and other.shape == image.shape] or [image]
         if defect := likely_defect(image, donors[rng.integers(len(donors))], kind, rng):
-            made.append((*defect, kind, i % len(images)))
+            made.append((*defect, kind, index))
     return made

@@ -156,7 +156,10 @@ def run_diffad(words: list[str]) -> None:
 
 def run_script(words: list[str], monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", words)
-    runpy.run_path(words[0], run_name="__main__")
+    try:
+        runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as end:
+        assert not end.code
 
 
 def launch(words: list[str], monkeypatch) -> None:
