@@ -120,6 +120,8 @@ def fit_first_pipeline(
     )
     pooled_features = _fit_gaussians(pipe, None, cached, train_groups, bool(config.categories))
     fit_multiscale(pipe.multiscale, None, extractor, cached, samples, train_groups)
+    for gaussians in (pipe.gaussian, pipe.multiscale):  # as of the finished model; the UNet goes on in full precision
+        round_to_half(gaussians)
     _fit_discriminant(pipe, pooled_features, cached, train_groups)
     _calibrate(pipe, held_out_samples, config)
     return FittedModel(pipe, None)
