@@ -9,8 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx
 
-# Distances to good parts are differences of large numbers, which 8 bits don't hold; they and the verdict stay in float.
-IN_FLOAT = ["MatMul", "Gemm"]
+FEWEST_CHANNELS = 4  # of a network's convolutions; those that smooth maps have one
 
 
 def quantized(model: "onnx.ModelProto", images: Sequence[Mapping[str, np.ndarray]]) -> "onnx.ModelProto":
@@ -27,10 +26,25 @@ def quantized(model: "onnx.ModelProto", images: Sequence[Mapping[str, np.ndarray
     except ModuleNotFoundError:
         raise ModuleNotFoundError("--precision int8 needs the package nncf: pip install 'diffad[export]'") from None
     nncf.set_log_level(logging.WARNING)
+    # All else stays in float: distances to good parts are differences of large numbers, which 8 bits don't hold, and scores would
+    # be clipped to what good parts have.
+    in_float = sorted({node.op_type for node in model.graph.node} - {"Conv"})
     return nncf.quantize(
         model,
         nncf.Dataset(list(images)),
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(images),
-        ignored_scope=nncf.IgnoredScope(types=IN_FLOAT, validate=False),
+        ignored_scope=nncf.IgnoredScope(types=in_float, names=_of_maps(model), validate=False),
     )
+
+
+def _of_maps(model: "onnx.ModelProto") -> list[str]:
+    """Names of the convolutions that smooth maps."""
+    shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    constants = {node.output[0]: node.attribute[0].t.dims for node in model.graph.node if node.op_type == "Constant"}
+    shapes |= {name: dims for name, dims in constants.items() if dims}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "Conv" and shapes.get(node.input[1], [FEWEST_CHANNELS])[0] < FEWEST_CHANNELS
+    ]
