@@ -26,8 +26,8 @@ def quantized(model: "onnx.ModelProto", images: Sequence[Mapping[str, np.ndarray
     except ModuleNotFoundError:
         raise ModuleNotFoundError("--precision int8 needs the package nncf: pip install 'diffad[export]'") from None
     nncf.set_log_level(logging.WARNING)
-    # All else stays in float: distances to good parts are differences of large numbers, which 8 bits don't hold, and scores would
-    # be clipped to what good parts have.
+    # All else stays in float: distances to good parts are differences of large numbers, which 8 bits don't hold, and scores
+    # would be clipped to what good parts have.
     in_float = sorted({node.op_type for node in model.graph.node} - {"Conv"})
     return nncf.quantize(
         model,
