@@ -1,21 +1,26 @@
-"""Compares exported models with the pipeline they come from, in every runtime and precision: scores, labels and metrics.
+"""Compares exported models with the pipeline they come from, in every profile, runtime and precision.
 
     python training/benchmarks/precisions.py --data_root DATA --runs RUNS --categories grid screw
 
 RUNS holds models named CATEGORY-cpu-small-SEED, as detection.py leaves them. Each is exported to RUNS/exported, where it is not
 there yet, calibrated in each precision on the held-out images behind its thresholds, and scores all test images. Appends one
-line for each category to training/benchmarks/results/precisions.jsonl and renders the table of model_cards/speed.md.
+line for each category and profile to training/benchmarks/results/precisions.jsonl, and renders the table of the speed card.
+Images per second are of this run, one by one, with reading, resizing and the verdict, maps of 256x256.
 """
 
 import argparse
 import datetime
 import shlex
 import sys
+import time
 import warnings
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from diffad import DiffADPipeline, detection_metrics, localization_metrics
 from diffad.data import Sample, evaluation_samples
 from diffad.evaluation.scored_samples import PROTOCOL_MAP_SIZE, read_truth
@@ -32,7 +37,8 @@ RESULTS = ROOT / "training" / "benchmarks" / "results" / "precisions.jsonl"
 CARD = ROOT / "model_cards" / "speed.md"
 # Runtime, weights and precision of what is compared with the pipeline.
 VARIANTS = (("onnx", "fp32", "fp32"), ("openvino", "fp32", "fp32"), ("openvino", "fp32", "bf16"), ("openvino", "int8", "int8"))
-COLUMNS = ("image AUROC", "pixel AP", "AUPRO", "labels that agree", "largest difference of a score")
+COLUMNS = ("image AUROC", "pixel AP", "AUPRO", "found", "labels that agree", "largest difference of a score", "images/s")
+PERCENT = COLUMNS[:5]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -41,31 +47,46 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path)
     parser.add_argument("--categories", nargs="+")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--profiles", nargs="+", default=["balanced"])
+    parser.add_argument("--formats", nargs="+", default=["onnx", "openvino"], choices=("onnx", "openvino"))
+    parser.add_argument("--weights", nargs="+", default=["fp32", "int8"], choices=("fp32", "int8"))
     parser.add_argument("--threads", type=int, help="of an inference; the default is all cores")
     parser.add_argument("--tables_only", action="store_true", help="render the table from the kept results")
     options = parser.parse_args(arguments)
     if not options.tables_only:
-        for category in options.categories:
+        variants = [one for one in VARIANTS if one[0] in options.formats and one[1] in options.weights]
+        command = f"python training/benchmarks/precisions.py {shlex.join(arguments or sys.argv[1:])}"
+        for category, profile in product(options.categories, options.profiles):
             model = options.runs / f"{category}-cpu-small-{options.seed}"
-            compared = compare(model, options.data_root / category, options.runs / "exported", options.threads)
-            command = f"python training/benchmarks/precisions.py {shlex.join(arguments or sys.argv[1:])}"
-            facts = {"category": category, "seed": options.seed, "date": str(datetime.date.today()), "command": command}
-            append_result(RESULTS, {**facts, "machine": machine(), "compared": compared})
-            print(table([{**facts, "compared": compared}]), flush=True)
-    fill_tables(CARD, "precisions", lambda _: table(latest_results(RESULTS, ("category", "seed"))))
+            data, exported = options.data_root / category, options.runs / "exported"
+            compared = compare(model, profile, data, exported, variants, options.threads)
+            facts = {"category": category, "profile": profile, "seed": options.seed, "date": str(datetime.date.today())}
+            facts |= {"command": command, "threads": options.threads, "compared": compared}
+            append_result(RESULTS, {**facts, "machine": machine()})
+            print(table([facts]), flush=True)
+    update_table(CARD, RESULTS)
 
 
-def compare(model: Path, data: Path, exported: Path, threads: int | None = None) -> dict[str, dict[str, float]]:
+def update_table(card: Path, results: Path) -> None:
+    """Renders the table between the card's markers from the newest results."""
+    fill_tables(card, "precisions", lambda _: table(latest_results(results, ("category", "profile", "seed"))))
+
+
+def compare(
+    model: Path, profile: str, data: Path, exported: Path, variants: Sequence[tuple[str, str, str]], threads: int | None = None
+) -> dict[str, dict[str, float]]:
     """Metrics of the pipeline and of its exports on all test images, by variant."""
-    pipe = DiffADPipeline.from_pretrained(model)
+    pipe = DiffADPipeline.from_pretrained(model).with_profile(profile)
+    if threads is not None:
+        torch.set_num_threads(threads)
     pipe.set_progress_bar_config(disable=True)
     samples, thresholds = evaluation_samples(data), threshold_samples(model)
     truth = read_truth(samples, PROTOCOL_MAP_SIZE)
     reference = scored(pipe, samples)
-    good = reference[0][[not sample.is_defective for sample in samples]]
+    good = reference.scores[[not sample.is_defective for sample in samples]]
     compared = {"pipeline, fp32": metrics(reference, truth, samples)}
-    for export_format, weights, precision in VARIANTS:
-        folder = exported / f"{model.name}-{export_format}-{weights}"
+    for export_format, weights, precision in variants:
+        folder = exported / f"{model.name}-{profile}-{export_format}-{weights}"
         images = [sample.read for sample in thresholds]
         if not folder.exists():
             export_pipeline(pipe, folder, export_format, int8_images=images if weights == "int8" else None)
@@ -73,38 +94,50 @@ def compare(model: Path, data: Path, exported: Path, threads: int | None = None)
         found = scored(Detector(folder, threads=threads, precision=precision), samples)
         compared[f"{export_format}, {precision}"] = {
             **metrics(found, truth, samples),
-            "labels that agree": float((found[2] == reference[2]).mean()),
-            "largest difference of a score": float(np.abs(found[0] - reference[0]).max() / good.std()),
+            "labels that agree": float((found.labels == reference.labels).mean()),
+            "largest difference of a score": float(np.abs(found.scores - reference.scores).max() / good.std()),
         }
     return compared
 
 
-def scored(model: DiffADPipeline | Detector, samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores `(N,)`, maps `(N, *PROTOCOL_MAP_SIZE)` and labels `(N,)` of all images, one by one."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of few calibration images
-        outputs = [model(sample.read, batch_size=1, map_size=PROTOCOL_MAP_SIZE) for sample in samples]
+class Scored(NamedTuple):
+    """Scores `(N,)`, maps `(N, *PROTOCOL_MAP_SIZE)` and labels `(N,)` of images, and the median seconds of one."""
+
+    scores: np.ndarray
+    maps: np.ndarray
+    labels: np.ndarray
+    seconds: float
+
+
+def scored(model: DiffADPipeline | Detector, samples: Sequence[Sample]) -> Scored:
+    """Scores images one by one."""
+    outputs, seconds = [], []
+    for sample in samples:
+        started = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of few calibration images
+            outputs.append(model(sample.read, batch_size=1, map_size=PROTOCOL_MAP_SIZE))
+        seconds.append(time.perf_counter() - started)
     scores, labels = (np.concatenate([getattr(o, name) for o in outputs]) for name in ("image_scores", "is_defective"))
-    return scores, np.stack([output.anomaly_maps[0] for output in outputs]), labels
+    return Scored(scores, np.stack([output.anomaly_maps[0] for output in outputs]), labels, float(np.median(seconds)))
 
 
-def metrics(found: tuple[np.ndarray, np.ndarray, np.ndarray], truth: np.ndarray, samples: Sequence[Sample]) -> dict[str, float]:
-    scores, maps, _ = found
-    of_images = detection_metrics(scores, np.array([sample.is_defective for sample in samples]))
-    of_pixels = localization_metrics(maps, truth)
-    values = of_images["image_auroc"], of_pixels["pixel_ap"], of_pixels["aupro_30"]
-    return dict(zip(COLUMNS, map(float, values), strict=False))
+def metrics(found: Scored, truth: np.ndarray, samples: Sequence[Sample]) -> dict[str, float]:
+    is_defective = np.array([sample.is_defective for sample in samples])
+    of_images, of_pixels = detection_metrics(found.scores, is_defective), localization_metrics(found.maps, truth)
+    values = of_images["image_auroc"], of_pixels["pixel_ap"], of_pixels["aupro_30"], found.labels[is_defective].mean()
+    return {**dict(zip(COLUMNS, map(float, values), strict=False)), "images/s": 1 / found.seconds}
 
 
 def table(results: Sequence[dict]) -> str:
-    """Markdown, a row for each category and variant; metrics in percent, differences in good scores' standard deviations."""
-    lines = [f"| category | runtime, precision | {' | '.join(COLUMNS)} |", "|---" * (2 + len(COLUMNS)) + "|"]
+    """Markdown, a row for each category, profile and variant; differences in good scores' standard deviations."""
+    lines = [f"| category | profile | runtime, precision | {' | '.join(COLUMNS)} |", "|---" * (3 + len(COLUMNS)) + "|"]
     for result in results:
         for name, values in result["compared"].items():
-            cells = [f"{100 * values[column]:.1f}" if column in values else "" for column in COLUMNS[:-1]]
-            difference = values.get(COLUMNS[-1])
-            cells.append("" if difference is None else f"{difference:.1g}")
-            lines.append(f"| {result['category']} | {name} | {' | '.join(cells)} |")
+            cells = [f"{100 * values[column]:.1f}" if column in values else "" for column in PERCENT]
+            difference = values.get("largest difference of a score")
+            cells += ["" if difference is None else f"{difference:.1g}", f"{values['images/s']:.1f}"]
+            lines.append(f"| {result['category']} | {result['profile']} | {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
