@@ -120,7 +120,8 @@ def test_the_guide_explains_the_score():
     assert re.findall(r"`(\w+)`", weights) == list(DEFAULT["weights"])
     (verdict,) = re.findall(r"of the pixels of each of the terms (.*?), standardises", GUIDE.text, re.DOTALL)
     assert sorted(re.findall(r"`(\w+)`", verdict)) == sorted(DEFAULT["verdict"])
-    (timesteps,) = re.findall(r"timesteps (\d+), (\d+) and (\d+) of", GUIDE.text)
+    assert tuple(map(int, re.findall(r"one noise level, timestep (\d+) of", GUIDE.text))) == DEFAULT["timesteps"]
+    (timesteps,) = re.findall(r"three: (\d+), (\d+) and (\d+), the paper's", GUIDE.text)
     assert tuple(map(int, timesteps)) == ScoreConfig().timesteps
 
 
