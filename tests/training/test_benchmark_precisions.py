@@ -4,7 +4,8 @@ import numpy as np
 from diffad import detection_metrics, localization_metrics
 from diffad.data import evaluation_samples
 from diffad.evaluation.scored_samples import PROTOCOL_MAP_SIZE, read_truth
-from diffad_training.benchmarks.precisions import Scored, metrics, scored, table
+from diffad_training.benchmarks.precisions import Scored, metrics, save_front, scored, table
+from PIL import Image
 from tiny_pipeline import save_test_images, smooth_images, tiny_pipeline
 
 
@@ -25,10 +26,12 @@ def test_images_are_scored_as_together_and_measured_by_the_packages_metrics(tmp_
     assert metrics(none_found, truth, samples)["found"] == 0 and metrics(none_found, truth, samples)["images/s"] == 4
 
 
-def test_the_table_has_a_row_for_each_variant():
+def test_the_table_and_the_picture_have_each_variant(tmp_path):
     values = {"image AUROC": 0.9876, "pixel AP": 0.5, "AUPRO": 1.0, "found": 0.75, "images/s": 12.345}
     exported = {**values, "labels that agree": 1.0, "largest difference of a score": 0.000123}
     compared = {"pipeline, fp32": values, "onnx, fp32": exported}
     lines = table([{"category": "screw", "profile": "fast", "compared": compared}]).splitlines()
     assert lines[2] == "| screw | fast | pipeline, fp32 | 98.8 | 50.0 | 100.0 | 75.0 |  |  | 12.3 |"
     assert lines[3] == "| screw | fast | onnx, fp32 | 98.8 | 50.0 | 100.0 | 75.0 | 100.0 | 0.0001 | 12.3 |"
+    save_front([{"category": "screw", "profile": name, "compared": compared} for name in ("fast", "best")], tmp_path / "x.png")
+    assert Image.open(tmp_path / "x.png").width > 1000

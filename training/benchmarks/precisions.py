@@ -35,6 +35,8 @@ from diffad_training.good_images import group_names
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "training" / "benchmarks" / "results" / "precisions.jsonl"
 CARD = ROOT / "model_cards" / "speed.md"
+FRONT = ROOT / "model_cards" / "speed_front.png"
+IDENTITY = ("category", "profile", "seed")
 # Runtime, weights and precision of what is compared with the pipeline.
 VARIANTS = (("onnx", "fp32", "fp32"), ("openvino", "fp32", "fp32"), ("openvino", "fp32", "bf16"), ("openvino", "int8", "int8"))
 COLUMNS = ("image AUROC", "pixel AP", "AUPRO", "found", "labels that agree", "largest difference of a score", "images/s")
@@ -65,11 +67,12 @@ def main(arguments: list[str] | None = None) -> None:
             append_result(RESULTS, {**facts, "machine": machine()})
             print(table([facts]), flush=True)
     update_table(CARD, RESULTS)
+    save_front(latest_results(RESULTS, IDENTITY), FRONT)
 
 
 def update_table(card: Path, results: Path) -> None:
     """Renders the table between the card's markers from the newest results."""
-    fill_tables(card, "precisions", lambda _: table(latest_results(results, ("category", "profile", "seed"))))
+    fill_tables(card, "precisions", lambda _: table(latest_results(results, IDENTITY)))
 
 
 def compare(
@@ -139,6 +142,32 @@ def table(results: Sequence[dict]) -> str:
             cells += ["" if difference is None else f"{difference:.1g}", f"{values['images/s']:.1f}"]
             lines.append(f"| {result['category']} | {result['profile']} | {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def save_front(results: Sequence[dict], path: Path) -> None:
+    """Draws AUPRO and image AUROC against images/s: a point for each profile and variant, means over the categories."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    points: dict[tuple[str, str], list[dict]] = {}
+    for result in results:
+        for variant, values in result["compared"].items():
+            points.setdefault((result["profile"], variant), []).append(values)
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    markers = dict(zip(dict.fromkeys(variant for _, variant in points), "osD^vP", strict=False))
+    colours = dict(zip(dict.fromkeys(profile for profile, _ in points), pyplot.cm.tab10.colors, strict=False))
+    for axis, metric in zip(axes, ("AUPRO", "image AUROC"), strict=True):
+        for (profile, variant), of_categories in points.items():
+            speed, value = (np.mean([values[name] for values in of_categories]) for name in ("images/s", metric))
+            style = {"marker": markers[variant], "color": colours[profile], "label": f"{profile}: {variant}"}
+            axis.plot(speed, 100 * value, linestyle="", markersize=8, **style)
+        axis.set(xscale="log", xlabel="images/s, one core", ylabel=f"{metric}, %")
+        axis.grid(alpha=0.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
 
 
 if __name__ == "__main__":

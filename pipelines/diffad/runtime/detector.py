@@ -66,9 +66,8 @@ class Detector:
         settings = (device, threads, precision)
         self._score = build_engine(description.runtime, self.folder / description.graph, *settings)
         graph = description.category_graph
-        # What categories are told by decides between models: always in full precision.
-        exact = "fp32" if description.weights == "fp32" else description.weights
-        self._recognize = graph and build_engine(description.runtime, self.folder / graph, device, threads, exact)
+        # Categories are told apart in the precision that they were calibrated in.
+        self._recognize = graph and build_engine(description.runtime, self.folder / graph, device, threads, description.weights)
 
     @property
     def calibration(self) -> StoredCalibration:

@@ -1,0 +1,31 @@
+"""Convolutions of the networks in 8 bits, all else in float."""
+
+import numpy as np
+import pytest
+from tiny_pipeline import category_images, smooth_images
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("nncf")
+
+
+@pytest.mark.long
+def test_only_convolutions_of_networks_are_quantised_and_scores_keep_their_order(whole_images):
+    import onnxruntime
+    from diffad.export.folder import _graph_inputs
+    from diffad.export.quantization import quantized
+
+    model = onnx.load(whole_images.folder / "model.onnx")
+    in_8_bits = quantized(model, _graph_inputs(whole_images.pipe, category_images(12, 4, 0)))
+    made_by = {name: node.op_type for node in in_8_bits.graph.node for name in node.output}
+    convolutions = [node for node in in_8_bits.graph.node if node.op_type == "Conv"]
+    assert sum(made_by.get(node.input[0]) == "DequantizeLinear" for node in convolutions) > 20
+    for node in in_8_bits.graph.node:
+        if node.op_type in ("MatMul", "Gemm", "TopK", "Sqrt", "Log"):
+            assert made_by.get(node.input[0]) != "DequantizeLinear", node.name
+    images = smooth_images(20, seed=33)
+    for image in images[::2]:
+        image.paste((255, 0, 0), (4, 8, 12, 14))
+    inputs = _graph_inputs(whole_images.pipe, images)
+    sessions = [onnxruntime.InferenceSession(one.SerializeToString()) for one in (model, in_8_bits)]
+    exact, rounded = (np.array([session.run(["image_score"], one)[0][0] for one in inputs]) for session in sessions)
+    assert np.corrcoef(exact, rounded)[0, 1] > 0.95
