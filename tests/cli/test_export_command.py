@@ -38,6 +38,8 @@ def test_predictions_and_report_are_the_pipelines(exported, saved_model, tmp_pat
         assert row.pop("score") == pytest.approx(expected.pop("score"), abs=1e-4)
         assert row == expected
     assert [row["label"] for row in mine][1] == "defective"
+    shown = run("info", exported).stdout
+    assert "model.onnx, for onnxruntime, fp32 weights" in shown and "calibrated on 19 images" in shown
     page = (tmp_path / "mine.html").read_text()
     assert "an exported model only scores" in page and "an exported model" not in (tmp_path / "theirs.html").read_text()
 

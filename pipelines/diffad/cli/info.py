@@ -1,5 +1,6 @@
 """diffad info"""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from .options import AllGood, Device
 
 
 def info(
-    path: Annotated[str, typer.Argument(help="Folder of a trained model, or data to train on or to test with.")],
+    path: Annotated[str, typer.Argument(help="Folder of a trained or exported model, or data to train on or to test with.")],
     all_good: AllGood = False,
     device: Device = None,
 ) -> None:
@@ -23,9 +24,12 @@ def info(
     ```
     """
     from .. import data
-    from ..jobs.model_summary import is_unfinished, map_choice, summarize_model
-    from .loading import is_model, load_model
+    from ..jobs.model_summary import is_unfinished, map_choice, summarize_exported, summarize_model
+    from .loading import is_exported, is_model, load_model
 
+    if is_exported(Path(path)):
+        _show(summarize_exported(Path(path)))
+        return
     if not is_model(Path(path)):
         typer.echo(data.describe(path, all_good=all_good))
         return
@@ -34,5 +38,9 @@ def info(
         summary = {"training": "unfinished; until then this first model scores by the profile gaussian"} | summary
     if chosen := map_choice(Path(path)):
         summary["map chosen"] = chosen
+    _show(summary)
+
+
+def _show(summary: Mapping[str, str]) -> None:
     for heading, text in summary.items():
         typer.echo(f"{heading + ':':<20} {text}")

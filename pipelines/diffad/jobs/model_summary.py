@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..pipeline_diffad import DiffADPipeline
+from ..runtime.description import Description
 
 FUSIONS = {"sum": "standardised", "tails": "as tail probabilities"}
 FALSE_ALARM_RATES = (0.05, 0.01)
@@ -35,6 +36,29 @@ def summarize_model(pipe: DiffADPipeline) -> dict[str, str]:
     for index, name in enumerate(pipe.category_names or [""]):
         for rate in FALSE_ALARM_RATES:
             summary[f"threshold at {rate:.0%}" + f", {name}" * bool(name)] = _threshold(pipe, rate, index)
+    return summary
+
+
+def summarize_exported(folder: Path) -> dict[str, str]:
+    """The same of an exported model.
+
+    Raises:
+        ExportError: if the folder is damaged.
+    """
+    description = Description.read(folder)
+    score = description.score
+    summary = {
+        "exported model": f"{description.graph}, for {description.runtime}, {description.weights} weights",
+        "image size": "{1} x {0} pixels (width x height)".format(*description.image_size),
+        "anomaly map": f"{_sum_of(score.weights)}, {FUSIONS[score.fusion]}",
+        "made by": f"diffad {description.version}, from the model {description.model}",
+    }
+    if description.category_names:
+        summary["categories"] = ", ".join(description.category_names)
+    for precision in description.precisions:
+        of_categories = description.calibrations.get(precision, ())
+        images = ", ".join(str(len(one.scores)) for one in of_categories)
+        summary[precision] = f"calibrated on {images} images" if images else "not calibrated"
     return summary
 
 
