@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffad.data import DataError
+from diffad.models.half_precision import SMALLEST
 from diffad_training import checkpoints, train
 from diffad_training.checkpoints import AVERAGED, Checkpoint, find_checkpoint, load_checkpoint
 from diffad_training.run_folder import RunFolder
@@ -137,7 +138,9 @@ def test_averaged_weights_are_safetensors_and_become_the_model(trained):
     averaged = load_file(trained.folder / "checkpoint-30" / AVERAGED)
     weights = unet_weights(trained.folder)
     assert averaged.keys() == weights.keys()
-    assert all(torch.equal(averaged[name], weights[name]) for name in weights)
+    for name, tensor in averaged.items():  # large ones rounded to half precision
+        expected = tensor.half().float() if tensor.numel() >= SMALLEST else tensor
+        assert torch.equal(weights[name].float(), expected), name
 
 
 def test_averaged_weights_stay_on_the_device_they_are_on(tmp_path):

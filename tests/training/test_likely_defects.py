@@ -33,7 +33,10 @@ def test_kinds_and_images_take_turns():
     made = likely_defects(good_images(5), 30, seed=0)
     assert len(made) == 30
     assert [kind for _, _, kind, _ in made] == [*KINDS] * 10
-    assert [owner for *_, owner in made] == [*range(5)] * 6
+    assert [owner for *_, owner in made] == [i // 3 % 5 for i in range(30)]
+    # With a number of images that three divides, too, every image gets every kind.
+    made = likely_defects(good_images(6), 36, seed=0)
+    assert {(kind, owner) for _, _, kind, owner in made} == {(kind, i) for kind in KINDS for i in range(6)}
 
 
 def test_index_is_that_of_the_good_image_which_differs_nowhere_else():
@@ -104,7 +107,7 @@ def test_what_can_not_be_seen_is_left_out(monkeypatch):
     # The image is its own donor where there is no other of its shape.
     made = likely_defects([plain(90), np.full((30, 30, 3), 90, np.uint8)], 12, seed=0)
     assert {kind for _, _, kind, _ in made} == {"shift", "blur"}
-    assert [owner for *_, owner in made] == [i % 2 for i in range(12) if i % 3]
+    assert [owner for *_, owner in made] == [i // 3 % 2 for i in range(12) if i % 3]
 
 
 def test_donors_are_other_images_of_the_same_shape():

@@ -144,7 +144,7 @@ class PlantedScorer:
         ({"detail": 3}, ("detail",), "own"),
         ({"neighbors": 3}, ("neighbors",), "own"),
         ({"detail_pooled": 3}, ("detail",), "pooled"),
-        ({"rgb": 3, "detail": 3}, ("rgb", "detail"), "own"),
+        ({"rgb": 2, "detail": 2}, ("rgb", "detail"), "own"),
     ],
 )
 def test_what_sees_the_defects_is_chosen(strengths, terms, conditioning):
@@ -179,7 +179,7 @@ def test_only_defects_in_the_region_of_interest_count(monkeypatch):
     monkeypatch.setattr(map_choice, "_average_precision", lambda *args: counted.append(args[:2]) or original(*args))
     roi = torch.zeros(SIZE, SIZE, dtype=torch.bool)
     roi[:, SIZE // 2 :] = True
-    choice = PlantedScorer(detail=3).choose(roi=roi)
+    choice = PlantedScorer(detail=2).choose(roi=roi)
     assert choice.chosen.terms == ("detail",) and 0 < choice.defects[0] < 30 and np.isfinite(choice.standard_error)
     for maps, masks in counted:
         left = (slice(None), slice(None), slice(0, MAP_SIZE[1] // 2))
@@ -190,7 +190,7 @@ def test_only_defects_in_the_region_of_interest_count(monkeypatch):
 def test_default_stays_where_no_defect_is_in_the_region_of_interest():
     roi = torch.zeros(SIZE, SIZE, dtype=torch.bool)
     roi[0, 0] = True
-    choice = PlantedScorer(detail=3).choose(roi=roi)
+    choice = PlantedScorer(detail=2).choose(roi=roi)
     assert choice.defects == (0, 4) and choice.chosen == Candidate(DEFAULT, "own") and choice.pictures == []
 
 
@@ -234,7 +234,7 @@ def test_maps_of_both_conditionings_are_those_of_a_scorer_with_these_gaussians(a
     monkeypatch.setattr(scorer.multiscale.detail, "gaussian", pooled["detail"])
     others = {"residual": own[0], "detail": own[1]}
     exchanged = map_choice._maps_in_decades(scorer, others, reader, images, None, 3)
-    assert set(actual) == {"rgb", "residual", "detail", "neighbors", "residual, pooled", "detail, pooled"}
+    assert set(actual) == {"rgb", "residual", "detail", "coarse_detail", "neighbors", "residual, pooled", "detail, pooled"}
     for term in CONDITIONED:
         np.testing.assert_array_equal(actual[f"{term}, pooled"], exchanged[term])
         np.testing.assert_array_equal(actual[term], exchanged[f"{term}, pooled"])
