@@ -39,9 +39,12 @@ def serve_app(
     ```
     """
     from ..app.temporary_files import temporary_files_removed
+    from ..pipeline_diffad import DiffADPipeline
     from .loading import load_scoring
 
     pipe = load_scoring(model, device, profile, precision)
+    if isinstance(pipe, DiffADPipeline):
+        pipe.set_progress_bar_config(disable=True)
     with temporary_files_removed(), suppress(KeyboardInterrupt):  # how a server ends
         try:
             from ..app.page import build_app
