@@ -234,7 +234,7 @@ def test_maps_of_both_conditionings_are_those_of_a_scorer_with_these_gaussians(a
     monkeypatch.setattr(scorer.multiscale.detail, "gaussian", pooled["detail"])
     others = {"residual": own[0], "detail": own[1]}
     exchanged = map_choice._maps_in_decades(scorer, others, reader, images, None, 3)
-    assert set(actual) == {"rgb", "residual", "detail", "coarse_detail", "neighbors", "residual, pooled", "detail, pooled"}
+    assert set(actual) == {"rgb", "residual", "detail", "neighbors", "residual, pooled", "detail, pooled"}
     for term in CONDITIONED:
         np.testing.assert_array_equal(actual[f"{term}, pooled"], exchanged[term])
         np.testing.assert_array_equal(actual[term], exchanged[f"{term}, pooled"])
