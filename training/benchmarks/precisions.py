@@ -164,6 +164,9 @@ def save_front(results: Sequence[dict], path: Path) -> None:
             style = {"marker": markers[variant], "color": colours[profile], "label": f"{profile}: {variant}"}
             axis.plot(speed, 100 * value, linestyle="", markersize=8, **style)
         axis.set(xscale="log", xlabel="images/s, one core", ylabel=f"{metric}, %")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("{x:g}")
+        axis.tick_params(axis="x", which="both", labelsize=8)
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     figure.savefig(path, dpi=110)
