@@ -24,7 +24,7 @@ PARTS = {
     "pipelines/diffad": ("", "train", "export"),  # plots and export need more, and say so
     "pipelines/diffad/app": ("", "app"),
     "training": ("", "train", "demo"),
-    "training/benchmarks": ("", "benchmarks", "demo", "train", "peers"),
+    "training/benchmarks": ("", "benchmarks", "demo", "export", "train", "peers"),
     "tests": ("", "test", "app", "benchmarks", "demo", "export", "train"),
 }
 

@@ -3,7 +3,11 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .system.telemetry import refuse_telemetry
+
 __version__ = "0.2.0"
+
+refuse_telemetry()  # diffusers imports ONNX Runtime where it is installed
 
 # Where the public names come from. Modules are imported when a name is first asked for: torch and diffusers take seconds,
 # which `diffad --help` has no use for.

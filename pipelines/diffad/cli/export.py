@@ -28,6 +28,9 @@ def export(
             show_default=False,
         ),
     ] = None,
+    device: Annotated[
+        str, typer.Option(help="Of the runtime that sets the thresholds of bf16 and int8: cpu, or another that it knows.")
+    ] = "cpu",
     term_maps: Annotated[bool, typer.Option("--term-maps", help="The graph returns the maps of all terms, too.")] = False,
 ) -> None:
     """Write a model as one graph with the code that runs it, for machines without torch.
@@ -67,7 +70,7 @@ def export(
         if good:
             # Of images in a folder the categories are recognised.
             categories = [sample.category for sample in samples] if pipe.category_names and images is None else None
-            calibrate_exported(folder, good, one, categories, group_names(samples))
+            calibrate_exported(folder, good, one, categories, group_names(samples), device=device)
             typer.echo(f"calibrated in {one} on {len(good)} good images")
         else:
             typer.echo(f"not calibrated in {one}; run: diffad calibrate {folder} GOOD_IMAGES --precision {one}")

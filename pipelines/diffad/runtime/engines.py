@@ -7,6 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
+from ..system.telemetry import refuse_telemetry
+
 
 class Engine(Protocol):
     """Computes one graph; threads may share it."""
@@ -95,6 +97,7 @@ def build_engine(runtime: str, graph: Path, device: str, threads: int | None, pr
     """
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
+    refuse_telemetry()
     try:
         return ENGINES[runtime](graph, device, threads, precision)
     except ModuleNotFoundError as error:
