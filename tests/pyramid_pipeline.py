@@ -26,6 +26,19 @@ def pyramid_extractor() -> FeatureExtractor:
     return deeper
 
 
+def fit_scales(multiscale: MultiscaleFeatures, features: dict[str, torch.Tensor]) -> None:
+    """Fits every scale to raw features of good images; neighbours are the first of them."""
+    for name, of_scale in features.items():
+        scale = getattr(multiscale, name)
+        scale.set_statistics(of_scale)
+        if name == "neighbors":
+            scale.fit(of_scale[: scale.images])
+        else:
+            moments = scale.gaussian.new_moments()
+            scale.accumulate(moments, of_scale)
+            scale.gaussian.fit(moments)
+
+
 def pyramid_pipeline() -> DiffADPipeline:
     """Fitted on random images, with one timestep."""
     pipe = tiny_pipeline(timesteps=(20,))
@@ -41,14 +54,6 @@ def pyramid_pipeline() -> DiffADPipeline:
         detail = extractor.pyramid(enlarged, GRID)
         of_scale = {"coarse": extractor.pyramid(image).coarse, "detail": detail.fine}
         of_scale |= {"coarse_detail": detail.coarse, "neighbors": detail.fine}
-        for name, features in of_scale.items():
-            scale = getattr(multiscale, name)
-            scale.set_statistics(features)
-            if name == "neighbors":
-                scale.fit(features[:4])
-            else:
-                moments = scale.gaussian.new_moments()
-                scale.accumulate(moments, features)
-                scale.gaussian.fit(moments)
+        fit_scales(multiscale, of_scale)
     pipe.register_modules(feature_extractor=extractor, multiscale=multiscale)
     return pipe

@@ -33,6 +33,22 @@ from tqdm.auto import tqdm
 BATCH_SIZE = 16
 
 
+class GoodParts(NamedTuple):
+    """Images of good parts that a model is fitted to and calibrated on.
+
+    Args:
+        cached: pixels and features of `samples`.
+        samples: all of them.
+        train_groups: for each category the indices of its training images, or tiles of them, in `cached`.
+        held_out_samples: of all categories.
+    """
+
+    cached: CachedDataset
+    samples: Sequence[Sample]
+    train_groups: Sequence[Sequence[int]]
+    held_out_samples: Sequence[Sample]
+
+
 class FittedModel(NamedTuple):
     """A pipeline that is ready to be saved, and how its map was chosen, where it was."""
 
@@ -42,22 +58,10 @@ class FittedModel(NamedTuple):
 
 @torch.no_grad()
 def fit_pipeline(
-    unet: JointUNet2DModel,
-    scheduler: DDPMScheduler,
-    extractor: FeatureExtractor,
-    cached: CachedDataset,
-    samples: Sequence[Sample],
-    train_groups: Sequence[Sequence[int]],
-    held_out_samples: Sequence[Sample],
-    config: TrainingConfig,
+    unet: JointUNet2DModel, scheduler: DDPMScheduler, extractor: FeatureExtractor, data: GoodParts, config: TrainingConfig
 ) -> FittedModel:
-    """Fits what good parts look like to each category's training images, chooses the map and calibrates on held-out images.
-
-    Args:
-        samples: that `cached` is of.
-        train_groups: for each category the indices of its training images, or tiles of them, in `cached`.
-        held_out_samples: of all categories.
-    """
+    """Fits what good parts look like to each category's training images, chooses the map and calibrates on held-out images."""
+    cached, samples, train_groups, held_out_samples = data
     channels, device = extractor.config.channels, extractor.device
     round_to_half(unet)
     multiscale = build_multiscale(config, extractor, min(map(len, train_groups)), scales_of_model(config))
@@ -90,19 +94,13 @@ def fit_pipeline(
 
 @torch.no_grad()
 def fit_first_pipeline(
-    unet: JointUNet2DModel,
-    scheduler: DDPMScheduler,
-    extractor: FeatureExtractor,
-    cached: CachedDataset,
-    samples: Sequence[Sample],
-    train_groups: Sequence[Sequence[int]],
-    held_out_samples: Sequence[Sample],
-    config: TrainingConfig,
+    unet: JointUNet2DModel, scheduler: DDPMScheduler, extractor: FeatureExtractor, data: GoodParts, config: TrainingConfig
 ) -> FittedModel:
     """Fits all that needs no diffusion model, and calibrates the profile `gaussian` as the model's only score.
 
-    Args: as of `fit_pipeline`; the UNet is not trained yet.
+    The UNet is not trained yet.
     """
+    cached, samples, train_groups, held_out_samples = data
     channels, device = extractor.config.channels, extractor.device
     calibration = build_calibration(config)
     settings = profile_settings(GAUSSIAN, calibration.score_config, scales_of_model(config))

@@ -22,7 +22,7 @@ from diffad.system.memory import keep_freed_memory, peak_memory_mib
 from diffad_training.components import build_extractor, check_score
 from diffad_training.config import TrainingConfig, load_config, option_names, spell_out_switches
 from diffad_training.dataset import CachedDataset, build_cache
-from diffad_training.fitting import fit_pipeline
+from diffad_training.fitting import GoodParts, fit_pipeline
 from diffad_training.good_images import good_samples, read_held_out, split_samples
 from diffad_training.model_files import SUMMARY, save_model
 
@@ -60,7 +60,8 @@ def refit(model: Path, config: TrainingConfig) -> DiffADPipeline:
         entries = cached.entries_of([place[sample.name] for sample in train_samples])
         groups = [[i for i in entries if cached.categories[i] == c] for c in range(max(1, len(config.categories)))]
         unet = trained.unet.to(device)
-        fitted = fit_pipeline(unet, trained.scheduler, extractor, cached, samples, groups, held_out_samples, config)
+        data = GoodParts(cached, samples, groups, held_out_samples)
+        fitted = fit_pipeline(unet, trained.scheduler, extractor, data, config)
     finally:
         if config.cache_dir is None:
             shutil.rmtree(cache_dir, ignore_errors=True)

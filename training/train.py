@@ -37,7 +37,7 @@ from diffad_training.checkpoints import find_checkpoint, load_checkpoint, remove
 from diffad_training.components import build_extractor, build_scheduler, build_unet, check_score, choose_precision
 from diffad_training.config import TrainingConfig, parse_config, training_steps
 from diffad_training.dataset import BalancedSampler, CachedDataset, balanced_statistics, build_cache
-from diffad_training.fitting import FittedModel, fit_first_pipeline, fit_pipeline
+from diffad_training.fitting import FittedModel, GoodParts, fit_first_pipeline, fit_pipeline
 from diffad_training.good_images import check_region, good_samples, split_samples
 from diffad_training.interruption import Interruption, ignore_interruption
 from diffad_training.losses import loss_values, training_loss, validate
@@ -122,13 +122,13 @@ def run(
     categories = range(max(1, len(config.categories)))
     train_groups = [[i for i in train_indices if cached.categories[i] == category] for category in categories]
     extractor.set_statistics(*balanced_statistics(cached.features, train_groups))
-    parts = (extractor, cached, samples, train_groups, held_out_samples, config)
+    good_parts = GoodParts(cached, samples, train_groups, held_out_samples)
 
     # 3. A first model, which needs no diffusion model; a run that goes on has it, and a finished one is not replaced by it
     is_first_all = config.profile == GAUSSIAN
     wants_first = config.has_gaussian_profile and checkpoint is None and not folder.has_finished_model()
     if main_process and (is_first_all or wants_first):
-        fitted = fit_first_pipeline(unet.to(device), scheduler, *parts)
+        fitted = fit_first_pipeline(unet.to(device), scheduler, extractor, good_parts, config)
         summary = save(fitted, folder, config, held_out_samples, started, steps=0, is_finished=is_first_all)
         model = "the pipeline" if is_first_all else "a first model (profile gaussian)"
         goes_on = "" if is_first_all else "; training goes on"
@@ -137,7 +137,7 @@ def run(
     if is_first_all:
         if main_process:
             folder.record(now, is_finished=True)
-        del cached, parts  # Windows removes no file that is mapped
+        del cached, good_parts  # Windows removes no file that is mapped
         clean_up(config, accelerator, folder)
         return
 
@@ -245,12 +245,12 @@ def run(
     if main_process:
         ema.copy_to(unet.parameters())
         trained = accelerator.unwrap_model(unet, keep_fp32_wrapper=False).eval()
-        fitted = fit_pipeline(trained, scheduler, *parts)
+        fitted = fit_pipeline(trained, scheduler, extractor, good_parts, config)
         settings = dataclasses.replace(config, max_train_steps=steps)
         summary = save(fitted, folder, settings, held_out_samples, started, steps=step, is_finished=True)
         folder.record(now, is_finished=True)
         print(f"saved the pipeline to {folder.path} after {summary['seconds']:.0f} s")
-        del cached, parts, train_loader, held_out_loader, loader  # Windows removes no file that is mapped
+        del cached, good_parts, train_loader, held_out_loader, loader  # Windows removes no file that is mapped
         clean_up(config, accelerator, folder)
 
 

@@ -12,7 +12,6 @@ from PIL import Image
 
 from .deprecation import accepts_former_names
 from .diffusion.chain import check_scheduler
-from .imaging.array_maps import is_size
 from .imaging.maps import resize_map
 from .imaging.preprocessing import ImageInput, as_image_list
 from .models.discriminant import LinearDiscriminant
@@ -27,9 +26,10 @@ from .pipeline_saving import SavedWhole
 from .repair.binding import ContextBuilder, mean_mahalanobis_loss
 from .repair.presets import RepairMethod, check_fits_tiles, resolve_method
 from .repair.run import repair_batch, step_callback
+from .scoring.arguments import check_arguments
 from .scoring.calibrated_profiles import CalibratedProfiles
 from .scoring.calibration import Calibration
-from .scoring.categories import Categories, category_indices
+from .scoring.categories import Categories, category_indices, names_of
 from .scoring.fitting import fit_calibrations
 from .scoring.inputs import InputReader
 
@@ -159,7 +159,7 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
             anomaly_maps=anomaly_maps,
             **verdicts._asdict(),  # p-values, labels, masks, rates and thresholds
             term_maps=term_maps if return_term_maps else None,
-            categories=None if category_of is None else reader.names_of(category_of, unknown),
+            categories=None if category_of is None else names_of(category_of, unknown, self.category_names),
         ).converted(output_type, self._execution_device)
         return output if return_dict else output.to_tuple()
 
@@ -277,12 +277,7 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         profile: str | None = None,
     ) -> None:
         """Refuses wrong arguments with a ValueError before work starts; the rate must suit every category."""
-        if not images:
-            raise ValueError("no images given")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if map_size is not None and not is_size(map_size):
-            raise ValueError(f"map_size must be (height, width) in pixels, got {map_size!r}")
+        check_arguments(images, batch_size, map_size)
         if output_type not in ("np", "pt"):
             raise ValueError(f"output_type must be np or pt, got {output_type!r}")
         calibration = self.calibration_of(profile)

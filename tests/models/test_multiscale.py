@@ -5,6 +5,7 @@ import pytest
 import torch
 from diffad import MultiscaleFeatures
 from diffad.models.multiscale import COARSE_DIMS, ScaleGaussian, ScaleNeighbors
+from pyramid_pipeline import fit_scales
 
 GRID = (3, 4)
 
@@ -95,16 +96,8 @@ def test_gaussian_is_that_of_standardised_and_projected_features(channels, dims)
 def fitted_model(scales: tuple[str, ...] = ("coarse", "detail", "coarse_detail", "neighbors")) -> MultiscaleFeatures:
     channels = {"coarse": 160, "detail": 6, "coarse_detail": 160, "neighbors": 6}
     model = MultiscaleFeatures(6, 160, grid=(4, 6), scales=scales, rank=3, neighbor_images=3)
-    for name in scales:
-        scale = getattr(model, name)
-        good = random_features(20, channels[name], grid=(2, 3) if name.startswith("coarse") else (4, 6))
-        scale.set_statistics(good)
-        if name == "neighbors":
-            scale.fit(good[:3])
-        else:
-            moments = scale.gaussian.new_moments()
-            scale.accumulate(moments, good)
-            scale.gaussian.fit(moments)
+    grids = {name: (2, 3) if name.startswith("coarse") else (4, 6) for name in scales}
+    fit_scales(model, {name: random_features(20, channels[name], grid=grids[name]) for name in scales})
     return model
 
 

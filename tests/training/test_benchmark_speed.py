@@ -247,8 +247,7 @@ def test_a_unet_pass_is_the_same_in_both_runtimes(model, tmp_path):
     arrays = {name: values.numpy() for name, values in inputs.items()} | {"unknown": np.zeros(1)}
     for runtime in ("onnxruntime", "openvino"):
         outputs = speed_graphs.load_graph(tmp_path / "unet.onnx", runtime, 1, "fp32")(arrays)
-        outputs = outputs if isinstance(outputs, list) else outputs.to_tuple()
-        for values, wanted in zip(outputs, expected, strict=True):
+        for values, wanted in zip(outputs.values(), expected, strict=True):
             np.testing.assert_allclose(values, wanted, rtol=1e-3, atol=1e-4)
 
 

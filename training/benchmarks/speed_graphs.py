@@ -6,27 +6,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffad import DiffADPipeline
+from diffad.export.graph import trace
+from diffad.runtime.engines import build_engine
 
 Graph = Callable[[Mapping[str, np.ndarray]], object]
-HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # OpenVINO's names; what an int8 graph leaves in float stays exact
 
 
 def load_graph(path: Path, runtime: str, threads: int, precision: str) -> Graph:
-    """A graph as `diffad.runtime` runs it; inputs that it does not have are left out.
-
-    Args:
-        runtime: `openvino`, or `onnxruntime`, which computes as the file has it.
-    """
-    if runtime == "openvino":
-        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": HINTS[precision]}
-        return load_openvino(path, "CPU", threads, settings)
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    names = {graph_input.name for graph_input in session.get_inputs()}
-    return lambda inputs: session.run(None, {name: values for name, values in inputs.items() if name in names})
+    """A graph as `diffad.runtime` runs it; inputs that it does not have are left out."""
+    engine = build_engine(runtime, path, "cpu", threads, precision)
+    return lambda inputs: engine({name: values for name, values in inputs.items() if name in engine.inputs})
 
 
 def load_openvino(path: Path, device: str, threads: int, settings: Mapping[str, str]) -> Graph:
@@ -63,9 +52,4 @@ class UNetPass(torch.nn.Module):
 
 def save_unet(unet_pass: UNetPass, inputs: Mapping[str, torch.Tensor], path: Path) -> None:
     """Writes a UNet pass as ONNX, for inputs of these shapes."""
-    with torch.no_grad():
-        program = torch.onnx.export(
-            unet_pass.eval(), kwargs=dict(inputs), dynamo=True, opset_version=20, verbose=False, input_names=list(inputs)
-        )
-    program.optimize()
-    program.save(path)
+    path.write_bytes(trace(unet_pass, inputs, ("output", "features"), dynamic={}).SerializeToString())

@@ -5,7 +5,6 @@ import tempfile
 from pathlib import Path
 
 from ..data import evaluation_samples
-from ..models.digest import model_digest
 from ..pipeline_diffad import DiffADPipeline
 from .outputs import build_report, metrics_table, write_scores, write_sheet
 from .report import write_report
@@ -57,7 +56,7 @@ def evaluate_model(
     with tempfile.TemporaryDirectory(dir=output_dir) as scratch:
         scored = score_samples(pipe, samples, masks, map_size, Path(scratch), batch_size, false_alarm_rate, category)
         results = summarize(pipe, scored, false_alarm_rate, category)
-        results.update(model=str(pipe.name_or_path), model_digest=model_digest(pipe.components), data=Path(data).name)
+        results.update(model=str(pipe.name_or_path), model_digest=pipe.digest, data=Path(data).name)
         (output_dir / "metrics.json").write_text(json.dumps(results, indent=2) + "\n")
         (output_dir / "metrics.md").write_text(metrics_table(results))
         write_scores(output_dir / "scores.csv", scored)

@@ -13,7 +13,7 @@ from ..hub.single_file import single_file_code
 from ..imaging.preprocessing import ImageInput
 from ..imaging.tensors import cut
 from ..pipeline_diffad import DiffADPipeline
-from ..runtime.description import REGION_FILE, TERM_MAP, CalibrationScores, Description, Statistics, file_digest
+from ..runtime.description import REGION_FILE, TERM_MAP, CalibrationScores, Description, Statistics, as_tuples, file_digest
 from ..runtime.engines import build_engine
 from ..scoring.calibration import Calibration
 from ..scoring.inputs import InputReader
@@ -161,14 +161,10 @@ def stored_statistics(calibration: Calibration) -> tuple[Statistics, ...]:
 
     def of_category(name: str) -> list:
         values = getattr(calibration, name, None)
-        return [()] * count if values is None else _tuples(values.view(count, -1, *values.shape[1:]).tolist())
+        return [()] * count if values is None else as_tuples(values.view(count, -1, *values.shape[1:]).tolist())
 
     names = ("term_mean", "term_std", "tail_knots", "tail_scale", "tail_shape", "verdict_mean", "verdict_std")
     return tuple(Statistics(*of_one) for of_one in zip(*map(of_category, names), strict=True))
-
-
-def _tuples(values: object) -> object:
-    return tuple(map(_tuples, values)) if isinstance(values, list) else values
 
 
 @torch.no_grad()

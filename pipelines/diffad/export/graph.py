@@ -8,6 +8,7 @@ import torch
 from ..models.discriminant import LinearDiscriminant
 from ..models.feature_extractor import FeatureExtractor
 from ..runtime.description import TERM_MAP
+from ..scoring.config import term_of
 from ..scoring.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ class TileGraph(torch.nn.Module):
 
     @property
     def names(self) -> list[str]:
-        needed = {*self.scorer.config.terms}
-        return [name for name in self.scorer.config.term_map_names if name.partition("@")[0] in needed]
+        config = self.scorer.config
+        return [name for name in config.term_map_names if term_of(name) in config.terms]
 
     def forward(self, image: torch.Tensor, category: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
         maps = self.scorer.tile_term_maps(2 * image - 1, category, self.scorer.config.terms)

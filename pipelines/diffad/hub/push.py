@@ -20,7 +20,6 @@ from ..model_index import (
     with_installed_classes,
     with_repository_code,
 )
-from ..models.digest import model_digest
 from ..pipeline_diffad import DiffADPipeline
 from ..system.atomic import finish, writing
 from .card import DataTerms, model_card
@@ -161,7 +160,7 @@ def _write_repo(
         repo_id,
         # As JSON has them, and under their present names also where an older version saved the model.
         {name: json.loads(getattr(pipe, name).to_json_string()) for name in components(index)},
-        model_digest(pipe.components),
+        pipe.digest,
         __version__,
         code_module,
         evaluations,

@@ -149,12 +149,13 @@ def _same(value: object) -> object:
     return value
 
 
-def _tuples(value: object) -> object:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+def as_tuples(value: object) -> object:
+    """Lists, of lists too, as tuples; anything else as it is."""
+    return tuple(map(as_tuples, value)) if isinstance(value, list) else value
 
 
 def _score(saved: Mapping[str, object]) -> ScoreConfig:
-    return ScoreConfig(**{name: _tuples(value) for name, value in saved.items()})
+    return ScoreConfig(**{name: as_tuples(value) for name, value in saved.items()})
 
 
 def _calibrations(saved: Mapping[str, list]) -> dict[str, tuple[CalibrationScores, ...]]:
@@ -162,14 +163,14 @@ def _calibrations(saved: Mapping[str, list]) -> dict[str, tuple[CalibrationScore
 
 
 def _statistics(saved: list[Mapping[str, list]]) -> tuple[Statistics, ...]:
-    return tuple(Statistics(**{name: _tuples(values) for name, values in one.items()}) for one in saved)
+    return tuple(Statistics(**{name: as_tuples(values) for name, values in one.items()}) for one in saved)
 
 
 _READ = {
-    "image_size": _tuples,
-    "detail_size": _tuples,
-    "category_names": _tuples,
-    "term_maps": _tuples,
+    "image_size": as_tuples,
+    "detail_size": as_tuples,
+    "category_names": as_tuples,
+    "term_maps": as_tuples,
     "score": _score,
     "calibrations": _calibrations,
     "statistics": _statistics,

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..imaging.array_maps import is_size, resize_array
+from ..imaging.array_maps import resize_array
 from ..imaging.preprocessing import ImageInput, as_image_list, load_rgb, resize_rgb
-from ..scoring.categories import Categories, category_indices
+from ..scoring.arguments import check_arguments
+from ..scoring.categories import Categories, category_indices, names_of
 from ..scoring.tiling import add_tiles, blend_weights, scored_size, tile_corners
 from .calibration import StoredCalibration
 from .description import TERM_MAP, Description, ExportError
@@ -115,7 +116,9 @@ class Detector:
             ExportError: if the precision is not calibrated.
         """
         images, calibration = as_image_list(images), self.calibration
-        self._check_inputs(images, batch_size, map_size, return_term_maps)
+        check_arguments(images, batch_size, map_size)
+        if return_term_maps and not self.description.term_maps:
+            raise ValueError(f"{self.folder}: has no term maps; export the model with --term_maps")
         category_of, unknown = self.recognized(images, categories, batch_size)
         rates = calibration.rates(false_alarm_rate, category_of, len(images))
         scores = np.empty(len(images), dtype=np.float32)
@@ -129,21 +132,9 @@ class Detector:
                 for name in self.description.term_maps if return_term_maps else ():
                     term_maps[index][name] = resize_array(outputs[TERM_MAP + name][i], size)
         verdicts = calibration.judge(scores, maps, rates, category_of, unknown)
-        names = None
-        if category_of is not None:
-            names = [None if strange else self.category_names[i] for i, strange in zip(category_of, unknown, strict=True)]
+        names = None if category_of is None else names_of(category_of, unknown, self.category_names)
         maps_of_terms = term_maps if return_term_maps else None
         return Detections(scores, anomaly_maps=maps, term_maps=maps_of_terms, categories=names, **verdicts._asdict())
-
-    def _check_inputs(self, images: list, batch_size: int, map_size: object, return_term_maps: bool) -> None:
-        if not images:
-            raise ValueError("no images given")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if map_size is not None and not is_size(map_size):
-            raise ValueError(f"map_size must be (height, width) in pixels, got {map_size!r}")
-        if return_term_maps and not self.description.term_maps:
-            raise ValueError(f"{self.folder}: has no term maps; export the model with --term_maps")
 
     def recognized(
         self, images: Sequence[ImageInput], given: Categories | None, batch_size: int

@@ -11,7 +11,9 @@ from ..system.telemetry import refuse_telemetry
 
 
 class Engine(Protocol):
-    """Computes one graph; threads may share it."""
+    """Computes one graph, whose inputs have these names; threads may share it."""
+
+    inputs: frozenset[str]
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs of the graph by name."""
@@ -33,21 +35,19 @@ class OnnxRuntimeEngine:
     def __init__(self, graph: Path, device: str, threads: int | None, precision: str):
         import onnxruntime
 
-        providers = {provider.removesuffix("ExecutionProvider").lower(): provider for provider in _providers(onnxruntime)}
+        available = onnxruntime.get_available_providers()
+        providers = {provider.removesuffix("ExecutionProvider").lower(): provider for provider in available}
         if device.lower() not in providers:
             raise ValueError(f"device {device!r} can't be used here; there are {', '.join(providers)}")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3  # errors
         self.session = onnxruntime.InferenceSession(graph, options, providers=[providers[device.lower()]])
+        self.inputs = frozenset(graph_input.name for graph_input in self.session.get_inputs())
         self.names = [output.name for output in self.session.get_outputs()]
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return dict(zip(self.names, self.session.run(None, dict(inputs)), strict=True))
-
-
-def _providers(onnxruntime) -> list[str]:
-    return onnxruntime.get_available_providers()
 
 
 class OpenVinoEngine:
@@ -76,6 +76,7 @@ class OpenVinoEngine:
         if device.upper() not in core.available_devices:
             raise ValueError(f"device {device!r} can't be used here; there are {', '.join(core.available_devices)}")
         self.model = core.compile_model(graph, device.upper(), settings)
+        self.inputs = frozenset(graph_input.any_name for graph_input in self.model.inputs)
         self.of_thread = threading.local()  # a request serves one caller at a time
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,29 +1,19 @@
 """Verdicts as rows of a table."""
 
 from collections.abc import Sequence
-from typing import Protocol
-
-import numpy as np
 
 from ..imaging.regions import bounding_boxes
 from ..system.text import printable
+from .detector import Detections
 
 
-class JudgedImages(Protocol):
-    """What a pipeline and an exported model give alike: [`DiffADOutput`] and [`Detections`]."""
+def rows_of(names: Sequence[str], output: Detections) -> list[dict]:
+    """One row per image, with the columns of `diffad.jobs.table.SCHEMA` that have a value.
 
-    image_scores: np.ndarray
-    p_values: np.ndarray
-    is_defective: np.ndarray
-    masks: list[np.ndarray]
-    false_alarm_rates: np.ndarray
-    image_thresholds: np.ndarray
-    pixel_thresholds: np.ndarray
-    categories: list[str | None] | None
-
-
-def rows_of(names: Sequence[str], output: JudgedImages) -> list[dict]:
-    """One row per image, with the columns of `diffad.jobs.table.SCHEMA` that have a value."""
+    Args:
+        names: of the images.
+        output: on them, an exported model's or, with the same fields as arrays, a pipeline's.
+    """
     rows = []
     for i, name in enumerate(names):
         mask = output.masks[i]

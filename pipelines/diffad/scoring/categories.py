@@ -27,3 +27,8 @@ def category_indices(categories: Categories | None, names: Sequence[str] | None,
     if unknown:
         raise ValueError(f"category {unknown[0]!r} is none of {', '.join(names)} (or 0..{len(names) - 1})")
     return [known[category] for category in given]
+
+
+def names_of(indices: Sequence[int], unknown: Sequence[bool], names: Sequence[str]) -> list[str | None]:
+    """Names of categories by their indices, None for images of a product that is unknown."""
+    return [None if is_unknown else names[i] for i, is_unknown in zip(indices, unknown, strict=True)]

@@ -91,10 +91,6 @@ class InputReader:
         recognised = self.discriminant.scores(pooled).argmax(dim=1).tolist()
         return CategoriesOfImages(recognised, self.discriminant.is_unknown(pooled).cpu().numpy())
 
-    def names_of(self, indices: Sequence[int], unknown: np.ndarray) -> list[str | None]:
-        """Names of categories, None for unknown ones."""
-        return [None if is_unknown else self.category_names[i] for i, is_unknown in zip(indices, unknown, strict=True)]
-
     def fit_unknown(self, images: Sequence[ImageInput], batch_size: int) -> None:
         """Sets from calibration images how far from every category an unknown product lies; without effect for one category."""
         if self.discriminant is not None and self.discriminant.config.knows_distances:
