@@ -11,7 +11,6 @@ Images per second are of this run, one by one, with reading, resizing and the ve
 import argparse
 import datetime
 import shlex
-import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -57,17 +56,24 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if not options.tables_only:
         variants = [one for one in VARIANTS if one[0] in options.formats and one[1] in options.weights]
-        command = f"python training/benchmarks/precisions.py {shlex.join(arguments or sys.argv[1:])}"
         for category, profile in product(options.categories, options.profiles):
             model = options.runs / f"{category}-cpu-small-{options.seed}"
             data, exported = options.data_root / category, options.runs / "exported"
             compared = compare(model, profile, data, exported, variants, options.threads)
             facts = {"category": category, "profile": profile, "seed": options.seed, "date": str(datetime.date.today())}
-            facts |= {"command": command, "threads": options.threads, "compared": compared}
+            facts |= {"command": command(options, category, profile), "threads": options.threads, "compared": compared}
             append_result(RESULTS, {**facts, "machine": machine()})
             print(table([facts]), flush=True)
     update_table(CARD, RESULTS)
     save_front(latest_results(RESULTS, IDENTITY), FRONT)
+
+
+def command(options: argparse.Namespace, category: str, profile: str) -> str:
+    """The command that repeats one result."""
+    words = ["--data_root", "DATA", "--runs", "RUNS", "--categories", category, "--profiles", profile]
+    words += ["--formats", *options.formats, "--weights", *options.weights, "--seed", str(options.seed)]
+    words += [] if options.threads is None else ["--threads", str(options.threads)]
+    return f"python training/benchmarks/precisions.py {shlex.join(words)}"
 
 
 def update_table(card: Path, results: Path) -> None:

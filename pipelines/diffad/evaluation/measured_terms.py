@@ -13,7 +13,7 @@ from ..imaging.maps import resize_map
 from ..imaging.preprocessing import ImageInput
 from ..pipeline_diffad import DiffADPipeline
 from ..scoring import terms
-from ..scoring.config import DETAIL_TERMS, TERMS
+from ..scoring.config import DETAIL_TERMS, TERMS, pixels_of
 from ..scoring.fitting import split_calibration_images, term_statistics
 from ..scoring.inputs import ImageBatch, InputReader
 from ..scoring.scorer import Scorer
@@ -89,7 +89,7 @@ def measure(
             in_decades = inside * decades(values, tails[batch.category or 0][term])
             maps[term][batch.indices] = resize_map(in_decades, size).cpu().numpy()
             for area in areas:
-                of_area = calibration.image_scores(values, terms.pixels_of(area, int(inside.sum())))
+                of_area = calibration.image_scores(values, pixels_of(area, int(inside.sum())))
                 highest[term, area][batch.indices] = of_area.cpu().numpy()
     of_image = np.zeros(len(images), int) if categories is None else np.asarray(categories)
     for values in highest.values():

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..imaging.array_maps import region_at, smooth_array
-from ..scoring.config import ScoreConfig, term_of
+from ..scoring.config import ScoreConfig, pixels_of, term_of
 from ..scoring.tails import Tail, decades_of_array
 from .description import Statistics
 
@@ -43,7 +43,7 @@ def fuse(
     anomaly_map = np.where(inside, anomaly_map, outside_level).astype(np.float32)
     if not config.verdict:
         return anomaly_map, _mean_of_highest(anomaly_map[inside], config.top_k)
-    pixels = max(1, round(config.verdict_area * round(region_share * inside.size)))
+    pixels = pixels_of(config.verdict_area, round(region_share * inside.size))
     score = 0.0
     for term, mean, std in zip(config.verdict_terms, statistics.verdict_mean, statistics.verdict_std, strict=True):
         score += config.verdict[term] * (_mean_of_highest(by_term[term][inside], pixels) - mean) / std

@@ -12,7 +12,7 @@ from ..imaging.array_maps import region_at
 from ..imaging.maps import resize_map
 from ..models.float32 import Float32ModelMixin
 from . import terms
-from .config import DEFAULT_WEIGHTS, TERMS, ScoreConfig, term_of
+from .config import DEFAULT_WEIGHTS, TERMS, ScoreConfig, pixels_of, term_of
 from .judging import Judging
 from .presets import score_settings
 from .statistics import TermStatistics
@@ -215,7 +215,7 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
             return self.image_scores(anomaly_maps)
         by_term, names = terms.mean_over_timesteps(term_maps), self.score_config.verdict_terms
         height, width = anomaly_maps.shape[-2:]
-        pixels = terms.pixels_of(self.config.verdict_area, round(self.config.roi_share * height * width))
+        pixels = pixels_of(self.config.verdict_area, round(self.config.roi_share * height * width))
         standardized = {}
         for index, term in enumerate(names):
             of_term = (self.verdict_mean, self.verdict_std)

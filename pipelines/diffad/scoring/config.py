@@ -138,6 +138,11 @@ def term_of(term_map_name: str) -> str:
     return term_map_name.partition("@")[0]
 
 
+def pixels_of(area: float, pixels: int) -> int:
+    """How many pixels a share `area` of so many is; at least one."""
+    return max(1, round(area * pixels))
+
+
 def check_fits_model(config: ScoreConfig, image_size: tuple[int, int], grid: tuple[int, int] | None) -> None:
     """Refuses settings that a model can't be scored with.
 

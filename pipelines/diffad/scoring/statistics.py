@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from . import conformal, terms
-from .config import ScoreConfig
+from .config import ScoreConfig, pixels_of
 from .tails import Tail, fit_tail
 
 # Pixels that stand for those of an image where a tail is fitted: its highest ones all, and evenly many of the others.
@@ -47,7 +47,7 @@ class TermStatistics:
         fused = config.map_terms if config.fusion == "tails" else ()
         sampled = [_sampled(by_term[term].cpu().numpy()) for term in fused]
         highest = [
-            terms.image_score(by_term[term][None, None], terms.pixels_of(config.verdict_area, int(inside.sum())))
+            terms.image_score(by_term[term][None, None], pixels_of(config.verdict_area, int(inside.sum())))
             for term in config.verdict_terms
         ]
         return cls(

@@ -64,11 +64,6 @@ def image_score(score_map: torch.Tensor, top_k: int = 1) -> torch.Tensor:
     return score_map.flatten(1).topk(top_k, dim=1).values.mean(dim=1)
 
 
-def pixels_of(area: float, pixels: int) -> int:
-    """How many pixels a share `area` of so many is; at least one."""
-    return max(1, round(area * pixels))
-
-
 def mean_over_timesteps(term_maps: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Term maps by term: `kl` is the mean of `kl@20`, `kl@201` and so on."""
     of_term: dict[str, list[torch.Tensor]] = {}
