@@ -2,13 +2,14 @@
 
 import numpy as np
 import torch
-from diffad import DiffADPipeline, FeatureExtractor, MultiscaleFeatures
+from diffad import DiffADPipeline, FeatureDenoiser, FeatureExtractor, MultiscaleFeatures
 from diffad.imaging.preprocessing import resize_rgb
 from diffad.imaging.tensors import to_model_range
 from tiny_pipeline import SIZE, STRIDE, smooth_images, tiny_extractor, tiny_pipeline
 
 GRID = (SIZE // STRIDE, SIZE // STRIDE)
-SCALES = ("coarse", "detail", "coarse_detail", "neighbors")
+SCALES = ("coarse", "detail", "coarse_detail", "neighbors")  # of the Gaussians and images
+FURTHER = (*SCALES, "feature_residual", "pixel_residual")  # and of the denoiser of features
 
 
 def pixels_of(images, side: int) -> torch.Tensor:
@@ -55,5 +56,14 @@ def pyramid_pipeline() -> DiffADPipeline:
         of_scale = {"coarse": extractor.pyramid(image).coarse, "detail": detail.fine}
         of_scale |= {"coarse_detail": detail.coarse, "neighbors": detail.fine}
         fit_scales(multiscale, of_scale)
-    pipe.register_modules(feature_extractor=extractor, multiscale=multiscale)
+    torch.manual_seed(6)
+    denoiser = FeatureDenoiser(extractor.config.channels, GRID, width=16, num_blocks=1, rank=8)
+    torch.nn.init.normal_(denoiser.conv_out.weight, std=0.1)  # that of a trained one is not zero
+    pipe.register_modules(feature_extractor=extractor, multiscale=multiscale, feature_denoiser=denoiser.eval())
+    with torch.no_grad():
+        residuals = pipe.scorer.denoising_residuals(extractor(image), image)
+        for gaussian, values in zip((denoiser.gaussian, denoiser.pixel_gaussian), residuals, strict=True):
+            moments = gaussian.new_moments()
+            gaussian.accumulate(moments, values)
+            gaussian.fit(moments)
     return pipe

@@ -37,6 +37,8 @@ def tiny_config(data: Path, output_dir: Path, **changes) -> TrainingConfig:
         "resolution": 32,
         "levels": [2],
         "unet": TINY_UNET,
+        "feature_denoiser": {"width": 16, "num_blocks": 1},
+        "feature_denoiser_steps": 3,
         "max_train_steps": 4,
         "train_batch_size": 3,
         "lr_warmup_steps": 1,
@@ -57,9 +59,11 @@ def unet_weights(folder: Path) -> dict[str, torch.Tensor]:
 def assert_equal_models(first: Path, second: Path) -> None:
     """Bit for bit: the UNet, and all that was fitted after it."""
     components = ["unet", "gaussian", "residual_gaussian", "calibration"]
-    has_scales = [(path / "multiscale").is_dir() for path in (first, second)]
-    assert has_scales[0] == has_scales[1]
-    for component in components + ["multiscale"] * has_scales[0]:
+    for component in ("multiscale", "feature_denoiser"):
+        is_there = [(path / component).is_dir() for path in (first, second)]
+        assert is_there[0] == is_there[1]
+        components += [component] * is_there[0]
+    for component in components:
         a, b = (load_file(path / component / "diffusion_pytorch_model.safetensors") for path in (first, second))
         assert a.keys() == b.keys()
         for name in a:

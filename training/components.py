@@ -1,10 +1,11 @@
 """Builds the pipeline's components from the settings of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from diffad import (
     Calibration,
+    FeatureDenoiser,
     FeatureExtractor,
     JointUNet2DModel,
     LinearDiscriminant,
@@ -15,7 +16,7 @@ from diffad.data import DataError
 from diffad.diffusion.chain import ReverseChain
 from diffad.models.half_precision import round_to_half
 from diffad.models.lite_weights import BLOCKS_PER_STAGE
-from diffad.scoring.config import DETAIL_TERMS, SCALE_TERMS, check_fits_model
+from diffad.scoring.config import DENOISER_TERMS, DETAIL_TERMS, SCALE_TERMS, check_fits_model
 from diffad.scoring.presets import score_settings
 from diffad.scoring.profiles import BALANCED, PROFILES, profile_settings, scales_of
 from diffad_training.config import TrainingConfig
@@ -115,6 +116,7 @@ def build_multiscale(
         scales: of [`scales_of_model`], or some of them.
         pooled: as of `build_gaussian`, for the Gaussian of detail.
     """
+    scales = tuple(scale for scale in scales if scale not in DENOISER_TERMS)
     if not scales:
         return None
     side = config.resolution // config.feature_stride
@@ -131,6 +133,30 @@ def build_multiscale(
     )
 
 
+def build_feature_denoiser(config: TrainingConfig, feature_channels: int) -> FeatureDenoiser:
+    """A new denoiser of features; its weights follow from the seed.
+
+    Raises:
+        SettingsError: if a setting of it can't be used.
+    """
+    side = config.resolution // config.feature_stride
+    settings = {
+        "grid": None if config.shared_gaussian else (side, side),
+        "thumbnails": 1 if config.feature_stride % 2 else 2,
+        "fold": 1 if side % 2 else 2,
+        "num_classes": max(1, len(config.categories)),
+        "regularization": config.regularization,
+        "rank": min(GAUSSIAN_RANK, feature_channels - 1),
+        **config.feature_denoiser,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        try:
+            return FeatureDenoiser(feature_channels, **settings)
+        except (ValueError, TypeError) as error:
+            raise SettingsError(f"feature_denoiser: {' '.join(str(error).split())}") from error
+
+
 def scales_of_model(config: TrainingConfig) -> tuple[str, ...]:
     """Scales of the score, of the profiles that the model may have, and of the maps that it may choose from."""
     score = build_calibration(config).score_config
@@ -138,22 +164,30 @@ def scales_of_model(config: TrainingConfig) -> tuple[str, ...]:
     if config.shared_gaussian:  # images are kept for each position
         possible.discard("neighbors")
     if config.chooses_map:
-        wanted.add("neighbors")
+        wanted |= {"neighbors", "feature_residual"}
     if config.short_side is not None:
         possible -= set(DETAIL_TERMS)
     wanted |= {scale for name in config.profiles if profile_settings(name, score, possible) for scale in scales_of([name])}
     return tuple(scale for scale in SCALE_TERMS if scale in wanted & possible)
 
 
-def build_profiles(config: TrainingConfig, balanced: Calibration, scales: Sequence[str]) -> dict[str, Calibration]:
+def build_profiles(
+    config: TrainingConfig, balanced: Calibration, scales: Sequence[str], maps: Mapping[str, Sequence[str]]
+) -> dict[str, Calibration]:
     """Calibrations of the profiles that a model has besides its own score, not fitted yet, by name.
 
     Args:
         balanced: its own, once its map is chosen.
         scales: that it has.
+        maps: terms of those profiles' maps that were chosen for the product.
     """
-    settings = {name: profile_settings(name, balanced.score_config, scales) for name in PROFILES if name in config.profiles}
-    return {name: balanced.unfitted(**s) for name, s in settings.items() if s is not None and name != BALANCED}
+    calibrations = {}
+    for name in PROFILES:
+        if name in config.profiles and name != BALANCED:
+            settings = profile_settings(name, balanced.score_config, scales, maps.get(name))
+            if settings is not None:
+                calibrations[name] = balanced.unfitted(**settings)
+    return calibrations
 
 
 def build_calibration(config: TrainingConfig) -> Calibration:
@@ -173,13 +207,18 @@ def build_discriminant(config: TrainingConfig, feature_channels: int) -> LinearD
 
 
 def check_score(config: TrainingConfig, scheduler: DDPMScheduler, feature_channels: int) -> None:
-    """Refuses settings of Gaussians and score that would only fail once the UNet is trained.
+    """Refuses settings of Gaussians, score and feature denoiser that would only fail once the UNet is trained.
 
     Raises:
         SettingsError: naming the setting.
     """
     if config.gaussian_dims is not None and config.gaussian_dims > feature_channels:
         raise SettingsError(f"gaussian_dims: must be at most {feature_channels}, the extractor's, got {config.gaussian_dims}")
+    denoiser = build_feature_denoiser(config, feature_channels)
+    try:
+        ReverseChain(scheduler).check_timesteps((denoiser.config.timestep,))
+    except ValueError as error:
+        raise SettingsError(f"feature_denoiser: {error}") from error
     score = build_calibration(config).score_config
     side = config.resolution // config.feature_stride
     try:

@@ -47,6 +47,7 @@ AT_LEAST = {
     "ema_decay": 0,
     "feature_weight": 0,
     "max_timestep": 2,
+    "feature_denoiser_steps": 1,
     "seed": 0,
     "checkpointing_steps": 1,
     "checkpoints_total_limit": 1,
@@ -93,6 +94,10 @@ class TrainingConfig:
     prediction_type: str = "epsilon"  # what the UNet predicts: epsilon (the paper) or sample (better for a small one)
     # folder or Hub name of a UNet2DModel or JointUNet2DModel to start from; `unet` then only holds what differs from it
     pretrained_unet: str | None = None
+
+    # denoiser of the features alone, trained after the UNet where a score or profile asks for it
+    feature_denoiser: dict = field(default_factory=dict)  # arguments of FeatureDenoiser
+    feature_denoiser_steps: int = 800  # of train_batch_size images; max_train_epochs counts here, too
 
     # Gaussian of the features of good parts
     gaussian_dims: int | None = None  # channels used; None is all
@@ -216,10 +221,17 @@ class TrainingConfig:
 
 def training_steps(config: TrainingConfig, num_images: int, num_processes: int) -> int:
     """Optimizer steps of a run: `max_train_steps`, or as many as `max_train_epochs` passes over the images take."""
-    if config.max_train_epochs is None:
-        return config.max_train_steps
     images_per_step = config.train_batch_size * config.gradient_accumulation_steps * num_processes
-    return min(config.max_train_steps, config.max_train_epochs * math.ceil(num_images / images_per_step))
+    return _at_most_epochs(config.max_train_steps, config.max_train_epochs, num_images, images_per_step)
+
+
+def feature_denoiser_steps(config: TrainingConfig, num_images: int) -> int:
+    """The same of the feature denoiser, which one process trains."""
+    return _at_most_epochs(config.feature_denoiser_steps, config.max_train_epochs, num_images, config.train_batch_size)
+
+
+def _at_most_epochs(steps: int, epochs: int | None, num_images: int, images_per_step: int) -> int:
+    return steps if epochs is None else min(steps, epochs * math.ceil(num_images / images_per_step))
 
 
 def parse_config(arguments: list[str] | None = None) -> TrainingConfig:

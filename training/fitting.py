@@ -1,7 +1,7 @@
 """What a trained UNet is made a pipeline with: what good parts look like, the discriminant, the score and its calibration."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,19 +11,22 @@ from diffad import DiffADPipeline, FeatureExtractor, JointUNet2DModel, PadimGaus
 from diffad.data import Sample
 from diffad.imaging.tensors import to_model_range
 from diffad.models.half_precision import round_to_half
+from diffad.scoring.config import DENOISER_TERMS
 from diffad.scoring.fitting import split_calibration_images
 from diffad.scoring.inputs import InputReader, load_region_at
 from diffad.scoring.profiles import GAUSSIAN, profile_settings, scales_among
 from diffad_training.components import (
     build_calibration,
     build_discriminant,
+    build_feature_denoiser,
     build_gaussian,
     build_multiscale,
     build_profiles,
     scales_of_model,
 )
-from diffad_training.config import TrainingConfig, load_config
+from diffad_training.config import TrainingConfig, feature_denoiser_steps, load_config
 from diffad_training.dataset import CachedDataset
+from diffad_training.feature_denoising import train_feature_denoiser
 from diffad_training.good_images import group_names, held_out_samples
 from diffad_training.map_choice import MapChoice, choose_map
 from diffad_training.multiscale_fitting import fit_multiscale
@@ -64,7 +67,8 @@ def fit_pipeline(
     cached, samples, train_groups, held_out_samples = data
     channels, device = extractor.config.channels, extractor.device
     round_to_half(unet)
-    multiscale = build_multiscale(config, extractor, min(map(len, train_groups)), scales_of_model(config))
+    scales = scales_of_model(config)
+    multiscale = build_multiscale(config, extractor, min(map(len, train_groups)), scales)
     pipe = DiffADPipeline(
         unet,
         scheduler,
@@ -75,19 +79,26 @@ def fit_pipeline(
         discriminant=build_discriminant(config, channels),
         multiscale=multiscale and multiscale.to(device),
     )
-    pooled = {"residual": build_gaussian(config, channels, pooled=True).to(device)} if config.chooses_map else {}
-    pooled_features = _fit_gaussians(pipe, pooled.get("residual"), cached, train_groups, bool(config.categories))
+    if not set(DENOISER_TERMS).isdisjoint(scales):
+        pipe.register_modules(feature_denoiser=build_feature_denoiser(config, channels).to(device))
+        steps = feature_denoiser_steps(config, sum(map(len, train_groups)))
+        train_feature_denoiser(pipe.feature_denoiser, scheduler, extractor, cached, train_groups, config, steps)
+        round_to_half(pipe.feature_denoiser)
+    # Gaussians of the other conditioning, by the term whose map may be chosen with them
+    pooled = {}
+    if config.chooses_map:
+        pooled = {term: build_gaussian(config, channels, pooled=True).to(device) for term in ("residual", "feature_residual")}
+        pooled["detail"] = build_multiscale(config, extractor, 1, ("detail",), pooled=True).detail.gaussian.to(device)
+    pooled_features = _fit_gaussians(pipe, pooled, cached, train_groups, bool(config.categories))
     if pipe.multiscale is not None:
-        if config.chooses_map:
-            pooled["detail"] = build_multiscale(config, extractor, 1, ("detail",), pooled=True).detail.gaussian.to(device)
         fit_multiscale(pipe.multiscale, pooled.get("detail"), extractor, cached, samples, train_groups)
-    for gaussians in (pipe.gaussian, pipe.residual_gaussian, pipe.multiscale, *pooled.values()):
+    for gaussians in (pipe.gaussian, pipe.residual_gaussian, pipe.feature_denoiser, pipe.multiscale, *pooled.values()):
         if gaussians is not None:
             round_to_half(gaussians)
     _fit_discriminant(pipe, pooled_features, cached, train_groups)
     choice = choose_and_set_map(pipe, pooled, held_out_samples, config) if config.chooses_map else None
-    scales = () if pipe.multiscale is None else pipe.multiscale.config.scales
-    pipe.set_calibrations(build_profiles(config, pipe.calibration, scales))
+    terms_of_profiles = {} if choice is None else choice.terms_of_profiles
+    pipe.set_calibrations(build_profiles(config, pipe.calibration, pipe.scales, terms_of_profiles))
     _calibrate(pipe, held_out_samples, config)
     return FittedModel(pipe, choice)
 
@@ -116,7 +127,7 @@ def fit_first_pipeline(
         discriminant=build_discriminant(config, channels),
         multiscale=multiscale.to(device),
     )
-    pooled_features = _fit_gaussians(pipe, None, cached, train_groups, bool(config.categories))
+    pooled_features = _fit_gaussians(pipe, {}, cached, train_groups, bool(config.categories))
     fit_multiscale(pipe.multiscale, None, extractor, cached, samples, train_groups)
     for gaussians in (pipe.gaussian, pipe.multiscale):  # as of the finished model; the UNet goes on in full precision
         round_to_half(gaussians)
@@ -143,30 +154,44 @@ def _fit_discriminant(
 
 def _fit_gaussians(
     pipe: DiffADPipeline,
-    pooled_residual: PadimGaussian | None,
+    pooled: Mapping[str, PadimGaussian],
     cached: CachedDataset,
     train_groups: Sequence[Sequence[int]],
     has_categories: bool,
 ) -> np.ndarray:
-    """Fits the Gaussians of features and, of residuals where there is one; returns the features' spatial means, `(N, D)`."""
-    extractor, means = pipe.feature_extractor, []
+    """Fits the Gaussians of features and, where there is what makes them, of residuals; returns the features' means `(N, D)`.
+
+    Args:
+        pooled: Gaussians of the other conditioning, by term.
+    """
+    extractor, scorer, means = pipe.feature_extractor, pipe.scorer, []
     device = extractor.device
+    gaussians = {"mahalanobis": pipe.gaussian}
+    if pipe.residual_gaussian is not None:
+        gaussians["residual"] = pipe.residual_gaussian
+    if pipe.feature_denoiser is not None:
+        gaussians["feature_residual"] = pipe.feature_denoiser.gaussian
+        gaussians["pixel_residual"] = pipe.feature_denoiser.pixel_gaussian
     for category, group in enumerate(train_groups):
-        moments = pipe.gaussian.new_moments()
-        residual_moments = None if pipe.residual_gaussian is None else pipe.residual_gaussian.new_moments()
+        moments = {term: gaussian.new_moments() for term, gaussian in gaussians.items()}
         of_batch = torch.tensor([category], device=device) if has_categories else None
         for start in tqdm(range(0, len(group), BATCH_SIZE), desc="fitting the Gaussians", mininterval=2, disable=None):
             batch = group[start : start + BATCH_SIZE]
             features = extractor.standardize(torch.from_numpy(cached.features[batch]).to(device).float())  # (B, D, h, w)
             means.append(features.mean(dim=(2, 3)).cpu())
-            pipe.gaussian.accumulate(moments, features)
-            if residual_moments is not None:
-                images = to_model_range(torch.from_numpy(cached.images[batch]).to(device))  # (B, 3, S, S)
-                pipe.residual_gaussian.accumulate(residual_moments, pipe.scorer.feature_residuals(images, of_batch))
-        pipe.gaussian.fit(moments, category)
-        for gaussian in (pipe.residual_gaussian, pooled_residual):
-            if gaussian is not None:
-                gaussian.fit(residual_moments, category)
+            images = to_model_range(torch.from_numpy(cached.images[batch]).to(device))  # (B, 3, S, S)
+            values = {"mahalanobis": features}
+            if "residual" in gaussians:
+                values["residual"] = scorer.feature_residuals(images, of_batch)
+            if "feature_residual" in gaussians:
+                of_features, of_pixels = scorer.denoising_residuals(features, images, of_batch)
+                values |= {"feature_residual": of_features, "pixel_residual": of_pixels}
+            for term, gaussian in gaussians.items():
+                gaussian.accumulate(moments[term], values[term])
+        for term, gaussian in gaussians.items():
+            for conditioned in (gaussian, pooled.get(term)):
+                if conditioned is not None:
+                    conditioned.fit(moments[term], category)
     return torch.cat(means).numpy()
 
 
@@ -177,7 +202,7 @@ def choose_and_set_map(
     statistics = statistics_samples(held_out_samples, config)
     images = [sample.read for sample in statistics]
     categories = [sample.category for sample in statistics] if config.categories else None
-    calibration = pipe.calibration.unfitted(scales=tuple(pipe.multiscale.config.scales))
+    calibration = pipe.calibration.unfitted(scales=pipe.scales)
     scorer = pipe.make_scorer(calibration)
     reader = InputReader(scorer, pipe.discriminant, pipe.feature_extractor.device)
     roi = None if config.roi is None else load_region_at(config.roi, lambda height, width: pipe.image_size)
@@ -187,12 +212,13 @@ def choose_and_set_map(
     if choice.chosen.conditioning == "pooled":
         pipe.register_modules(residual_gaussian=pooled["residual"])
         pipe.multiscale.detail.gaussian = pooled["detail"]
+        pipe.feature_denoiser.set_gaussian(pooled["feature_residual"])
         settings = {name: pooled["detail"].config[name] for name in ("pooling", "regularization")}
     weights = dict.fromkeys(choice.chosen.terms, 1.0)
     pipe.calibration = pipe.calibration.unfitted(
         weights=weights, scales=scales_among({*weights, *pipe.calibration.config.verdict})
     )
-    of_profiles = build_profiles(config, pipe.calibration, pipe.multiscale.config.scales).values()
+    of_profiles = build_profiles(config, pipe.calibration, pipe.scales, choice.terms_of_profiles).values()
     needed = {scale for calibration in (pipe.calibration, *of_profiles) for scale in calibration.config.scales}
     kept = tuple(scale for scale in pipe.multiscale.config.scales if scale in needed)
     pipe.register_modules(multiscale=pipe.multiscale.with_only(kept, **settings))

@@ -25,7 +25,7 @@ def training_loss(
     generator: torch.Generator | None = None,
 ) -> JointLoss:
     """Losses `(B,)` of a batch at random timesteps under random noise; all that is random is drawn from the generator."""
-    images, features = _targets(batch, extractor, config.augmentations, generator)  # (B, 3, S, S), (B, D, h, w)
+    images, features = training_targets(batch, extractor, config.augmentations, generator)  # (B, 3, S, S), (B, D, h, w)
     timesteps = torch.randint(0, config.max_timestep, (len(images),), generator=generator, device=images.device)
     noise = torch.randn(images.shape, generator=generator, device=images.device)
     return denoiser.joint_loss(images, noise, timesteps, features, _categories(batch, config), config.feature_weight)
@@ -46,7 +46,7 @@ def validate(
     """
     of_images = []
     for batch in batches:
-        images, features = _targets(batch, extractor)
+        images, features = training_targets(batch, extractor)
         noise = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(config.seed))
         noise = noise.to(images.device).expand_as(images)
         losses = images.new_zeros(len(images), len(TERMS))
@@ -65,7 +65,7 @@ def loss_values(loss: JointLoss) -> dict[str, float]:
     return {f"train/{term}": mean for term, mean in zip(TERMS, means, strict=True)}
 
 
-def _targets(
+def training_targets(
     batch: Batch, extractor: FeatureExtractor, augmentations: Sequence[str] = (), generator: torch.Generator | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Images in [-1, 1] and their standardised features: from the cache, or computed where augmentation changed them."""

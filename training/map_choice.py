@@ -19,8 +19,8 @@ from diffad.imaging.maps import resize_map
 from diffad.imaging.preprocessing import ImageInput, load_rgb, resize_rgb
 from diffad.models.gaussian import PadimGaussian
 from diffad.scoring import presets
-from diffad.scoring.config import SCALE_TERMS
 from diffad.scoring.inputs import InputReader
+from diffad.scoring.profiles import PROFILES
 from diffad.scoring.scorer import Scorer
 from diffad.scoring.tails import Tail, decades, fit_tail
 from diffad.scoring.terms import mean_over_timesteps
@@ -41,13 +41,27 @@ CANDIDATES = (
     ("residual", "detail"),
     ("rgb", "detail"),
     ("detail",),
+    (*DEFAULT, "feature_residual"),
+    ("rgb", "feature_residual", "detail"),
     (*DEFAULT, "neighbors"),
     ("detail", "neighbors"),
     ("neighbors",),
 )
+OPTIONAL_TERMS = {"neighbors", "feature_residual"}  # that a model whose map is chosen may lack
+# Of other profiles, the default first; with the conditioning that the model's own map has chosen.
+PROFILE_CANDIDATES = {
+    "fast": (
+        tuple(PROFILES["fast"]["weights"]),
+        ("feature_residual", "mahalanobis"),
+        ("feature_residual",),
+        ("feature_residual", "pixel_residual"),
+        ("pixel_residual", "mahalanobis"),
+        ("mahalanobis",),
+    )
+}
 # Of the Gaussians behind residual and detail: each position's own covariance, or one drawn towards the mean of all positions.
 CONDITIONINGS = ("own", "pooled")
-CONDITIONED = ("residual", "detail")
+CONDITIONED = ("residual", "detail", "feature_residual")
 
 
 @dataclass(frozen=True)
@@ -67,23 +81,19 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class MapChoice:
-    """What was chosen.
+class Choice:
+    """What was chosen for one score.
 
     Args:
         chosen: the candidate.
         margin, standard_error: of its AP over the default's, and of that difference; 0 for the default.
         average_precision: of every candidate, by name, the best first.
-        defects: how many there were, on how many images.
-        pictures: defective images `(H, W, 3)` uint8 with their masks, some of each kind.
     """
 
     chosen: Candidate
     margin: float
     standard_error: float
     average_precision: Mapping[str, float]
-    defects: tuple[int, int]
-    pictures: Sequence[tuple[np.ndarray, np.ndarray]]
 
     def to_dict(self) -> dict:
         """For training_summary.json."""
@@ -92,14 +102,37 @@ class MapChoice:
             "margin": round(self.margin, 4),
             "standard_error": round(self.standard_error, 4),
             "average_precision": {name: round(value, 4) for name, value in self.average_precision.items()},
-            "synthetic_defects": self.defects[0],
-            "good_images": self.defects[1],
         }
+
+
+@dataclass(frozen=True)
+class MapChoice(Choice):
+    """What was chosen for a model's own score, and for profiles.
+
+    Args:
+        defects: how many there were, on how many images.
+        pictures: defective images `(H, W, 3)` uint8 with their masks, some of each kind.
+        of_profiles: choices for the profiles whose maps are chosen, too.
+    """
+
+    defects: tuple[int, int]
+    pictures: Sequence[tuple[np.ndarray, np.ndarray]]
+    of_profiles: Mapping[str, Choice]
+
+    @property
+    def terms_of_profiles(self) -> dict[str, tuple[str, ...]]:
+        """Terms of the maps of these profiles."""
+        return {name: choice.chosen.terms for name, choice in self.of_profiles.items()}
+
+    def to_dict(self) -> dict:
+        of_defects = {"synthetic_defects": self.defects[0], "good_images": self.defects[1]}
+        return {**super().to_dict(), **of_defects, "profiles": {k: v.to_dict() for k, v in self.of_profiles.items()}}
 
 
 def candidates(scales: Sequence[str]) -> list[Candidate]:
     """All of them, the default first, for a model with these scales."""
-    possible = [terms for terms in CANDIDATES if "neighbors" not in terms or "neighbors" in scales]
+    missing = OPTIONAL_TERMS - set(scales)
+    possible = [terms for terms in CANDIDATES if missing.isdisjoint(terms)]
     return [
         Candidate(terms, conditioning)
         for conditioning, terms in product(CONDITIONINGS, possible)
@@ -141,26 +174,40 @@ def choose_map(
     kinds = np.array([""] * len(images) + [kind for _, _, kind, _ in made])
     resamples = _resamples(kinds, np.random.default_rng(seed))
 
-    tried = candidates(scorer.config.scales)
     maps = _maps_in_decades(scorer, pooled, reader, everything, of_image, len(images))
-    precision: dict[Candidate, np.ndarray] = {}
-    for candidate in tried:
+
+    def precision(candidate: Candidate) -> np.ndarray:
         fused = inside * sum(maps[candidate.map_name(term)] for term in candidate.terms)
         of_kinds = [_average_precision(fused, masks, *of_kind) for of_kind in resamples] or [np.zeros(1 + RESAMPLES)]
-        precision[candidate] = np.mean(of_kinds, axis=0)
+        return np.mean(of_kinds, axis=0)
 
+    own = _best({candidate: precision(candidate) for candidate in candidates(scorer.config.scales)})
+    of_profiles = {
+        name: _best({c: precision(c) for c in (Candidate(terms, own.chosen.conditioning) for terms in tried)})
+        for name, tried in PROFILE_CANDIDATES.items()
+        if {term for terms in tried for term in terms} <= set(scorer.config.all_terms)
+    }
+    return MapChoice(
+        **vars(own),
+        defects=(len(made), len(images)),
+        pictures=[(image, mask) for image, mask, _, _ in made[: 3 * len(KINDS)]],
+        of_profiles=of_profiles,
+    )
+
+
+def _best(precision: Mapping[Candidate, np.ndarray]) -> Choice:
+    """The choice among candidates, the default first, by their AP `(1 + RESAMPLES,)`."""
+    tried = list(precision)
     # The first, which is the nearest to the default, that the best is not better than by more than chance.
     best = max(tried, key=lambda candidate: precision[candidate][0])
     chosen = next(candidate for candidate in tried if not _is_better(precision[best] - precision[candidate]))
     gain = precision[chosen] - precision[tried[0]]
     ranking = sorted(tried, key=lambda candidate: -precision[candidate][0])
-    return MapChoice(
+    return Choice(
         chosen=chosen,
         margin=float(gain[0]),
         standard_error=float(np.std(gain[1:])),
         average_precision={candidate.name: float(precision[candidate][0]) for candidate in ranking},
-        defects=(len(made), len(images)),
-        pictures=[(image, mask) for image, mask, _, _ in made[: 3 * len(KINDS)]],
     )
 
 
@@ -178,10 +225,13 @@ def _maps_in_decades(
     good_images: int,
 ) -> dict[str, np.ndarray]:
     """Each term's maps `(N, *MAP_SIZE)` as tail probabilities under the first, good images of the same category."""
-    terms = sorted({term for terms in CANDIDATES for term in terms if term not in SCALE_TERMS or term in scorer.config.scales})
+    of_candidates = {term for tried in (CANDIDATES, *PROFILE_CANDIDATES.values()) for terms in tried for term in terms}
+    terms = sorted(of_candidates & set(scorer.config.all_terms))
     # The networks run once for both conditionings: what a Gaussian is asked, the other is asked, too.
     pooled_maps: dict[str, torch.Tensor] = {}
     own = {"residual": scorer.residual_gaussian, "detail": scorer.multiscale.detail.gaussian}
+    if scorer.feature_denoiser is not None:
+        own["feature_residual"] = scorer.feature_denoiser.gaussian
 
     def also_ask(term: str) -> Callable:
         def hook(module: torch.nn.Module, arguments: tuple, result: torch.Tensor) -> None:
@@ -190,7 +240,7 @@ def _maps_in_decades(
         return hook
 
     hooks = [own[term].register_forward_hook(also_ask(term)) for term in own]
-    names = [*terms, *(f"{term}, pooled" for term in CONDITIONED)]
+    names = [*terms, *(f"{term}, pooled" for term in own)]
     raw = {name: np.zeros((len(images), *MAP_SIZE), np.float32) for name in names}
     for batch in tqdm(reader.batches(images, categories, BATCH_SIZE), desc="choosing the map", mininterval=2, disable=None):
         of_batch = scorer.raw_term_maps(batch.pixels, batch.category, terms, detail=batch.detail)

@@ -16,6 +16,7 @@ _SOURCES = {
     "Calibration": ".scoring.calibration",
     "DiffADOutput": ".pipeline_output",
     "DiffADPipeline": ".pipeline_diffad",
+    "FeatureDenoiser": ".models.feature_denoiser",
     "FeatureExtractor": ".models.feature_extractor",
     "ImageError": ".imaging.reading",
     "JointUNet2DModel": ".models.unet_joint",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:  # the same, as type checkers and editors read it
     from .hub.push import push as push
     from .imaging.reading import ImageError as ImageError
     from .models.discriminant import LinearDiscriminant as LinearDiscriminant
+    from .models.feature_denoiser import FeatureDenoiser as FeatureDenoiser
     from .models.feature_extractor import FeatureExtractor as FeatureExtractor
     from .models.gaussian import PadimGaussian as PadimGaussian
     from .models.multiscale import MultiscaleFeatures as MultiscaleFeatures

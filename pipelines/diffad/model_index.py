@@ -16,9 +16,10 @@ COMPONENT_CLASSES = {
     "calibration": (PACKAGE, "Calibration"),
     "discriminant": (PACKAGE, "LinearDiscriminant"),
     "multiscale": (PACKAGE, "MultiscaleFeatures"),
+    "feature_denoiser": (PACKAGE, "FeatureDenoiser"),
     "profiles": (PACKAGE, "CalibratedProfiles"),
 }
-OPTIONAL_COMPONENTS = ("residual_gaussian", "discriminant", "multiscale", "profiles")
+OPTIONAL_COMPONENTS = ("residual_gaussian", "discriminant", "multiscale", "feature_denoiser", "profiles")
 
 
 def read_json_object(path: str | Path) -> dict:

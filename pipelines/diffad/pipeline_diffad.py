@@ -15,6 +15,7 @@ from .diffusion.chain import check_scheduler
 from .imaging.maps import resize_map
 from .imaging.preprocessing import ImageInput, as_image_list
 from .models.discriminant import LinearDiscriminant
+from .models.feature_denoiser import FeatureDenoiser
 from .models.feature_extractor import FeatureExtractor
 from .models.gaussian import PadimGaussian
 from .models.multiscale import MultiscaleFeatures
@@ -49,16 +50,17 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         multiscale: features of good parts at further scales; models saved with diffad 0.1 have none.
         discriminant: names and recognises the categories of a model trained on several; such a model's UNet, Gaussians and
             calibration hold one class for each.
+        feature_denoiser: a diffusion model of features alone, by which the profile `fast` scores; former models have none.
         profiles: how the model scores besides, faster or better; see [`diffad.scoring.profiles`].
 
     Raises:
         ValueError: if the UNet predicts no features, or the scheduler is not supported.
     """
 
-    model_cpu_offload_seq = "feature_extractor->unet"
+    model_cpu_offload_seq = "feature_extractor->feature_denoiser->unet"
     # They hold no parameters, by which hooks tell where a model is; the calibration has no forward pass to be hooked either.
     _exclude_from_cpu_offload = ["discriminant", "gaussian", "residual_gaussian", "calibration", "multiscale", "profiles"]
-    _optional_components = ["residual_gaussian", "discriminant", "multiscale", "profiles"]
+    _optional_components = ["residual_gaussian", "discriminant", "multiscale", "feature_denoiser", "profiles"]
 
     def __init__(
         self,
@@ -71,6 +73,7 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         discriminant: LinearDiscriminant | None = None,
         multiscale: MultiscaleFeatures | None = None,
         profiles: CalibratedProfiles | None = None,
+        feature_denoiser: FeatureDenoiser | None = None,
     ):
         super().__init__()
         if not hasattr(unet, "feature_head"):
@@ -79,7 +82,7 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         check_scheduler(scheduler)
         parts = {"unet": unet, "scheduler": scheduler, "feature_extractor": feature_extractor, "gaussian": gaussian}
         parts |= {"residual_gaussian": residual_gaussian, "calibration": calibration, "discriminant": discriminant}
-        self.register_modules(**parts, multiscale=multiscale, profiles=profiles)
+        self.register_modules(**parts, multiscale=multiscale, profiles=profiles, feature_denoiser=feature_denoiser)
 
     @property
     def category_names(self) -> list[str] | None:

@@ -13,7 +13,7 @@ from .scoring.calibration import Calibration
 from .scoring.config import check_fits_model
 from .scoring.inputs import load_region_at
 from .scoring.profiles import BALANCED, GAUSSIAN, PROFILES
-from .scoring.scorer import Scorer
+from .scoring.scorer import Scorer, scales_of_parts
 from .scoring.tiling import scored_size
 
 Profiled = TypeVar("Profiled")
@@ -71,10 +71,15 @@ class ScoresByProfile:
             scorers[name] = self.make_scorer(self.calibration_of(name))
         return scorers[name]
 
+    @property
+    def scales(self) -> tuple[str, ...]:
+        """Further terms that the model can measure, at other scales and by its feature denoiser."""
+        return scales_of_parts(self.multiscale, self.feature_denoiser)
+
     def make_scorer(self, calibration: Calibration) -> Scorer:
         """A scorer of the pipeline's parts under another calibration."""
         parts = (self.unet, self.scheduler, self.feature_extractor, self.gaussian, self.residual_gaussian, calibration)
-        return Scorer(*parts, self.image_size, self._execution_device, self.multiscale)
+        return Scorer(*parts, self.image_size, self._execution_device, self.multiscale, self.feature_denoiser)
 
     def with_profile(self: Profiled, profile: str | None) -> Profiled:
         """A pipeline of the same parts whose only score is a profile's, for whatever scores or repairs with its default.

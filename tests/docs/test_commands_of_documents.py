@@ -47,6 +47,7 @@ TINY_UNET = {
     "add_attention": False,
 }
 SHORT = ["--max_train_steps", "2", "--mixed_precision", "no", "--report_to", "none", "--levels", "[2]"]
+SHORT += ["--feature_denoiser_steps", "2", "--feature_denoiser", "{width: 16, num_blocks: 1}"]
 SMALL = [*SHORT, "--resolution", "32", "--unet", json.dumps(TINY_UNET)]
 # The paper's recipe without what needs a network; its UNet is the converted one.
 SMALL_PAPER = [*SHORT, "--resolution", "16", "--unet", "{feature_block: 1}", "--extractor", "lite0", "--feature_stride", "8"]

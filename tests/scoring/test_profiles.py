@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffad import CalibratedProfiles, DiffADPipeline
 from diffad.models.digest import model_digest
-from diffad.scoring.config import SCALE_TERMS, ScoreConfig
+from diffad.scoring.config import DETAIL_TERMS, SCALE_TERMS, UNET_TERMS, ScoreConfig
 from diffad.scoring.fitting import split_calibration_images
 from diffad.scoring.presets import DEFAULT, score_settings
 from diffad.scoring.profiles import PROFILES, profile_settings, scales_of
@@ -19,7 +19,7 @@ NEW = smooth_images(4, seed=6)
 
 def with_profiles(pipe: DiffADPipeline, names=("fast", "best", "gaussian")) -> DiffADPipeline:
     """Sets the score and its profiles as training would; not calibrated."""
-    scales = () if pipe.multiscale is None else pipe.multiscale.config.scales
+    scales = pipe.scales
     balanced = {"weights": MAP, "scales": ("coarse", "detail", "coarse_detail")} if scales else {"weights": {"residual": 1.0}}
     settings = {**DEFAULT, "scales": (), "verdict": {"residual": 1.0}, "smoothing_sigma": 1.0, **balanced}
     pipe.calibration = pipe.calibration.unfitted(**settings)
@@ -51,7 +51,10 @@ def test_what_distinguishes_the_profiles():
     of = {name: profile_settings(name, ScoreConfig(**{**DEFAULT, "weights": MAP}), SCALE_TERMS) for name in PROFILES}
     assert of["balanced"] == {name: DEFAULT[name] for name in ("verdict", "scales")} | {"weights": MAP}
     assert of["best"]["weights"] == {**MAP, "neighbors": 1.0} and of["best"]["verdict"] == DEFAULT["verdict"]
-    assert of["fast"]["scales"] == ("coarse",)
+    assert of["fast"]["scales"] == ("coarse", "feature_residual", "pixel_residual")
+    chosen = profile_settings("fast", ScoreConfig(**DEFAULT), SCALE_TERMS, ("mahalanobis",))
+    assert chosen == {**of["fast"], "weights": {"mahalanobis": 1.0}, "scales": ("coarse", "feature_residual")}
+    assert not {*of["fast"]["weights"], *of["fast"]["verdict"]} & {*UNET_TERMS, *DETAIL_TERMS}
     assert {*of["gaussian"]["weights"], *of["gaussian"]["verdict"]} <= set(SCALE_TERMS)
 
 
@@ -59,9 +62,10 @@ def test_what_distinguishes_the_profiles():
     ("scales", "short_side", "expected"),
     [
         (SCALE_TERMS, None, {"fast", "balanced", "best", "gaussian"}),
-        (("coarse", "detail", "coarse_detail"), None, {"fast", "balanced", "gaussian"}),
+        (("coarse", "detail", "coarse_detail"), None, {"balanced", "gaussian"}),
+        (("feature_residual", "pixel_residual"), None, {"fast", "balanced"}),
         (SCALE_TERMS, 64, {"fast", "balanced"}),
-        ((), None, {"fast", "balanced"}),
+        ((), None, {"balanced"}),
     ],
 )
 def test_a_profile_of_which_nothing_would_be_left_is_left_out(scales, short_side, expected):
@@ -70,7 +74,7 @@ def test_a_profile_of_which_nothing_would_be_left_is_left_out(scales, short_side
     assert {name for name, found in settings.items() if found is not None} == expected
     for found in filter(None, settings.values()):
         assert {*found["weights"], *found["verdict"]} & set(SCALE_TERMS) <= set(scales)
-        assert short_side is None or set(found["scales"]) <= {"coarse"}
+        assert short_side is None or not set(found["scales"]) & set(DETAIL_TERMS)
 
 
 @pytest.mark.parametrize("score", ["paper", {"verdict": {}}])
@@ -121,7 +125,8 @@ def test_images_of_the_statistics_set_no_threshold(name):
 
 
 def test_region_groups_and_categories_are_those_of_all_profiles():
-    pipe = with_profiles(tiny_pipeline(("nut", "bolt"), timesteps=(20,)), names=("fast",))
+    pipe = with_profiles(tiny_pipeline(("nut", "bolt"), timesteps=(20,)), names=())
+    pipe.set_calibrations({"fast": pipe.calibration.unfitted(weights={"mahalanobis": 1.0})})
     images = [*category_images(12, 4, 0), *category_images(12, 4, 1)]
     roi = np.zeros((32, 32), dtype=bool)
     roi[8:24, 4:20] = True
@@ -177,8 +182,9 @@ def test_gaussian_and_fast_do_less(pipe):
     pipe(NEW[0], profile="gaussian")
     assert not passes and set(sizes) == {32, 64}
     sizes.clear()
+    hooks.append(pipe.feature_denoiser.register_forward_pre_hook(lambda *_: passes.append("features")))
     pipe(NEW[0], profile="fast")
-    assert len(passes) == 1 and set(sizes) == {32}
+    assert passes == ["features"] and set(sizes) == {32}
     for hook in hooks:
         hook.remove()
 

@@ -5,16 +5,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffad import DiffADPipeline, FeatureExtractor
+from diffad.diffusion.noise import timestep_noise
 from diffad.imaging.maps import resize_map, smooth_map
 from diffad.scoring.presets import DEFAULT
-from pyramid_pipeline import GRID, SCALES, pixels_of, pyramid_extractor, pyramid_pipeline
+from pyramid_pipeline import FURTHER, GRID, pixels_of, pyramid_extractor, pyramid_pipeline
 from tiny_pipeline import SIZE, STRIDE, smooth_images, tiny_pipeline
 
 
 @pytest.fixture(scope="module")
 def pipe() -> DiffADPipeline:
     pipe = pyramid_pipeline()
-    settings = {**DEFAULT, "scales": SCALES, "weights": {"rgb": 1.0, "residual": 1.0, "detail": 2.0, "neighbors": 1.0}}
+    settings = {**DEFAULT, "scales": FURTHER, "weights": {"rgb": 1.0, "residual": 1.0, "detail": 2.0, "neighbors": 1.0}}
     pipe.calibrate(smooth_images(9, seed=4), **settings, smoothing_sigma=1.0)
     return pipe
 
@@ -31,6 +32,23 @@ def test_terms_of_scales_are_distances_of_the_pyramids_features(pipe):
     for name, values in features.items():
         expected = smooth_map(resize_map(multiscale(name, values).sqrt(), (SIZE, SIZE)), 1.0)
         torch.testing.assert_close(maps[name], expected)
+
+
+@torch.no_grad()
+def test_terms_of_the_feature_denoiser_are_distances_of_what_it_gets_wrong(pipe):
+    small = pixels_of(smooth_images(3, seed=6), SIZE)
+    features, denoiser = pipe.feature_extractor(small), pipe.feature_denoiser
+    t = denoiser.config.timestep  # of the full chain: the score's own is respaced, and has other timesteps
+    clean = denoiser.clean(features, small)
+    noise, alpha_bar = timestep_noise(tuple(clean.shape[1:]), t, seed=0), pipe.scheduler.alphas_cumprod[t]
+    errors = clean - denoiser(alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise, torch.tensor([t]))
+    count, maps = features.shape[1], pipe.scorer.raw_term_maps(small)
+    for term, distance in {
+        "feature_residual": denoiser.gaussian(errors[:, :count]),
+        "pixel_residual": denoiser.pixel_gaussian(errors[:, count:]),
+    }.items():
+        expected = smooth_map(resize_map(distance.sqrt(), (SIZE, SIZE)), 1.0)
+        torch.testing.assert_close(maps[term], expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -77,7 +95,7 @@ def test_saved_pipeline_scores_the_same(pipe, tmp_path):
 
 
 def test_a_scale_that_the_model_lacks_is_refused(pipe):
-    with pytest.raises(ValueError, match="which the model has no Gaussians for"):
+    with pytest.raises(ValueError, match="which the model has nothing fitted for"):
         tiny_pipeline().calibrate(smooth_images(3, seed=4), scales=("coarse",), verdict={"coarse": 1.0})
 
 

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from diffad.scoring.config import SCALE_TERMS
+from diffad.scoring.config import SCALE_TERMS, TERMS
 from diffad.scoring.inputs import InputReader
+from diffad.scoring.profiles import PROFILES
 from diffad_training import fitting, map_choice
 from diffad_training.likely_defects import KINDS
 from diffad_training.map_choice import (
@@ -43,8 +44,9 @@ def test_default_comes_first_and_then_every_other_once():
         # Those of the present conditioning are all nearer to the default than those of the other.
         assert [candidate.conditioning for candidate in tried] == sorted(candidate.conditioning for candidate in tried)
         assert all(set(c.terms) & set(CONDITIONED) for c in tried if c.conditioning == "pooled")
-    assert not any("neighbors" in candidate.terms for candidate in without)
-    assert [candidate for candidate in with_neighbors if "neighbors" not in candidate.terms] == without
+    optional = {"neighbors", "feature_residual"}
+    assert all(optional.isdisjoint(candidate.terms) for candidate in without)
+    assert [candidate for candidate in with_neighbors if optional.isdisjoint(candidate.terms)] == without
     assert Candidate(("neighbors",), "own") in with_neighbors and Candidate(("neighbors",), "pooled") not in with_neighbors
 
 
@@ -111,18 +113,20 @@ def test_better_is_more_than_the_margin_and_two_standard_errors(mean, standard_e
 class PlantedScorer:
     """Maps of noise, with the truth in some: by name of the term, how strongly; the same noise in all of one strength."""
 
-    config = SimpleNamespace(scales=SCALE_TERMS, short_side=None)
+    config = SimpleNamespace(scales=SCALE_TERMS, all_terms=(*TERMS, *SCALE_TERMS), short_side=None)
     image_size, detail_size = (SIZE, SIZE), None
 
     def __init__(self, **strengths: float):
         self.strengths = strengths
-        self.residual_gaussian, detail = torch.nn.Identity(), torch.nn.Identity()
-        self.multiscale = SimpleNamespace(detail=SimpleNamespace(gaussian=detail))
+        self.residual_gaussian = torch.nn.Identity()
+        self.multiscale = SimpleNamespace(detail=SimpleNamespace(gaussian=torch.nn.Identity()))
+        self.feature_denoiser = SimpleNamespace(gaussian=torch.nn.Identity())
         self.noise = torch.Generator().manual_seed(0)
 
     def raw_term_maps(self, pixels, category, terms, detail):
         differs = (pixels - pixels.flatten(2).median(dim=2).values[..., None, None]).abs().amax(dim=1) > 0.05
-        self.residual_gaussian(differs), self.multiscale.detail.gaussian(differs)
+        for asked in (self.residual_gaussian, self.multiscale.detail.gaussian, self.feature_denoiser.gaussian):
+            asked(differs)
         return {term: self.planted(differs, term) for term in terms}
 
     def planted(self, differs: torch.Tensor, term: str) -> torch.Tensor:
@@ -158,10 +162,26 @@ def test_what_sees_the_defects_is_chosen(strengths, terms, conditioning):
     )
 
 
+@pytest.mark.parametrize(
+    ("strengths", "name"),
+    [
+        ({"feature_residual": 3}, "feature_residual"),
+        ({"detail_pooled": 3, "feature_residual_pooled": 3}, "feature_residual, pooled"),
+        ({"mahalanobis": 3}, "mahalanobis"),
+        ({"pixel_residual": 2, "mahalanobis": 2}, "pixel_residual + mahalanobis"),
+    ],
+)
+def test_the_map_of_a_fast_profile_is_chosen_with_the_conditioning_of_the_own(strengths, name):
+    choice = PlantedScorer(**strengths).choose()
+    assert choice.of_profiles["fast"].chosen.name == name and choice.to_dict()["profiles"]["fast"]["chosen"] == name
+    assert choice.terms_of_profiles == {"fast": choice.of_profiles["fast"].chosen.terms}
+
+
 def test_default_stays_where_nothing_is_better():
     for strengths in ({}, dict.fromkeys(("rgb", "residual", "detail", "residual_pooled", "detail_pooled"), 3)):
         choice = PlantedScorer(**strengths).choose()
         assert choice.chosen == Candidate(DEFAULT, "own") and choice.margin == choice.standard_error == 0
+        assert choice.of_profiles["fast"].chosen.terms == tuple(PROFILES["fast"]["weights"])
 
 
 def test_defects_are_put_on_as_many_images_and_shown():
@@ -229,12 +249,14 @@ def test_maps_of_both_conditionings_are_those_of_a_scorer_with_these_gaussians(a
     scorer, pooled, reader, *_ = arguments
     images = smooth_images(5, seed=6)
     actual = map_choice._maps_in_decades(scorer, pooled, reader, images, None, 3)
-    own = scorer.residual_gaussian, scorer.multiscale.detail.gaussian
+    own = scorer.residual_gaussian, scorer.multiscale.detail.gaussian, scorer.feature_denoiser.gaussian
     monkeypatch.setattr(scorer, "residual_gaussian", pooled["residual"])
     monkeypatch.setattr(scorer.multiscale.detail, "gaussian", pooled["detail"])
-    others = {"residual": own[0], "detail": own[1]}
+    monkeypatch.setattr(scorer.feature_denoiser, "gaussian", pooled["feature_residual"])
+    others = dict(zip(CONDITIONED, own, strict=True))
     exchanged = map_choice._maps_in_decades(scorer, others, reader, images, None, 3)
-    assert set(actual) == {"rgb", "residual", "detail", "neighbors", "residual, pooled", "detail, pooled"}
+    terms = {"rgb", "residual", "mahalanobis", "detail", "neighbors", "feature_residual", "pixel_residual"}
+    assert set(actual) == terms | {f"{term}, pooled" for term in CONDITIONED}
     for term in CONDITIONED:
         np.testing.assert_array_equal(actual[f"{term}, pooled"], exchanged[term])
         np.testing.assert_array_equal(actual[term], exchanged[f"{term}, pooled"])

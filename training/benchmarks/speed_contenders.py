@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from diffad import DiffADPipeline
 from diffad.diffusion.denoiser import Denoiser
+from diffad.scoring.config import DENOISER_TERMS
 from diffad.scoring.inputs import ImageBatch, InputReader
 from diffad.scoring.scorer import Scorer
 from diffad_training.benchmarks.speed_graphs import UNetPass, load_graph, save_unet
@@ -174,7 +175,11 @@ def parts(pipe: DiffADPipeline, work: Work) -> Iterator[Contender]:
         calls[f"extractor, {height}x{width}"] = lambda: extractor.pyramid(detail, grid)
     calls["Gaussian: mahalanobis"] = lambda: pipe.gaussian(features, category)
     calls["Gaussian: residual"] = lambda: pipe.residual_gaussian(features, category)
+    if scorer.feature_denoiser is not None:
+        calls["pass of the feature denoiser"] = lambda: scorer.denoising_residuals(features, pixels, category)
     for scale in scorer.config.scales:
+        if scale in DENOISER_TERMS:
+            continue
         values = of_scale.get(scale, enlarged.fine)
         calls[f"Gaussian: {scale}"] = lambda scale=scale, values=values: scorer.multiscale(scale, values, category)
     calls["square root, resizing and smoothing of a map"] = lambda: scorer.smoothed_distance_map(distance, size)

@@ -109,7 +109,7 @@ def scorer_of_all_terms(pipe: DiffADPipeline) -> Scorer:
             "only a score of tail probabilities with a verdict of its own can be tuned: fit the model anew with "
             "training/refit.py"
         )
-    scales = () if pipe.multiscale is None else tuple(pipe.multiscale.config.scales)
+    scales = pipe.scales
     if present.short_side is not None:
         scales = tuple(scale for scale in scales if scale not in DETAIL_TERMS)
     weights = dict.fromkeys([*TERMS, *scales], 1.0)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 TIMESTEP_TERMS = ("kl", "rgb", "feature")
 TERMS = (*TIMESTEP_TERMS, "residual", "mahalanobis")
 UNET_TERMS = (*TIMESTEP_TERMS, "residual")  # they take a pass of the UNet at every timestep
-SCALE_TERMS = ("coarse", "detail", "coarse_detail", "neighbors")
+DENOISER_TERMS = ("feature_residual", "pixel_residual")  # of the feature denoiser, which takes no pass of the UNet
+SCALE_TERMS = ("coarse", "detail", "coarse_detail", "neighbors", *DENOISER_TERMS)
 DETAIL_TERMS = ("detail", "coarse_detail", "neighbors")  # they look at the image at twice the model's resolution
 # Of models that diffad 0.1 trained, one mixture for every product; the present default is in presets.py.
 DEFAULT_WEIGHTS = {"rgb": 1 / 6, "residual": 2 / 3, "mahalanobis": 1 / 6}
@@ -35,7 +36,8 @@ class ScoreConfig:
             good images. Empty takes the image score from the anomaly map.
         verdict_area: share of the pixels that are a term's highest.
         scales: further terms, of a model's Gaussians at other scales (`coarse`, `detail`, `coarse_detail`,
-            `neighbors`).
+            `neighbors`) and of its feature denoiser (`feature_residual`,
+            `pixel_residual`).
         statistics_share: share of the calibration images that give the statistics instead of thresholds, about; see
             [`~diffad.scoring.conformal.images_behind_thresholds`].
         mask_edge: share of a peak's height at which a mask ends; see [`~diffad.scoring.defect_masks.defect_mask`].

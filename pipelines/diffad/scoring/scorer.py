@@ -7,13 +7,15 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
 
+from ..diffusion.chain import ReverseChain
 from ..diffusion.denoiser import Denoiser, Prediction
 from ..diffusion.noise import timestep_noise
+from ..diffusion.reverse_step import add_noise
 from ..imaging.maps import resize_map, smooth_map, smooth_map_by_square_kernel
 from ..imaging.tensors import cut
 from . import terms as score_terms
 from .calibration import Calibration
-from .config import DETAIL_TERMS, TIMESTEP_TERMS, UNET_TERMS
+from .config import DENOISER_TERMS, DETAIL_TERMS, TIMESTEP_TERMS, UNET_TERMS
 from .tiling import add_tiles, blend_weights, tile_corners
 
 TermMaps = dict[str, torch.Tensor]
@@ -44,14 +46,14 @@ class Scorer(torch.nn.Module):
     can share it.
 
     Args:
-        unet, scheduler, feature_extractor, gaussian, residual_gaussian, calibration, multiscale: components of the pipeline;
-            they stay where they are.
+        unet, scheduler, feature_extractor, gaussian, residual_gaussian, calibration, multiscale, feature_denoiser: components
+            of the pipeline; they stay where they are.
         image_size: `(height, width)`, the model's resolution: that of the images, or of tiles of them.
         device: of noise and constants.
 
     Raises:
-        ValueError: if the scheduler is not supported, a timestep is not in its (respaced) chain, Gaussians of a scale are
-            missing, or the score has terms of a diffusion model that is not trained, for which `residual_gaussian` is None.
+        ValueError: if the scheduler is not supported, a timestep is not in its (respaced) chain, the model lacks what a further
+            term needs, or the score has terms of a diffusion model that is not trained, for which `residual_gaussian` is None.
     """
 
     def __init__(
@@ -65,23 +67,31 @@ class Scorer(torch.nn.Module):
         image_size: tuple[int, int],
         device: torch.device | str | None = None,
         multiscale: torch.nn.Module | None = None,
+        feature_denoiser: torch.nn.Module | None = None,
     ):
         super().__init__()
         config = calibration.score_config
         self.denoiser = Denoiser(unet, scheduler, config.num_inference_steps, device)
         self.denoiser.chain.check_timesteps(config.timesteps)
-        if missing := sorted(set(config.scales) - set(multiscale.config.scales if multiscale else ())):
-            raise ValueError(f"the score has the scales {missing}, which the model has no Gaussians for")
+        if missing := sorted(set(config.scales) - set(scales_of_parts(multiscale, feature_denoiser))):
+            raise ValueError(f"the score has the terms {missing}, which the model has nothing fitted for")
         if residual_gaussian is None and not set(UNET_TERMS).isdisjoint(config.terms):
             of_unet = [term for term in config.terms if term in UNET_TERMS]
             raise ValueError(f"the score has the terms {of_unet}, but the model's diffusion model is not trained")
         self.feature_extractor, self.gaussian, self.residual_gaussian = feature_extractor, gaussian, residual_gaussian
-        self.multiscale = multiscale
+        self.multiscale, self.feature_denoiser = multiscale, feature_denoiser
         self.calibration = calibration
         self.config = config
         self.image_size = tuple(image_size)
         noise = [timestep_noise((unet.config.in_channels, *self.image_size), t, config.seed) for t in config.timesteps]
         self.register_buffer("noise", torch.stack(noise).to(device))  # (T, C, H, W)
+        if feature_denoiser is not None:
+            self.feature_chain, t = ReverseChain(scheduler, device=device), feature_denoiser.config.timestep
+            self.feature_chain.check_timesteps((t,))
+            grid = (side // feature_extractor.config.stride for side in self.image_size)
+            noise = timestep_noise((feature_denoiser.channels, *grid), t, config.seed)
+            self.register_buffer("feature_noise", noise.to(device))  # (C, h, w)
+            self.register_buffer("feature_timestep", torch.tensor([t], device=device))
         self.register_buffer("timesteps", torch.tensor(config.timesteps, device=device))  # (T,)
 
     @property
@@ -153,6 +163,15 @@ class Scorer(torch.nn.Module):
         predicted = [self._predict(images, category, i).features for i in range(len(self.config.timesteps))]
         return score_terms.feature_residual(self.feature_extractor(images), predicted)
 
+    def denoising_residuals(
+        self, features: torch.Tensor, images: torch.Tensor, category: torch.Tensor | int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the feature denoiser gets wrong in standardised features, `(B, D, h, w)`, and in the images' thumbnails."""
+        clean = self.feature_denoiser.clean(features, images)
+        noisy = add_noise(clean, self.feature_noise, self.feature_chain.step(self.feature_timestep))
+        predicted = self.feature_denoiser(noisy, self.feature_timestep, category)
+        return self.feature_denoiser.split(score_terms.feature_residual(clean, [predicted]))
+
     def tile_term_maps(
         self,
         images: torch.Tensor,
@@ -163,7 +182,7 @@ class Scorer(torch.nn.Module):
         """Raw term maps `(B, H, W)` of images at the model's resolution, or of tiles, not smoothed."""
         size = tuple(images.shape[-2:])
         maps: TermMaps = {}
-        if not {"feature", "residual", "mahalanobis", "coarse"}.isdisjoint(terms):
+        if not {"feature", "residual", "mahalanobis", "coarse", *DENOISER_TERMS}.isdisjoint(terms):
             pyramid = self.feature_extractor.pyramid(images)
             features = self.feature_extractor.standardize(pyramid.fine)  # (B, D, h, w)
         predicted_features = []
@@ -183,6 +202,12 @@ class Scorer(torch.nn.Module):
             maps["residual"] = _distance_map(self.residual_gaussian(residual, category), size)
         if "mahalanobis" in terms:
             maps["mahalanobis"] = _distance_map(self.gaussian(features, category), size)
+        if not set(DENOISER_TERMS).isdisjoint(terms):
+            of_features, of_pixels = self.denoising_residuals(features, images, category)
+            if "feature_residual" in terms:
+                maps["feature_residual"] = _distance_map(self.feature_denoiser.gaussian(of_features, category), size)
+            if "pixel_residual" in terms:
+                maps["pixel_residual"] = _distance_map(self.feature_denoiser.pixel_gaussian(of_pixels, category), size)
         if "coarse" in terms:
             maps["coarse"] = _distance_map(self.multiscale("coarse", pyramid.coarse, category), size)
         if not set(DETAIL_TERMS).isdisjoint(terms):
@@ -217,6 +242,12 @@ class Scorer(torch.nn.Module):
                     canvas = blended.setdefault(name, images.new_zeros((len(images), *size)))[i]
                     add_tiles(canvas, maps, weights[part], corners[part])
         return blended
+
+
+def scales_of_parts(multiscale: torch.nn.Module | None, feature_denoiser: torch.nn.Module | None) -> tuple[str, ...]:
+    """Further terms that a model with these parts can measure."""
+    of_multiscale = () if multiscale is None else tuple(multiscale.config.scales)
+    return of_multiscale if feature_denoiser is None else (*of_multiscale, *DENOISER_TERMS)
 
 
 def _distance_map(squared_distance: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
