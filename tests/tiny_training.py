@@ -7,6 +7,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
+from diffad.scoring.profiles import PROFILES
 from diffad_training.config import TrainingConfig
 from safetensors.torch import load_file
 from tiny_pipeline import smooth_images
@@ -20,6 +21,9 @@ TINY_UNET = {
     "norm_num_groups": 4,
     "add_attention": False,
 }
+
+
+COMPLETE = {"choose_map": None, "profiles": list(PROFILES)}  # the settings' own defaults
 
 
 def save_images(folder: Path, count: int = 13) -> Path:
@@ -39,6 +43,9 @@ def tiny_config(data: Path, output_dir: Path, **changes) -> TrainingConfig:
         "unet": TINY_UNET,
         "feature_denoiser": {"width": 16, "num_blocks": 1},
         "feature_denoiser_steps": 3,
+        # What takes longest is left to the tests of it, which take COMPLETE
+        "choose_map": False,
+        "profiles": ["balanced"],
         "max_train_steps": 4,
         "train_batch_size": 3,
         "lr_warmup_steps": 1,

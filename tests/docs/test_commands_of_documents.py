@@ -25,7 +25,7 @@ from accelerate.commands.launch import launch_command_parser
 from accelerate.state import AcceleratorState
 from adm_reference import trained
 from diffad.cli import app
-from diffad_training import demo
+from diffad_training import demo, map_choice
 from diffad_training.config import TrainingConfig, parse_config
 from documents import DOCUMENTS, GUIDE, README, ROOT, Step
 from elpv_dataset import utils as elpv
@@ -111,6 +111,9 @@ def as_a_new_process(monkeypatch, workplace):
     monkeypatch.chdir(workplace)
     # Many small operations: threads would only wait for each other.
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)
+    # Fewer choose as well here.
+    monkeypatch.setattr(map_choice, "DEFECTS", 6)
+    monkeypatch.setattr(map_choice, "RESAMPLES", 20)
     AcceleratorState._reset_state(reset_partial_state=True)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 from accelerate.state import AcceleratorState
 from diffad_training import train
-from tiny_training import save_images, tiny_config, use_one_thread
+from tiny_training import COMPLETE, save_images, tiny_config, use_one_thread
 
 
 class Run(NamedTuple):
@@ -35,7 +35,7 @@ def trained(good_images, tmp_path_factory) -> Run:
     """30 steps, of which checkpoints 20 and 30 are kept. Not to be changed."""
     folder = tmp_path_factory.mktemp("runs") / "trained"
     settings = {"max_train_steps": 30, "validation_steps": 10, "checkpointing_steps": 10, "keep_checkpoints": True}
-    config = tiny_config(good_images, folder, **settings, report_to="tensorboard", augmentations=["hflip"])
+    config = tiny_config(good_images, folder, **settings, report_to="tensorboard", augmentations=["hflip"], **COMPLETE)
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         use_one_thread(lambda *args: patch.setattr(*args, raising=False))
         AcceleratorState._reset_state(reset_partial_state=True)

@@ -19,7 +19,7 @@ from tiny_training import tiny_config
 
 @pytest.fixture(scope="module")
 def config(good_images, tmp_path_factory) -> TrainingConfig:
-    return tiny_config(good_images, tmp_path_factory.mktemp("features") / "model", learning_rate=1e-2)
+    return tiny_config(good_images, tmp_path_factory.mktemp("features") / "model", learning_rate=1e-2, profiles=["fast"])
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_the_saved_model_has_it_where_a_profile_asks_for_it(config):
     pipe = DiffADPipeline.from_pretrained(config.output_dir)
     assert "feature_residual" in pipe.scales and "feature_residual" in pipe.calibration_of("fast").config.weights
     assert pipe.feature_denoiser.config.width == 16 and (pipe.feature_denoiser.gaussian.precision > 0).all()
-    without = dataclasses.replace(config, profiles=["balanced"], choose_map=False, overwrite=True)
+    without = dataclasses.replace(config, profiles=["balanced"], overwrite=True)
     train.main(without)
     assert "feature_residual" not in DiffADPipeline.from_pretrained(config.output_dir).calibration.config.scales
 

@@ -10,6 +10,7 @@ from diffad import DiffADPipeline
 from diffad.cli import app
 from diffad.data import DataError
 from diffad.jobs.model_summary import is_unfinished
+from diffad.scoring.profiles import PROFILES
 from diffad_training import refit, train
 from diffad_training.conversion import SettingsError
 from diffad_training.run_folder import RunFolder
@@ -36,7 +37,7 @@ def interrupted(config) -> None:
 @pytest.fixture
 def first(good_images, tmp_path):
     """Settings of a run that ended before its first step."""
-    config = tiny_config(good_images, tmp_path / "model")
+    config = tiny_config(good_images, tmp_path / "model", profiles=list(PROFILES))
     interrupted(config)
     return config
 
@@ -129,7 +130,7 @@ def test_a_finished_model_is_not_replaced_by_an_unfinished_one(first, tmp_path):
 
 def test_training_for_the_gaussian_profile_ends_with_the_first_model(good_images, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train, "training_loss", lambda *args: 1 / 0)
-    config = tiny_config(good_images, tmp_path / "model", profile="gaussian")
+    config = tiny_config(good_images, tmp_path / "model", profile="gaussian", profiles=["gaussian"])
     train.main(config)
     assert re.search(r"saved the pipeline to .*model after \d+ s$", capsys.readouterr().out.strip())
     assert loaded(tmp_path / "model").profile_names == ["gaussian"] and not is_unfinished(tmp_path / "model")
@@ -153,7 +154,11 @@ def test_models_of_several_categories_have_a_first_one_too(tmp_path):
         (tmp_path / "data" / name).mkdir(parents=True)
         for i, image in enumerate(category_images(10, 3, label)):
             image.save(tmp_path / "data" / name / f"{i}.png")
-    train.main(tiny_config(tmp_path / "data", tmp_path / "model", categories=["nut", "bolt"], profile="gaussian"))
+    train.main(
+        tiny_config(
+            tmp_path / "data", tmp_path / "model", categories=["nut", "bolt"], profile="gaussian", profiles=["gaussian"]
+        )
+    )
     output = loaded(tmp_path / "model")([*category_images(2, 9, 0), *category_images(2, 9, 1)], false_alarm_rate=0.5)
     assert len(output.categories) == 4 and np.isfinite(output.image_scores).all()
 

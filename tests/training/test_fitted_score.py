@@ -4,19 +4,20 @@ import json
 
 import pytest
 from diffad import DiffADPipeline
+from diffad.scoring.config import SCALE_TERMS
 from diffad_training import train
 from diffad_training.components import POOLED
 from diffad_training.conversion import SettingsError
 from diffad_training.map_choice import DEFECTS, candidates
 from PIL import Image
-from tiny_training import tiny_config
+from tiny_training import COMPLETE, tiny_config
 
 VERDICT = {"residual", "coarse", "detail", "coarse_detail"}
 
 
 def test_summary_says_how_the_map_was_chosen(trained):
     choice = json.loads((trained.folder / "training_summary.json").read_text())["map_choice"]
-    tried = candidates(("coarse", "detail", "coarse_detail", "neighbors"))
+    tried = candidates(SCALE_TERMS)
     assert set(choice["average_precision"]) == {candidate.name for candidate in tried}
     assert all(0 < value <= 1 for value in choice["average_precision"].values())
     # One of the three held-out images gives the statistics.
@@ -37,6 +38,7 @@ def test_model_has_the_chosen_map_and_only_the_scales_it_needs(trained):
     assert set(score.verdict) == VERDICT
     needed = {*score.weights, *VERDICT} - {"rgb", "residual"}
     assert set(score.scales) == needed
+    needed -= {"feature_residual"}
     # The profile `best` adds the nearest good images.
     assert set(pipe.multiscale.config.scales) == {*needed, "neighbors"}
     assert {name for name, _ in pipe.multiscale.named_children()} == {*needed, "neighbors"}
@@ -64,8 +66,8 @@ def test_papers_score_needs_no_further_scale_and_no_choice(good_images, tmp_path
 
 @pytest.mark.parametrize("changes", [{"score": "paper"}, {"score": {"top_k": 2}}, {"short_side": 48, "shared_gaussian": True}])
 def test_map_is_chosen_for_the_default_score_of_whole_images_alone(changes, tmp_path):
-    assert tiny_config(tmp_path, tmp_path).chooses_map is True
-    assert tiny_config(tmp_path, tmp_path, **changes).chooses_map is False
+    assert tiny_config(tmp_path, tmp_path, **COMPLETE).chooses_map is True
+    assert tiny_config(tmp_path, tmp_path, **COMPLETE, **changes).chooses_map is False
     with pytest.raises(SettingsError, match=r"^choose_map: .*leave score and short_side"):
         tiny_config(tmp_path, tmp_path, **changes, choose_map=True)
 
@@ -91,6 +93,6 @@ def test_every_profile_is_calibrated_on_the_held_out_images(trained):
 
 def test_tiled_models_have_the_profiles_that_need_no_enlarged_image(good_images, tmp_path):
     one_step = {"max_train_steps": 1, "checkpointing_steps": 1, "validation_steps": 1}
-    train.main(tiny_config(good_images, tmp_path, **one_step, short_side=48, shared_gaussian=True))
+    train.main(tiny_config(good_images, tmp_path, **one_step, short_side=48, shared_gaussian=True, **COMPLETE))
     pipe = DiffADPipeline.from_pretrained(tmp_path)
     assert pipe.profile_names == ["balanced", "fast"] and pipe.multiscale.config.scales == ["coarse"]

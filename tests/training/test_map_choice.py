@@ -24,7 +24,7 @@ from diffad_training.map_choice import (
 from diffad_training.refit import refit
 from sklearn.metrics import average_precision_score
 from tiny_pipeline import SIZE, smooth_images
-from tiny_training import tiny_config
+from tiny_training import COMPLETE, tiny_config
 
 
 @pytest.fixture(autouse=True)
@@ -228,7 +228,7 @@ def arguments(trained, tmp_path_factory):
         raise Stop(args)
 
     folder = tmp_path_factory.mktemp("refit")
-    config = tiny_config(trained.config.data, folder / "model")
+    config = tiny_config(trained.config.data, folder / "model", **COMPLETE)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop) as stopped:
         patch.setattr(fitting, "choose_map", stop)
         refit(trained.folder, config)

@@ -104,7 +104,8 @@ def test_training_stops_at_a_loss_that_is_not_finite_and_keeps_the_last_good_che
         return dataclasses.replace(losses[-1], simple=losses[-1].simple * (torch.nan if len(losses) == 4 else 1))
 
     monkeypatch.setattr(train, "training_loss", exploding)
-    config = tiny_config(good_images, tmp_path, max_train_steps=40, checkpointing_steps=3, checkpoints_total_limit=5)
+    settings = {"max_train_steps": 40, "checkpointing_steps": 3, "checkpoints_total_limit": 5, "profiles": ["gaussian"]}
+    config = tiny_config(good_images, tmp_path, **settings)
     with pytest.raises(ValueError, match="step 4: the loss is not finite; the last checkpoint is that of step 3") as error:
         train.main(config)
     assert "\n" not in str(error.value) and len(losses) == 6  # where the next checkpoint would have been
