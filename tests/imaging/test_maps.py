@@ -7,7 +7,7 @@ import pytest
 import scipy.ndimage
 import torch
 from diffad.imaging.array_maps import normal_level
-from diffad.imaging.maps import resize_map, smooth_map
+from diffad.imaging.maps import enlarge_and_smooth_map, resize_map, smooth_map
 from PIL import Image
 
 
@@ -49,6 +49,14 @@ def test_smoothing_keeps_a_constant_and_spreads_a_peak_evenly():
     assert smooth.sum().item() == pytest.approx(1, rel=1e-5)
     assert smooth[20, 22].item() == pytest.approx(smooth[22, 20].item(), rel=1e-6)
     assert (smooth[20, 22] / smooth[20, 20]).item() == pytest.approx(math.exp(-0.5), rel=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0, 1.5, 4])
+@pytest.mark.parametrize(("grid", "size"), [((32, 32), (256, 256)), ((4, 6), (32, 48)), ((5, 3), (17, 60)), ((8, 8), (8, 8))])
+def test_enlarging_and_smoothing_in_one_is_one_after_the_other(grid, size, sigma):
+    values = torch.rand(2, *grid, generator=torch.Generator().manual_seed(0)) * 30
+    expected = smooth_map(resize_map(values, size), sigma)
+    torch.testing.assert_close(enlarge_and_smooth_map(values, size, sigma), expected, rtol=2e-6, atol=2e-5)
 
 
 def test_zero_sigma_changes_nothing():

@@ -39,6 +39,17 @@ def smooth_array(values: np.ndarray, sigma: float) -> np.ndarray:
     return correlate1d(correlate1d(values, kernel, axis=1, mode="mirror"), kernel, axis=0, mode="mirror")
 
 
+def upsampling_matrix(length: int, target: int, kernel: np.ndarray) -> np.ndarray:
+    """`(target, length)` in float64: a column of a map enlarged and then smoothed, both linear, as one product.
+
+    Args:
+        length, target: rows of the map before and after, `target` the larger.
+        kernel: of [`gaussian_kernel`] for the enlarged map.
+    """
+    enlarged = resize_array(np.eye(length), (target, length)).astype(np.float64)
+    return correlate1d(enlarged, kernel, axis=0, mode="mirror")
+
+
 def gaussian_kernel(size: Sequence[int], sigma: float) -> np.ndarray:
     """Weights in float64 of a Gaussian that smooths maps of `size` with reflection at the border."""
     radius = kernel_radius(size, sigma)

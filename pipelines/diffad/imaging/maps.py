@@ -1,11 +1,12 @@
 """Maps `(batch, height, width)` of any quantity: sizes and smoothing."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from ..system.autocast import without_autocast
-from .array_maps import gaussian_kernel, kernel_radius
+from .array_maps import gaussian_kernel, kernel_radius, upsampling_matrix
 
 
 def resize_map(score_map: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -24,6 +25,20 @@ def smooth_map(score_map: torch.Tensor, sigma: float) -> torch.Tensor:
     with without_autocast(score_map.device.type):
         padded = F.pad(score_map[:, None], (radius, radius, radius, radius), mode="reflect")
         return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))[:, 0]
+
+
+def enlarge_and_smooth_map(score_map: torch.Tensor, size: tuple[int, int], sigma: float) -> torch.Tensor:
+    """[`smooth_map`] of [`resize_map`] for a `(B, h, w)` map that is not larger than `size`, in a fraction of the time.
+
+    Both are linear in rows and columns, so that two products with small matrices take the place of convolutions of large maps.
+    """
+    kernel = gaussian_kernel(size, sigma) if sigma else np.ones(1)
+    rows, columns = (
+        torch.from_numpy(upsampling_matrix(length, target, kernel)).to(score_map)
+        for length, target in zip(score_map.shape[-2:], size, strict=True)
+    )
+    with without_autocast(score_map.device.type):
+        return rows @ score_map @ columns.T
 
 
 def smooth_map_by_square_kernel(score_map: torch.Tensor, sigma: float) -> torch.Tensor:

@@ -11,7 +11,7 @@ from ..diffusion.chain import ReverseChain
 from ..diffusion.denoiser import Denoiser, Prediction
 from ..diffusion.noise import timestep_noise
 from ..diffusion.reverse_step import add_noise
-from ..imaging.maps import resize_map, smooth_map, smooth_map_by_square_kernel
+from ..imaging.maps import enlarge_and_smooth_map, resize_map, smooth_map, smooth_map_by_square_kernel
 from ..imaging.tensors import cut
 from . import terms as score_terms
 from .calibration import Calibration
@@ -144,19 +144,23 @@ class Scorer(torch.nn.Module):
         the model can measure.
         """
         terms = self.measurable_terms if terms is None else terms
-        if tuple(images.shape[-2:]) == self.image_size:
-            maps = self.tile_term_maps(images, category, terms, detail)
+        size = tuple(images.shape[-2:])
+        if size == self.image_size:
+            maps = self._term_maps(images, category, terms, detail)
         else:
             maps = self._blended_term_maps(images, category, terms, tiles_per_pass)
-        return {name: self._smoothed(term_map) for name, term_map in maps.items()}
+        return {name: self._smoothed(term_map, size) for name, term_map in maps.items()}
 
     def smoothed_distance_map(self, squared_distance: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Squared distances `(B, h, w)` to good parts as a term map `(B, *size)`."""
-        return self._smoothed(_distance_map(squared_distance, size))
+        return self._smoothed(score_terms.mahalanobis_distance(squared_distance), size)
 
-    def _smoothed(self, term_map: torch.Tensor) -> torch.Tensor:
-        smooth = smooth_map if self.config.fusion == "tails" else smooth_map_by_square_kernel
-        return smooth(term_map, self.config.smoothing_sigma)
+    def _smoothed(self, term_map: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        if self.config.fusion != "tails":  # models that diffad 0.1 trained keep their scores to the last digit
+            return smooth_map_by_square_kernel(resize_map(term_map, size), self.config.smoothing_sigma)
+        if tuple(term_map.shape[-2:]) == size:
+            return smooth_map(term_map, self.config.smoothing_sigma)
+        return enlarge_and_smooth_map(term_map, size, self.config.smoothing_sigma)
 
     def feature_residuals(self, images: torch.Tensor, category: torch.Tensor | int | None = None) -> torch.Tensor:
         """What `residual_gaussian` is fitted on: `(B, D, h, w)` of images `(B, 3, H, W)` at the model's resolution."""
@@ -180,8 +184,19 @@ class Scorer(torch.nn.Module):
         detail: torch.Tensor | None = None,
     ) -> TermMaps:
         """Raw term maps `(B, H, W)` of images at the model's resolution, or of tiles, not smoothed."""
-        size = tuple(images.shape[-2:])
+        maps = self._term_maps(images, category, terms, detail)
+        return {name: resize_map(term_map, tuple(images.shape[-2:])) for name, term_map in maps.items()}
+
+    def _term_maps(
+        self,
+        images: torch.Tensor,
+        category: torch.Tensor | int | None,
+        terms: Sequence[str],
+        detail: torch.Tensor | None = None,
+    ) -> TermMaps:
+        """The same at the resolutions at which they are measured: of the images, or of the grid of features."""
         maps: TermMaps = {}
+        squared: TermMaps = {}  # distances to good parts
         if not {"feature", "residual", "mahalanobis", "coarse", *DENOISER_TERMS}.isdisjoint(terms):
             pyramid = self.feature_extractor.pyramid(images)
             features = self.feature_extractor.standardize(pyramid.fine)  # (B, D, h, w)
@@ -196,27 +211,27 @@ class Scorer(torch.nn.Module):
             if "rgb" in terms:
                 maps[f"rgb@{t}"] = score_terms.rgb_error(images, prediction.x0)
             if "feature" in terms:
-                maps[f"feature@{t}"] = resize_map(score_terms.feature_error(features, prediction.features), size)
+                maps[f"feature@{t}"] = score_terms.feature_error(features, prediction.features)
         if "residual" in terms:
             residual = score_terms.feature_residual(features, predicted_features)
-            maps["residual"] = _distance_map(self.residual_gaussian(residual, category), size)
+            squared["residual"] = self.residual_gaussian(residual, category)
         if "mahalanobis" in terms:
-            maps["mahalanobis"] = _distance_map(self.gaussian(features, category), size)
+            squared["mahalanobis"] = self.gaussian(features, category)
         if not set(DENOISER_TERMS).isdisjoint(terms):
             of_features, of_pixels = self.denoising_residuals(features, images, category)
             if "feature_residual" in terms:
-                maps["feature_residual"] = _distance_map(self.feature_denoiser.gaussian(of_features, category), size)
+                squared["feature_residual"] = self.feature_denoiser.gaussian(of_features, category)
             if "pixel_residual" in terms:
-                maps["pixel_residual"] = _distance_map(self.feature_denoiser.pixel_gaussian(of_pixels, category), size)
+                squared["pixel_residual"] = self.feature_denoiser.pixel_gaussian(of_pixels, category)
         if "coarse" in terms:
-            maps["coarse"] = _distance_map(self.multiscale("coarse", pyramid.coarse, category), size)
+            squared["coarse"] = self.multiscale("coarse", pyramid.coarse, category)
         if not set(DETAIL_TERMS).isdisjoint(terms):
-            grid = tuple(side // self.feature_extractor.config.stride for side in size)
+            grid = tuple(side // self.feature_extractor.config.stride for side in images.shape[-2:])
             enlarged = self.feature_extractor.pyramid(self._enlarged(images) if detail is None else detail, grid)
             for name, values in (("detail", enlarged.fine), ("coarse_detail", enlarged.coarse), ("neighbors", enlarged.fine)):
                 if name in terms:
-                    maps[name] = _distance_map(self.multiscale(name, values, category), size)
-        return maps
+                    squared[name] = self.multiscale(name, values, category)
+        return maps | {name: score_terms.mahalanobis_distance(distance) for name, distance in squared.items()}
 
     def _enlarged(self, images: torch.Tensor) -> torch.Tensor:
         return F.interpolate(images, size=self.detail_size, mode="bilinear", align_corners=False)
@@ -248,8 +263,3 @@ def scales_of_parts(multiscale: torch.nn.Module | None, feature_denoiser: torch.
     """Further terms that a model with these parts can measure."""
     of_multiscale = () if multiscale is None else tuple(multiscale.config.scales)
     return of_multiscale if feature_denoiser is None else (*of_multiscale, *DENOISER_TERMS)
-
-
-def _distance_map(squared_distance: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Squared distances `(B, h, w)` as a term map `(B, *size)`."""
-    return resize_map(score_terms.mahalanobis_distance(squared_distance), size)
