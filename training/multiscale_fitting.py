@@ -1,6 +1,7 @@
 """Fits what good parts look like at further scales to training images, each read once."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 import torch
@@ -43,13 +44,18 @@ def fit_multiscale(
             of_scale |= {"detail": detail.fine, "coarse_detail": detail.coarse, "neighbors": detail.fine}
         return {name: of_scale[name] for name in scales}
 
-    first = _stacked(_batches(_spread([i for group in train_groups for i in group], STATISTICS_IMAGES), features))
+    of_statistics = _spread([i for group in train_groups for i in group], STATISTICS_IMAGES)
+    first = _stacked(_batches(of_statistics, features))
     for name in scales:
         getattr(multiscale, name).set_statistics(first[name])
     gaussians = [name for name in scales if name != "neighbors"]
     for category, group in enumerate(train_groups):
         moments = {name: getattr(multiscale, name).gaussian.new_moments() for name in gaussians}
-        for batch in tqdm(_batches(group, features), desc="fitting further scales", mininterval=2, disable=None):
+        # Those that are at hand are not read again
+        own = [place for place, index in enumerate(of_statistics) if index in group]
+        batches = _batches([index for index in group if index not in of_statistics], features)
+        batches = chain([{name: values[own] for name, values in first.items()}] if own else [], batches)
+        for batch in tqdm(batches, desc="fitting further scales", mininterval=2, disable=None):
             for name in gaussians:
                 getattr(multiscale, name).accumulate(moments[name], batch[name])
         for name in gaussians:
