@@ -274,7 +274,7 @@ def _resamples(kinds: np.ndarray, rng: np.random.Generator) -> list[tuple[np.nda
 
 def _average_precision(maps: np.ndarray, masks: np.ndarray, chosen: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Pixel AP of some of the images in every resample."""
-    return sweep_metrics(sweep(count_pixels(maps[chosen], masks[chosen]), weights))["ap"]
+    return sweep_metrics(sweep(count_pixels(maps[chosen], masks[chosen]), weights), fpr_limits=())["ap"]
 
 
 def _at_map_size(mask: np.ndarray) -> np.ndarray:
