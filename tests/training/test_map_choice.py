@@ -15,7 +15,6 @@ from diffad_training.map_choice import (
     DEFAULT,
     MAP_SIZE,
     MARGIN,
-    RESAMPLES,
     Candidate,
     MapChoice,
     candidates,
@@ -28,9 +27,10 @@ from tiny_training import COMPLETE, tiny_config
 
 
 @pytest.fixture(autouse=True)
-def few_defects(monkeypatch):
-    """Half of them choose the same."""
+def few_defects_and_resamples(monkeypatch):
+    """They choose the same."""
     monkeypatch.setattr(map_choice, "DEFECTS", 30)
+    monkeypatch.setattr(map_choice, "RESAMPLES", 50)
 
 
 # The candidates
@@ -79,7 +79,7 @@ def test_resamples_draw_good_and_defective_images_apart():
     drawn = map_choice._resamples(kinds, np.random.default_rng(0))
     assert [list(chosen) for chosen, _ in drawn] == [[0, 1, 2, 3, 6, 7], [0, 1, 2, 4], [0, 1, 2, 5]]
     for _, weights in drawn:
-        assert weights.shape[0] == 1 + RESAMPLES and (weights[0] == 1).all()
+        assert weights.shape[0] == 1 + map_choice.RESAMPLES and (weights[0] == 1).all()
         assert (weights[:, :3].sum(axis=1) == 3).all() and (weights[:, 3:].sum(axis=1) == weights.shape[1] - 3).all()
     # Drawn with replacement: each image once on average, with the variance of n draws, (n - 1) / n.
     weights = drawn[0][1][1:]
@@ -90,7 +90,7 @@ def test_resamples_draw_good_and_defective_images_apart():
 
 
 def gain_of(mean: float, standard_error: float) -> np.ndarray:
-    return np.concatenate([[mean], mean + standard_error * np.tile([-1.0, 1.0], RESAMPLES // 2)])
+    return np.concatenate([[mean], mean + standard_error * np.tile([-1.0, 1.0], map_choice.RESAMPLES // 2)])
 
 
 @pytest.mark.parametrize(
