@@ -50,14 +50,7 @@ CANDIDATES = (
 OPTIONAL_TERMS = {"neighbors", "feature_residual"}  # that a model whose map is chosen may lack
 # Of other profiles, the default first; with the conditioning that the model's own map has chosen.
 PROFILE_CANDIDATES = {
-    "fast": (
-        tuple(PROFILES["fast"]["weights"]),
-        ("feature_residual", "mahalanobis"),
-        ("feature_residual",),
-        ("feature_residual", "pixel_residual"),
-        ("pixel_residual", "mahalanobis"),
-        ("mahalanobis",),
-    )
+    "fast": (tuple(PROFILES["fast"]["weights"]), ("feature_residual",), ("pixel_residual",)),
 }
 # Of the Gaussians behind residual and detail: each position's own covariance, or one drawn towards the mean of all positions.
 CONDITIONINGS = ("own", "pooled")

@@ -52,8 +52,8 @@ def test_what_distinguishes_the_profiles():
     assert of["balanced"] == {name: DEFAULT[name] for name in ("verdict", "scales")} | {"weights": MAP}
     assert of["best"]["weights"] == {**MAP, "neighbors": 1.0} and of["best"]["verdict"] == DEFAULT["verdict"]
     assert of["fast"]["scales"] == ("coarse", "feature_residual", "pixel_residual")
-    chosen = profile_settings("fast", ScoreConfig(**DEFAULT), SCALE_TERMS, ("mahalanobis",))
-    assert chosen == {**of["fast"], "weights": {"mahalanobis": 1.0}}
+    chosen = profile_settings("fast", ScoreConfig(**DEFAULT), SCALE_TERMS, ("pixel_residual",))
+    assert chosen == {**of["fast"], "weights": {"pixel_residual": 1.0}}
     assert not {*of["fast"]["weights"], *of["fast"]["verdict"]} & {*UNET_TERMS, *DETAIL_TERMS}
     assert {*of["gaussian"]["weights"], *of["gaussian"]["verdict"]} <= set(SCALE_TERMS)
 

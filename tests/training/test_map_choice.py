@@ -167,8 +167,8 @@ def test_what_sees_the_defects_is_chosen(strengths, terms, conditioning):
     [
         ({"feature_residual": 3}, "feature_residual"),
         ({"detail_pooled": 3, "feature_residual_pooled": 3}, "feature_residual, pooled"),
-        ({"mahalanobis": 3}, "mahalanobis"),
-        ({"pixel_residual": 2, "mahalanobis": 2}, "pixel_residual + mahalanobis"),
+        ({"pixel_residual": 3}, "pixel_residual"),
+        ({"feature_residual": 2, "pixel_residual": 2}, "feature_residual + pixel_residual"),
     ],
 )
 def test_the_map_of_a_fast_profile_is_chosen_with_the_conditioning_of_the_own(strengths, name):
@@ -255,7 +255,7 @@ def test_maps_of_both_conditionings_are_those_of_a_scorer_with_these_gaussians(a
     monkeypatch.setattr(scorer.feature_denoiser, "gaussian", pooled["feature_residual"])
     others = dict(zip(CONDITIONED, own, strict=True))
     exchanged = map_choice._maps_in_decades(scorer, others, reader, images, None, 3)
-    terms = {"rgb", "residual", "mahalanobis", "detail", "neighbors", "feature_residual", "pixel_residual"}
+    terms = {"rgb", "residual", "detail", "neighbors", "feature_residual", "pixel_residual"}
     assert set(actual) == terms | {f"{term}, pooled" for term in CONDITIONED}
     for term in CONDITIONED:
         np.testing.assert_array_equal(actual[f"{term}, pooled"], exchanged[term])

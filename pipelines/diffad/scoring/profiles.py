@@ -1,8 +1,8 @@
 """Profiles by name: settings under which one trained model is fast, balanced or at its best, or needs no diffusion model.
 
 All of them score the same raw term maps. `residual` is the mean over the model's own timesteps, for which its Gaussian was
-fitted, so that no profile has timesteps of its own. `fast` sees an image through its features and a thumbnail only: half of its
-verdict is the feature denoiser's, as half of the model's own is the UNet's. Chosen on a paper, grid and screw.
+fitted, so that no profile has timesteps of its own. `fast` sees an image through its features and a thumbnail only, by the
+feature denoiser and one Gaussian. Its weights were chosen on a paper, grid and screw.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,8 +13,8 @@ BALANCED, GAUSSIAN = "balanced", "gaussian"
 # Settings in place of the model's own score, which is `balanced`; `added` are terms beside those of its map.
 PROFILES: dict[str, dict[str, dict[str, float]]] = {
     "fast": {
-        "weights": {"feature_residual": 1.0, "pixel_residual": 1.0, "mahalanobis": 1.0},
-        "verdict": {"feature_residual": 3.0, "pixel_residual": 1.0, "mahalanobis": 1.0, "coarse": 1.0},
+        "weights": {"feature_residual": 1.0, "pixel_residual": 1.0},
+        "verdict": {"feature_residual": 3.0, "pixel_residual": 1.0, "coarse": 1.0},
     },
     BALANCED: {},
     "best": {"added": {"neighbors": 1.0}},
