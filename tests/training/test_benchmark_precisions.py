@@ -4,7 +4,7 @@ import numpy as np
 from diffad import detection_metrics, localization_metrics
 from diffad.data import evaluation_samples
 from diffad.evaluation.scored_samples import PROTOCOL_MAP_SIZE, read_truth
-from diffad_training.benchmarks.precisions import Scored, metrics, save_front, scored, table
+from diffad_training.benchmarks.precisions import Scored, common_categories, metrics, save_front, scored, table
 from PIL import Image
 from tiny_pipeline import save_test_images, smooth_images, tiny_pipeline
 
@@ -35,3 +35,9 @@ def test_the_table_and_the_picture_have_each_variant(tmp_path):
     assert lines[3] == "| screw | fast | onnx, fp32 | 98.8 | 50.0 | 100.0 | 75.0 | 100.0 | 0.0001 | 12.3 |"
     save_front([{"category": "screw", "profile": name, "compared": compared} for name in ("fast", "best")], tmp_path / "x.png")
     assert Image.open(tmp_path / "x.png").width > 1000
+
+
+def test_the_picture_compares_profiles_on_the_categories_that_all_have():
+    measured = {"fast": ("grid", "tile", "screw"), "balanced": ("screw", "grid"), "gaussian": ("grid", "screw", "x")}
+    results = [{"category": c, "profile": name} for name, categories in measured.items() for c in categories]
+    assert common_categories(results) == ["grid", "screw"]

@@ -150,15 +150,27 @@ def table(results: Sequence[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def common_categories(results: Sequence[dict]) -> list[str]:
+    """Categories that have a result in every profile."""
+    of_profiles: dict[str, set[str]] = {}
+    for result in results:
+        of_profiles.setdefault(result["profile"], set()).add(result["category"])
+    return sorted(set.intersection(*of_profiles.values()))
+
+
 def save_front(results: Sequence[dict], path: Path) -> None:
-    """Draws AUPRO and image AUROC against images/s: a point for each profile and variant, means over the categories."""
+    """Draws AUPRO and image AUROC against images/s: a point for each profile and variant.
+
+    It is the mean over the categories that were measured in every profile, so that points compare.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     points: dict[tuple[str, str], list[dict]] = {}
-    for result in results:
+    categories = common_categories(results)
+    for result in (result for result in results if result["category"] in categories):
         for variant, values in result["compared"].items():
             points.setdefault((result["profile"], variant), []).append(values)
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
@@ -174,6 +186,7 @@ def save_front(results: Sequence[dict], path: Path) -> None:
         axis.xaxis.set_minor_formatter("{x:g}")
         axis.tick_params(axis="x", which="both", labelsize=8)
         axis.grid(alpha=0.3)
+    figure.suptitle(f"mean of {', '.join(categories)}", fontsize=10)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
