@@ -23,6 +23,8 @@ from PIL import Image
 
 TRAINING = Path(__file__).parent
 TRAIN_GOOD, TEST_GOOD, TEST_DEFECTIVE = 400, 100, 100
+# What a demo can do without: other profiles, a first model, and a map chosen for the product
+SHORT = ["--profiles", "[balanced]", "--choose_map", "false"]
 PICTURE_CELLS = 4  # of which the picture shows the middle two
 
 
@@ -37,7 +39,7 @@ def main() -> None:
     write_solar_cells(data)
     _run(
         [sys.executable, "-m", "accelerate.commands.launch", *_launch_options(), TRAINING / "train.py", "--config", "cpu-small"]
-        + ["--data", data, "--output_dir", model, "--max_train_steps", options.max_train_steps, "--overwrite"]
+        + ["--data", data, "--output_dir", model, "--max_train_steps", options.max_train_steps, *SHORT, "--overwrite"]
     )
     _run([sys.executable, "-m", "diffad.cli", "evaluate", data, "--model", model, "--output", evaluation])
     draw_picture(model, data, evaluation / "scores.csv", options.output_dir / "picture.png")
