@@ -1,6 +1,6 @@
 """Prints the lowest versions that setup.cfg allows, as pins for pip. The tests pass with these, too:
 
-    python -m venv .lowest && uv pip install --python .lowest $(python tests/lowest_versions.py) -e '.[test]'
+    python -m venv .lowest && uv pip install -p .lowest $(python tests/lowest_versions.py) -e '.[test]'
     .lowest/bin/python -m pytest
 
 What setup.cfg does not name, such as the packages that these need, is installed in its newest version that fits.

@@ -22,6 +22,7 @@ def new_accelerator():
 def tiny_settings(tmp_path):
     path = tmp_path / "tiny.yaml"
     settings = {"resolution": 32, "levels": [2], "unet": TINY_UNET, "max_train_steps": 40, "lr_warmup_steps": 1, "seed": 3}
+    settings |= {"feature_denoiser_steps": 2, "feature_denoiser": {"width": 16, "num_blocks": 1}, "choose_map": False}
     path.write_text(yaml.safe_dump({**settings, "held_out_fraction": 0.25, "mixed_precision": "no", "report_to": None}))
     return path
 

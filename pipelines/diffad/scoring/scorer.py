@@ -217,12 +217,6 @@ class Scorer(torch.nn.Module):
             squared["residual"] = self.residual_gaussian(residual, category)
         if "mahalanobis" in terms:
             squared["mahalanobis"] = self.gaussian(features, category)
-        if not set(DENOISER_TERMS).isdisjoint(terms):
-            of_features, of_pixels = self.denoising_residuals(features, images, category)
-            if "feature_residual" in terms:
-                squared["feature_residual"] = self.feature_denoiser.gaussian(of_features, category)
-            if "pixel_residual" in terms:
-                squared["pixel_residual"] = self.feature_denoiser.pixel_gaussian(of_pixels, category)
         if "coarse" in terms:
             squared["coarse"] = self.multiscale("coarse", pyramid.coarse, category)
         if not set(DETAIL_TERMS).isdisjoint(terms):
@@ -231,6 +225,12 @@ class Scorer(torch.nn.Module):
             for name, values in (("detail", enlarged.fine), ("coarse_detail", enlarged.coarse), ("neighbors", enlarged.fine)):
                 if name in terms:
                     squared[name] = self.multiscale(name, values, category)
+        if not set(DENOISER_TERMS).isdisjoint(terms):
+            of_features, of_pixels = self.denoising_residuals(features, images, category)
+            if "feature_residual" in terms:
+                squared["feature_residual"] = self.feature_denoiser.gaussian(of_features, category)
+            if "pixel_residual" in terms:
+                squared["pixel_residual"] = self.feature_denoiser.pixel_gaussian(of_pixels, category)
         return maps | {name: score_terms.mahalanobis_distance(distance) for name, distance in squared.items()}
 
     def _enlarged(self, images: torch.Tensor) -> torch.Tensor:
