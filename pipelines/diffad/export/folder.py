@@ -189,4 +189,5 @@ def check_graph(scorer: Scorer, description: Description, folder: Path) -> None:
         if name in expected:
             difference = np.abs(values - expected[name].numpy()).max()
             if not difference <= TOLERANCE * max(1.0, float(expected[name].abs().max())):
-                raise RuntimeError(f"the exported graph's {name} differs from the pipeline's by {difference:.2g}")
+                by = f"the exported graph's {name} differs from the pipeline's by {difference:.2g}"
+                raise RuntimeError(f"{by}; export with another version of torch than {torch.__version__} (2.14 is tested)")
