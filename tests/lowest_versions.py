@@ -1,4 +1,4 @@
-"""Prints the lowest versions that setup.cfg allows, as pins for pip. The tests pass with these, too:
+"""Prints the lowest versions that setup.cfg allows, as pins. The tests run with these so; those of export fail with torch 2.10:
 
     python -m venv .lowest && uv pip install -p .lowest $(python tests/lowest_versions.py) -e '.[test]'
     .lowest/bin/python -m pytest

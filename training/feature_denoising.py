@@ -11,7 +11,7 @@ from diffad.imaging.tensors import to_model_range
 from diffad_training.components import choose_precision
 from diffad_training.config import TrainingConfig
 from diffad_training.dataset import BalancedSampler, CachedDataset
-from diffad_training.losses import training_targets
+from diffad_training.losses import categories_of, training_targets
 from diffusers import DDPMScheduler
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
@@ -63,7 +63,7 @@ def train_feature_denoiser(
                 timesteps = torch.randint(0, timesteps_of_chain, (len(clean),), generator=generator, device=device)
                 noise = torch.randn(clean.shape, generator=generator, device=device)
                 noisy = add_noise(clean, noise, chain.step(timesteps))
-                category = batch["categories"] if config.categories else None
+                category = categories_of(batch, config)
                 with torch.enable_grad(), in_bf16:
                     # Not called: a call keeps the network in float32 whatever the autocast
                     predicted = denoiser.forward(noisy, timesteps, category)

@@ -16,6 +16,7 @@ from diffad.scoring.fitting import split_calibration_images
 from diffad.scoring.inputs import InputReader, load_region_at
 from diffad.scoring.profiles import GAUSSIAN, profile_settings, scales_among
 from diffad_training.components import (
+    POOLED,
     build_calibration,
     build_discriminant,
     build_feature_denoiser,
@@ -87,7 +88,8 @@ def fit_pipeline(
     # Gaussians of the other conditioning, by the term whose map may be chosen with them
     pooled = {}
     if config.chooses_map:
-        pooled = {term: build_gaussian(config, channels, pooled=True).to(device) for term in ("residual", "feature_residual")}
+        pooled["residual"] = build_gaussian(config, channels, pooled=True).to(device)
+        pooled["feature_residual"] = pipe.feature_denoiser.new_gaussian(**POOLED).to(device)
         pooled["detail"] = build_multiscale(config, extractor, 1, ("detail",), pooled=True).detail.gaussian.to(device)
     pooled_features = _fit_gaussians(pipe, pooled, cached, train_groups, bool(config.categories))
     if pipe.multiscale is not None:
@@ -179,8 +181,9 @@ def _fit_gaussians(
             batch = group[start : start + BATCH_SIZE]
             features = extractor.standardize(torch.from_numpy(cached.features[batch]).to(device).float())  # (B, D, h, w)
             means.append(features.mean(dim=(2, 3)).cpu())
-            images = to_model_range(torch.from_numpy(cached.images[batch]).to(device))  # (B, 3, S, S)
             values = {"mahalanobis": features}
+            if len(gaussians) > 1:
+                images = to_model_range(torch.from_numpy(cached.images[batch]).to(device))  # (B, 3, S, S)
             if "residual" in gaussians:
                 values["residual"] = scorer.feature_residuals(images, of_batch)
             if "feature_residual" in gaussians:

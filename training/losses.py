@@ -28,7 +28,7 @@ def training_loss(
     images, features = training_targets(batch, extractor, config.augmentations, generator)  # (B, 3, S, S), (B, D, h, w)
     timesteps = torch.randint(0, config.max_timestep, (len(images),), generator=generator, device=images.device)
     noise = torch.randn(images.shape, generator=generator, device=images.device)
-    return denoiser.joint_loss(images, noise, timesteps, features, _categories(batch, config), config.feature_weight)
+    return denoiser.joint_loss(images, noise, timesteps, features, categories_of(batch, config), config.feature_weight)
 
 
 @torch.no_grad()
@@ -52,7 +52,7 @@ def validate(
         losses = images.new_zeros(len(images), len(TERMS))
         for t in VALIDATION_TIMESTEPS:
             timesteps = torch.full((len(images),), t, device=images.device)
-            loss = denoiser.joint_loss(images, noise, timesteps, features, _categories(batch, config))
+            loss = denoiser.joint_loss(images, noise, timesteps, features, categories_of(batch, config))
             losses += torch.stack([getattr(loss, term) for term in TERMS], dim=1) / len(VALIDATION_TIMESTEPS)
         of_images.append(accelerator.gather_for_metrics(losses))
     means = torch.cat(of_images).mean(dim=0).tolist()
@@ -76,5 +76,5 @@ def training_targets(
         return images, extractor(images)
 
 
-def _categories(batch: Batch, config: TrainingConfig) -> torch.Tensor | None:
+def categories_of(batch: Batch, config: TrainingConfig) -> torch.Tensor | None:
     return batch["categories"] if config.categories else None

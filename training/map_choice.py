@@ -52,7 +52,7 @@ OPTIONAL_TERMS = {"neighbors", "feature_residual"}  # that a model whose map is 
 PROFILE_CANDIDATES = {
     "fast": (tuple(PROFILES["fast"]["weights"]), ("feature_residual",), ("pixel_residual",)),
 }
-# Of the Gaussians behind residual and detail: each position's own covariance, or one drawn towards the mean of all positions.
+# Of the Gaussians behind residuals and detail: each position's own covariance, or one drawn towards the mean of all.
 CONDITIONINGS = ("own", "pooled")
 CONDITIONED = ("residual", "detail", "feature_residual")
 
@@ -147,7 +147,7 @@ def choose_map(
 
     Args:
         scorer: with all scales.
-        pooled: the Gaussians of `residual` and `detail` in the other conditioning.
+        pooled: the Gaussians of the terms in [`CONDITIONED`] in the other conditioning.
         reader: of the scorer.
         images: good ones that give the statistics of the score.
         categories: index of each image's category, where there are several.

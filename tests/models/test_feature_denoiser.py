@@ -125,3 +125,18 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
     denoiser.pixel_std.zero_()
     with pytest.raises(ValueError, match="pixel_std is not positive"):
         denoiser.check_state()
+
+
+def test_a_gaussian_of_another_conditioning_is_saved_with_its_settings(tmp_path):
+    denoiser, errors = small(rank=2, num_classes=2), torch.randn(20, 3, *GRID)
+    gaussian = denoiser.new_gaussian(pooling=0.3, regularization=0.1)
+    for category in range(2):
+        for fitted, values in ((gaussian, errors), (denoiser.pixel_gaussian, torch.randn(20, 12, *GRID))):
+            moments = fitted.new_moments()
+            fitted.accumulate(moments, values)
+            fitted.fit(moments, category)
+    denoiser.set_gaussian(gaussian)
+    denoiser.save_pretrained(tmp_path)
+    loaded = FeatureDenoiser.from_pretrained(tmp_path)
+    assert (loaded.config.pooling, loaded.config.regularization, loaded.config.rank) == (0.3, 0.1, 2)
+    assert torch.equal(loaded.gaussian(errors, 1), gaussian(errors, 1))

@@ -1,6 +1,7 @@
 """Maps `(height, width)` as arrays, for what runs without torch: the same formulas as in `maps`, and what both share."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from numbers import Integral
 
 import numpy as np
@@ -39,15 +40,20 @@ def smooth_array(values: np.ndarray, sigma: float) -> np.ndarray:
     return correlate1d(correlate1d(values, kernel, axis=1, mode="mirror"), kernel, axis=0, mode="mirror")
 
 
-def upsampling_matrix(length: int, target: int, kernel: np.ndarray) -> np.ndarray:
-    """`(target, length)` in float64: a column of a map enlarged and then smoothed, both linear, as one product.
+@lru_cache(maxsize=32)
+def upsampling_matrices(grid: tuple[int, int], size: tuple[int, int], sigma: float) -> tuple[np.ndarray, np.ndarray]:
+    """`(H, h)` and `(W, w)` in float64, not to be changed in place: a map enlarged and then smoothed is rows @ map @ columns.T.
 
     Args:
-        length, target: rows of the map before and after, `target` the larger.
-        kernel: of [`gaussian_kernel`] for the enlarged map.
+        grid, size: of the map before and after, `size` the larger.
+        sigma: of the smoothing in pixels of the enlarged map; 0 leaves it as it is.
     """
-    enlarged = resize_array(np.eye(length), (target, length)).astype(np.float64)
-    return correlate1d(enlarged, kernel, axis=0, mode="mirror")
+    kernel = gaussian_kernel(size, sigma) if sigma else np.ones(1)
+    rows, columns = (
+        correlate1d(resize_array(np.eye(length), (target, length)).astype(np.float64), kernel, axis=0, mode="mirror")
+        for length, target in zip(grid, size, strict=True)
+    )
+    return rows, columns
 
 
 def gaussian_kernel(size: Sequence[int], sigma: float) -> np.ndarray:

@@ -1,12 +1,11 @@
 """Maps `(batch, height, width)` of any quantity: sizes and smoothing."""
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from ..system.autocast import without_autocast
-from .array_maps import gaussian_kernel, kernel_radius, upsampling_matrix
+from .array_maps import gaussian_kernel, kernel_radius, upsampling_matrices
 
 
 def resize_map(score_map: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -32,11 +31,8 @@ def enlarge_and_smooth_map(score_map: torch.Tensor, size: tuple[int, int], sigma
 
     Both are linear in rows and columns, so that two products with small matrices take the place of convolutions of large maps.
     """
-    kernel = gaussian_kernel(size, sigma) if sigma else np.ones(1)
-    rows, columns = (
-        torch.from_numpy(upsampling_matrix(length, target, kernel)).to(score_map)
-        for length, target in zip(score_map.shape[-2:], size, strict=True)
-    )
+    matrices = upsampling_matrices(tuple(score_map.shape[-2:]), tuple(size), sigma)
+    rows, columns = (torch.from_numpy(matrix).to(score_map) for matrix in matrices)
     with without_autocast(score_map.device.type):
         return rows @ score_map @ columns.T
 

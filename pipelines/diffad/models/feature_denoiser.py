@@ -149,6 +149,11 @@ class FeatureDenoiser(Float32ModelMixin, ConfigMixin):
         """`(B, C, h, w)` as what is of features, `(B, D, h, w)`, and what is of the thumbnail."""
         return values[:, : self.config.feature_channels], values[:, self.config.feature_channels :]
 
+    def new_gaussian(self, pooling: float, regularization: float) -> PadimGaussian:
+        """A Gaussian of the features' errors of another conditioning, not fitted, for [`~FeatureDenoiser.set_gaussian`]."""
+        shape = {name: self.config[name] for name in ("feature_channels", "grid", "rank", "num_classes")}
+        return PadimGaussian(**shape, pooling=pooling, regularization=regularization)
+
     def set_gaussian(self, gaussian: PadimGaussian) -> None:
         """Replaces the Gaussian of the features' errors by one of another conditioning."""
         self.register_to_config(pooling=gaussian.config.pooling, regularization=gaussian.config.regularization)
