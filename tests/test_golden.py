@@ -33,7 +33,7 @@ ALL_TERMS = DEFAULT | {
     "top_k": 5,
     "seed": 7,
 }
-TOLERANCE = 1e-6  # of the largest value
+TOLERANCE = 4e-6  # of the largest value; a processor with other vector units rounds otherwise (1.3e-6 seen)
 REPAIRS = {
     "repair": ("test", slice(2, None), {"false_alarm_rate": 0.1}),
     "repair_large": ("test_large", slice(2, None), {"false_alarm_rate": 0.9, "seed": 3, "grain": 1.0, "batch_size": 2}),
