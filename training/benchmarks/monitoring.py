@@ -5,8 +5,8 @@
 
 The first form draws a fresh calibration set for every stream and takes minutes on one core. It also writes the medians that
 `diffad monitor` expects delays by. The second scores good test images as they are and changed, draws streams from them with
-replacement, and counts the parts until an alarm. Results are kept in training/benchmarks/results/monitoring.jsonl, the tables of
-the card are rendered from them.
+replacement, and counts the parts until an alarm. Results are kept in training/benchmarks/results/monitoring.jsonl; the card's
+tables are rendered from them.
 """
 
 import argparse

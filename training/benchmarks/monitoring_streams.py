@@ -15,7 +15,7 @@ TILTS = (0.5, 1.0, 2.0)  # shifts that the rivals bet on, in standard deviations
 
 
 def draw(n: int, streams: int, parts: int, shift: float, change: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A calibration set `(S, n)`, ascending, of every stream, and normal scores `(S, parts)` moved by `shift` after `change`."""
+    """A calibration set `(S, n)`, ascending, of every stream, and normal scores `(S, parts)`, moved after `change`."""
     rng = np.random.default_rng(seed)
     calibration = np.sort(rng.normal(size=(streams, n)), axis=1)
     scores = rng.normal(size=(streams, parts))
@@ -42,9 +42,7 @@ def first_alarms(update: Callable[[np.ndarray], np.ndarray], columns: np.ndarray
     return alarms
 
 
-def monitor_alarms(
-    calibration: np.ndarray, scores: np.ndarray, false_alarm_rate: float, level: float
-) -> dict[str, np.ndarray]:
+def monitor_alarms(calibration: np.ndarray, scores: np.ndarray, false_alarm_rate: float, level: float) -> dict[str, np.ndarray]:
     """`(S,)` numbers of parts at the first alarm of each test of the monitor without reference images.
 
     The test of scores takes the parts called good alone; streams with fewer of them than others are not read beyond their end.

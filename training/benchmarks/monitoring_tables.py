@@ -16,7 +16,8 @@ def update_tables(card: Path, results: Path) -> bool:
 
 
 def _false_alarms(rows: list[dict]) -> str:
-    lines = ["| calibration scores | streams x parts | level + 2 standard errors | any alarm | scores | reject rate |", "|---" * 6 + "|"]
+    heading = "| calibration scores | streams x parts | level + 2 standard errors | any alarm | scores | reject rate |"
+    lines = [heading, "|---" * 6 + "|"]
     for row in rows:
         limit = row["level"] + 2 * row["standard_error"]
         lines.append(
@@ -60,11 +61,18 @@ def _cell(row: dict) -> str:
 
 
 def _images(rows: list[dict]) -> str:
-    heading = "| model | n | test images | change | called defective | median parts to an alarm | within 200 | first test | AUROC of the change |"
-    lines = [heading, "|---" * 9 + "|"]
+    names = ("model", "profile", "n", "test images", "change", "called defective", "median parts to an alarm", "within 200")
+    names += ("first test", "AUROC of the change", "p-value of embeddings", "suggestions")
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for row in rows:
-        lines.append(
-            f"| {row['model']} ({row['profile']}) | {row['n']} | {row['images']} | {row['variant']} | {row['reject_rate']:.0%} | {_cell(row)} | "
-            f"{row['within']:.0%} | {row['first_test']} | {row['auroc']:.2f} |"
+        cells = (row["model"], row["profile"], str(row["n"]), str(row["images"]), row["variant"], f"{row['reject_rate']:.0%}")
+        cells += (
+            _cell(row),
+            f"{row['within']:.0%}",
+            row["first_test"],
+            f"{row['auroc']:.2f}",
+            f"{row['embedding_p_value']:.2g}",
         )
+        cells += (row["suggestions"],)
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -14,7 +14,8 @@ def monitor(
     model: Annotated[str, typer.Argument(help="Folder of a trained or exported model, or its name on the Hub.")],
     folder: Annotated[Path | None, typer.Argument(help="Images of production, which are scored, the oldest first.")] = None,
     state: Annotated[
-        Path, typer.Option("--state", "-s", help="JSON file that keeps what was seen; made by the first run.", show_default=False)
+        Path,
+        typer.Option("--state", "-s", help="JSON file that keeps what was seen; the first run makes it."),
     ] = Path("monitor.json"),
     results: Annotated[
         list[Path] | None, typer.Option(help="Table that `diffad predict` wrote with MODEL; may be given several times.")
@@ -37,8 +38,8 @@ def monitor(
     """Say whether production has left the distribution that a model was calibrated on.
 
     Give tables of predictions, a folder of images, or both. Each part is taken once: run the command again when there are new
-    ones. Three tests share the level: scores of parts called good, the reject rate, and, of images with --reference, embeddings.
-    An alarm stays; once its cause is mended or the model is calibrated anew, begin a new state.
+    ones. Three tests share the level: scores of parts called good, the reject rate and, of a folder of images with --reference,
+    embeddings. An alarm stays; once its cause is mended or the model is calibrated anew, begin a new state.
 
     Exit codes: 0 production is as before, 3 it has changed, 1 an error, 2 a wrong option.
 

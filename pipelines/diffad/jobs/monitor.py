@@ -1,4 +1,4 @@
-"""Feeds a monitor with production: tables of `diffad predict`, or a folder of images, each part once over any number of runs."""
+"""Feeds a monitor with production: tables of `diffad predict` or folders of images, each part once over any number of runs."""
 
 import hashlib
 import json
@@ -300,7 +300,7 @@ def monitor(
         with_features = has_embedding_test(pipe, settings, tables)
         run = MonitorRun(pipe, path, settings, with_features, batch_size)
         if run.reference_features is not None and tables:
-            raise ValueError(f"{path}: tests embeddings, which tables do not hold; give the folder of images, or another --state")
+            raise ValueError(f"{path}: tests embeddings, which tables lack; give the folder of images, or another --state")
         for table in tables:
             run.take_table(table)
         if folder is not None:
@@ -325,7 +325,7 @@ def pooled_features(pipe: DiffADPipeline, images: Sequence) -> np.ndarray:
 
 def _category_index(pipe: DiffADPipeline | Detector, category: str | None) -> int:
     if pipe.category_names is not None and category is None:
-        raise ValueError(f"a model of several categories is monitored by category: name one of {', '.join(pipe.category_names)}")
+        raise ValueError(f"a model of several categories: name the one to monitor of {', '.join(pipe.category_names)}")
     indices = pipe.category_indices(category, 1)
     return 0 if indices is None else indices[0]
 

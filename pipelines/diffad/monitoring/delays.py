@@ -1,4 +1,4 @@
-"""How many parts a change takes to be seen, as simulated: `delays.json` beside this file, by training/benchmarks/monitoring.py."""
+"""How many parts a change takes to be seen: `delays.json` beside this file, simulated by training/benchmarks/monitoring.py."""
 
 import json
 from dataclasses import dataclass

@@ -57,8 +57,8 @@ class MonitorState:
 class DriftMonitor:
     """Says when production has left the distribution that a model was calibrated on.
 
-    While all scores are exchangeable with the calibration scores, the probability that an alarm is ever raised, over the draw of
-    calibration set and of production without end, is at most `level`; the tests share it by the union bound. Parts that are
+    While all scores are exchangeable with the calibration scores, the probability that an alarm is ever raised, over the draw
+    of calibration set and of production without end, is at most `level`; the tests share it by the union bound. Parts that are
     called defective enter the reject rate only. Methods may be called from several threads: each takes its turn.
 
     Args:

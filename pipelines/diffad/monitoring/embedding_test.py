@@ -3,8 +3,8 @@
 The maximum mean discrepancy (Gretton et al. 2012, A kernel two-sample test) of a block and the reference, under a Gaussian
 kernel, is compared with those of random divisions of the same images into two sets of these sizes. If block and reference are
 exchangeable, the p-value (1 + divisions at least as high) / (1 + divisions) of a block is valid, whatever the features are.
-Blocks share their reference, so that their p-values depend on each other; therefore block b = 0, 1, ... has a part a_b of the level
-a, with sum a_b <= a, and the union bound holds under any dependence: P(ever p_b <= a_b) <= a.
+Blocks share their reference, so that their p-values depend on each other; therefore block b = 0, 1, ... has a part a_b of the
+level a, with sum a_b <= a, and the union bound holds under any dependence: P(ever p_b <= a_b) <= a.
 """
 
 import math
@@ -88,7 +88,7 @@ class EmbeddingTest:
     def __init__(self, reference: np.ndarray, level: float, seed: int = 0):
         reference = np.asarray(reference, dtype=float)
         if reference.ndim != 2 or len(reference) < 20:
-            raise ValueError(f"reference features of shape {reference.shape}: give those of at least 20 good parts, one row each")
+            raise ValueError(f"reference features of shape {reference.shape}: give one row of each of 20 good parts or more")
         if not np.isfinite(reference).all():
             raise ValueError("reference features must be finite")
         if len(reference) > MOST_REFERENCES:
@@ -106,7 +106,9 @@ class EmbeddingTest:
         """
         features = np.asarray(features, dtype=float)
         if features.shape != self.reference.shape[1:] or not np.isfinite(features).all():
-            raise ValueError(f"features must be {self.reference.shape[1]} finite numbers, got an array of shape {features.shape}")
+            raise ValueError(
+                f"features: {self.reference.shape[1]} finite numbers are needed, got an array of shape {features.shape}"
+            )
         self.waiting.append(features.tolist())
         if len(self.waiting) < BLOCK:
             return False

@@ -112,6 +112,6 @@ def suggestions(reference: Sequence[dict[str, float]], recent: Sequence[dict[str
             change = float(np.median(now) - np.median(before))
             spread = 1.4826 * float(np.median(np.abs(before - np.median(before))))
             deviations = change / max(spread, 1e-9) if change else 0.0
-            words = WORDS[name][now.mean() < before.mean()]
+            words = WORDS[name][int(now.mean() < before.mean())]
             found.append(Suggestion(name, words, float(np.median(before)), float(np.median(now)), deviations, p_value))
     return sorted(found, key=lambda suggestion: -abs(suggestion.deviations))

@@ -1,9 +1,9 @@
 """The test of the reject rate: more parts are called defective than the conformal threshold and the known defects explain.
 
-The threshold is the k-th lowest of n calibration scores, so that a good part exceeds it with a probability r that is unknown but
-has a known law over draws of the calibration set, Beta(n + 1 - k, k). With a share of at most d of truly defective parts, all of
-them found, parts are rejected with probability rho = d + (1 - d) r at most. For every time v that a change may begin at, the
-parts from v on are compared by their number T and that of rejects x alone:
+The threshold is the k-th lowest of n calibration scores, so that a good part exceeds it with a probability r that is unknown
+but has a known law over draws of the calibration set, Beta(n + 1 - k, k). With a share of at most d of truly defective parts,
+parts are rejected with probability rho = d + (1 - d) r at most. For every time v that a change may begin at, the parts from v
+on are compared by their number T and that of rejects x alone:
 
     M_v = Q(x of T) / P(x of T),   P(x of T) = E[rho^x (1 - rho)^(T - x)] over r ~ Beta(n + 1 - k, k)
 
@@ -71,7 +71,9 @@ class RejectTest:
         self.log_evidence = np.full(streams, np.log(START_PRIOR))
 
     def update(self, rejected: np.ndarray) -> np.ndarray:
-        """Takes one part of every stream and returns the log of the highest prior_v M_v `(S,)`.
+        """Takes one part of every stream and returns the log of the highest prior_v M_v `(S,)`, as of the latest reject.
+
+        A part that is not rejected lowers every M_v, so that it is not worth the time.
 
         Args:
             rejected: `(S,)` bool.
@@ -80,6 +82,8 @@ class RejectTest:
             self._open_slot()
         self.parts += 1
         self.rejects += rejected
+        if not rejected.any():
+            return self.log_evidence
         since = self.parts - np.array(self.starts)
         rejects = self.rejects[:, None] - self.rejects_before[:, : len(since)]  # (S, slots)
         promised = log_probability(rejects, since, self.a, self.b, self.defect_rate)

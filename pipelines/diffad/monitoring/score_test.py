@@ -9,18 +9,20 @@ proportional to
     w_j (m_j + c_j) / (1 + s w_j)
 
 where w is the kind's tilt, m_j the gaps in the group, c_j all earlier parts in it, and s solves
-B = sum_j (m_j + c_j) s w_j / (1 + s w_j) for the B parts since the change. That is the posterior predictive at the mode of the
-one latent scale s that is left when masses are D_j = E_j / sum E with exponential E_j, before the change D, after it w D / (w . D);
-the factor 1 / (1 + s w_j) takes the parts since the change out of the estimate of what was before. Whatever s is, as long as it
-depends on the past alone, Q is a probability law, so that M is a martingale under P with expectation 1, and P(ever M >= 1/a) <= a
-(Ville 1939). Times are kept by as many bets as there are slots, started 10 parts apart; two neighbouring ones are united when
-a slot is needed. Wealth may move from bet to bet, so that M stays a martingale.
+B = sum_j (m_j + c_j) s w_j / (1 + s w_j) for the B parts since the change. Before the change the masses are D_j = E_j / sum E
+with independent gamma variables E_j, after it proportional to w_j D_j; given one latent scale s, E_j has the posterior mean
+(m_j + c_j) / (1 + s w_j), and s is taken at its mode. So the factor 1 / (1 + s w_j) takes the parts since the change out of the
+estimate of what was before. Whatever s is, as long as it depends on the past alone, Q is a probability law. Hence M is a
+martingale under P with expectation 1, and P(ever M >= 1/a) <= a (Ville 1939).
+
+Times of a change are kept in slots, begun 10 parts apart; two neighbouring ones are united when a slot is needed. Wealth may
+move from bet to bet at any time, so that M stays a martingale.
 """
 
 import numpy as np
 from scipy.special import logsumexp
 
-from .urn import group_sizes, closest_start, normal_tilt, unspent, urn_probabilities
+from .urn import closest_start, group_sizes, normal_tilt, unspent, urn_probabilities
 
 # Kind of change: mean and standard deviation of normal scores after it, and its prior probability.
 KINDS = {
