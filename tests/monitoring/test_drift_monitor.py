@@ -1,6 +1,8 @@
 """DriftMonitor: resumes bit for bit, leaves rejects to the reject rate, counts each part, refuses what it can't use."""
 
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -146,3 +148,9 @@ def test_history_is_bounded():
     fed(monitor, np.random.default_rng(9).normal(size=2300))
     points = monitor.history.points
     assert len(points) <= 1000 and points[-1][0] > 2290 and len(set(np.diff([point[0] for point in points]))) == 1
+
+
+def test_it_needs_neither_torch_nor_matplotlib():
+    heavy = "import sys, diffad.monitoring.drift_monitor, diffad.monitoring.summary; print({'torch', 'matplotlib'} & {*sys.modules})"
+    run = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"

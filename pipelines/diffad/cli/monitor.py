@@ -1,11 +1,15 @@
 """diffad monitor"""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .options import AllGood, BatchSize, Category, Device, ExportedPrecision, FalseAlarmRate, Profile
+
+if TYPE_CHECKING:
+    from ..monitoring.summary import MonitorSummary
 
 CHANGED = 3  # exit code
 
@@ -50,7 +54,6 @@ def monitor(
     diffad monitor runs/part new --reference good --state monitor.json --report monitor.html
     ```
     """
-    from ..evaluation.report.monitoring import write_monitor_report
     from ..jobs.monitor import MonitorSettings
     from ..jobs.monitor import monitor as run_monitor
     from ..jobs.monitor_summary import summarize
@@ -59,11 +62,7 @@ def monitor(
     if folder is None and not results:
         raise ValueError("nothing to monitor: give a folder of images, or tables with --results")
     if report is not None:
-        from ..evaluation.report import check_report_path
-
-        check_report_path(report)
-        if report.suffix.lower() not in (".html", ".json"):
-            raise ValueError(f"{report}: a report's name must end in .html or .json")
+        _check_report(report)
     pipe = load_scoring(model, device, profile, precision)
     settings = MonitorSettings(level, false_alarm_rate, defect_rate, category, reference, all_good)
     summary = summarize(run_monitor(pipe, state, settings, results or (), folder, batch_size))
@@ -71,7 +70,29 @@ def monitor(
     for line in summary.lines:
         typer.echo(f"  {line}")
     if report is not None:
-        write_monitor_report(summary, report)
+        _write_report(summary, report)
         typer.echo(f"wrote {report}")
     if summary.changed:
         raise typer.Exit(CHANGED)
+
+
+def _check_report(path: Path) -> None:
+    if path.suffix.lower() == ".html":
+        from ..evaluation.report import check_report_path
+
+        check_report_path(path)
+    elif path.suffix.lower() != ".json":
+        raise ValueError(f"{path}: a report's name must end in .html or .json")
+    elif not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder")
+
+
+def _write_report(summary: "MonitorSummary", path: Path) -> None:
+    if path.suffix.lower() == ".json":
+        from ..system.atomic import write_text
+
+        write_text(path, json.dumps(summary.as_json(), indent=1) + "\n")
+    else:  # draws with matplotlib
+        from ..evaluation.report.monitoring import write_monitor_report
+
+        write_monitor_report(summary, path)

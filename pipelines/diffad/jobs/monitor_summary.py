@@ -2,9 +2,9 @@
 
 import math
 
-from ..evaluation.report.monitoring import MonitorSummary, TestLine
 from ..monitoring.delays import expected_delays
 from ..monitoring.drift_monitor import EMBEDDINGS, REJECTS, SCORES, DriftMonitor
+from ..monitoring.summary import MonitorSummary, TestLine
 from .monitor import MonitorRun
 
 

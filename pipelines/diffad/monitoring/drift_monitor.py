@@ -146,14 +146,15 @@ class DriftMonitor:
                     evidence = self.score_test.update(self._group_of_gap[[gap]])[0]
                     if evidence >= -math.log(self.levels[SCORES]):
                         self.alarms.setdefault(SCORES, self.parts)
-            self.history.add(self.parts, *self._log10_evidence().values())
-            return self._state()
+            evidence = self._log10_evidence()
+            self.history.add(self.parts, *evidence.values())
+            return self._state(evidence)
 
     @property
     def state(self) -> MonitorState:
         """What the monitor says of the parts so far."""
         with self._lock:
-            return self._state()
+            return self._state(self._log10_evidence())
 
     def to_dict(self) -> dict:
         """All that parts have changed, as values JSON can hold; [`DriftMonitor.restore`] goes on from it bit for bit."""
@@ -217,13 +218,13 @@ class DriftMonitor:
             REJECTS: float(self.reject_test.log_evidence[0]) / math.log(10),
         }
 
-    def _state(self) -> MonitorState:
+    def _state(self, evidence: dict[str, float]) -> MonitorState:
         kinds = [*KINDS, "other shape"]
         return MonitorState(
             parts=self.parts,
             rejected=int(self.reject_test.rejects[0]),
             alarms=dict(self.alarms),
-            evidence={name: 10**value if value < 308 else math.inf for name, value in self._log10_evidence().items()},
+            evidence={name: 10**value if value < 308 else math.inf for name, value in evidence.items()},
             limits={name: 1 / level for name, level in self.levels.items()},
             blocks=[] if self.embedding_test is None else list(self.embedding_test.blocks),
             likely_kind=kinds[int(self.score_test.kinds[0].argmax())],
