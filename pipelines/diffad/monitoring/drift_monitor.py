@@ -33,7 +33,8 @@ class MonitorState:
         rejected: of these, above the threshold.
         alarms: number of parts at the first alarm of each test that has one. An alarm stays.
         evidence: e-value of each of the tests of scores and of the reject rate: how many times as probable a change makes the
-            parts; the alarm is at `limits`. Infinite where it exceeds the floating-point range.
+            parts; the alarm is at `limits`. That of the reject rate is as of the latest reject. Infinite where it exceeds the
+            floating-point range.
         limits: 1 / (the test's part of the level).
         blocks: p-value and allowed p-value of each block of the embedding test.
         likely_kind: kind of change of the scores that explains the parts best; one of [`diffad.monitoring.score_test.KINDS`] or
