@@ -11,7 +11,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # In the order in which they may import each other; `pipeline` are the modules pipeline_*, `diffad_training` is training/.
-ROOMS = ("system", "imaging", "diffusion", "models", "scoring", "runtime", "repair", "pipeline", "data", "evaluation")
+ROOMS = (
+    "system",
+    "imaging",
+    "diffusion",
+    "models",
+    "scoring",
+    "monitoring",
+    "runtime",
+    "repair",
+    "pipeline",
+    "data",
+    "evaluation",
+)
 ROOMS += ("jobs", "hub", "export", "diffad_training", "app", "cli")
 FORMULAS = ("diffad.scoring.terms", "diffad.diffusion.losses", "diffad.scoring.conformal")
 MAY_REEXPORT = ("diffad.data", "diffad.cli", "diffad.evaluation.report", "diffad.runtime")

@@ -16,6 +16,7 @@ _SOURCES = {
     "Calibration": ".scoring.calibration",
     "DiffADOutput": ".pipeline_output",
     "DiffADPipeline": ".pipeline_diffad",
+    "DriftMonitor": ".monitoring.drift_monitor",
     "FeatureDenoiser": ".models.feature_denoiser",
     "FeatureExtractor": ".models.feature_extractor",
     "ImageError": ".imaging.reading",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:  # the same, as type checkers and editors read it
     from .models.multiscale import MultiscaleFeatures as MultiscaleFeatures
     from .models.unet_joint import JointUNet2DModel as JointUNet2DModel
     from .models.unet_joint import JointUNet2DOutput as JointUNet2DOutput
+    from .monitoring.drift_monitor import DriftMonitor as DriftMonitor
     from .pipeline_diffad import DiffADPipeline as DiffADPipeline
     from .pipeline_output import DiffADOutput as DiffADOutput
     from .scoring.calibrated_profiles import CalibratedProfiles as CalibratedProfiles

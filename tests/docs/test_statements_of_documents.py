@@ -16,7 +16,18 @@ from diffad.repair.presets import PRESETS
 from diffad.scoring.config import DEFAULT_EDGE, SCALE_TERMS, TERMS, ScoreConfig
 from diffad.scoring.conformal import check_supported, images_behind_thresholds, smallest_rate, threshold_rank
 from diffad.scoring.presets import DEFAULT
-from diffad_training.benchmarks import ablation, detection, label_ambiguity, precisions, records, repair, speed, speed_tables
+from diffad_training.benchmarks import (
+    ablation,
+    detection,
+    label_ambiguity,
+    monitoring,
+    monitoring_tables,
+    precisions,
+    records,
+    repair,
+    speed,
+    speed_tables,
+)
 from diffad_training.config import TrainingConfig
 from documents import DOCUMENTS, GUIDE, README, ROOT, TRAINING
 from scipy.stats import beta
@@ -158,6 +169,7 @@ def test_tables_are_those_of_the_kept_results(tmp_path, monkeypatch):
     records.fill_tables(tmp_path / "model_cards/ablations.md", "ablation", lambda _: ablation.table(ablations))
     repair.update_tables(tmp_path / "model_cards/repair.md", kept / "repair.jsonl")
     speed_tables.update_tables(tmp_path / "model_cards/speed.md", kept / "speed.jsonl")
+    monitoring_tables.update_tables(tmp_path / "model_cards/monitoring.md", kept / "monitoring.jsonl")
     precisions.update_table(tmp_path / "model_cards/speed.md", kept / "precisions.jsonl")
     for document in DOCUMENTS:
         copy = tmp_path / document.name
@@ -169,5 +181,5 @@ def test_every_table_is_rendered_by_a_benchmark():
     for document in DOCUMENTS:
         kinds = set(re.findall(r"<!-- (\w+)", document.text)) - {"benchmark"}
         cards = {"ablation": ablation.CARD, "repair": repair.CARD, "label_ambiguity": label_ambiguity.CARD}
-        cards |= {"speed": speed.CARD, "precisions": precisions.CARD}
+        cards |= {"speed": speed.CARD, "precisions": precisions.CARD, "monitoring": monitoring.CARD}
         assert all(cards[kind].name == document.path.name for kind in kinds), document.name

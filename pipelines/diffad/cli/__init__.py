@@ -10,6 +10,7 @@ from .errors import OneLineErrors
 from .evaluate import evaluate
 from .export import export
 from .info import info
+from .monitor import monitor
 from .options import present_name
 from .predict import predict
 from .push import push
@@ -46,6 +47,6 @@ def main(
 
 
 app.command(cls=TrainCommand)(train)
-for command in (evaluate, predict, reconstruct, calibrate, tune, export, info, push):
+for command in (evaluate, predict, monitor, reconstruct, calibrate, tune, export, info, push):
     app.command()(command)
 app.command("app")(serve_app)

@@ -32,6 +32,7 @@ STYLE = {
 }
 BINS = 40
 FAR_OUT = 4  # scores this many times as far above the threshold as the others reach share the last bar, see `score_range`
+LOWEST_EVIDENCE = -4  # log10, below which it says nothing more
 MARGIN = 0.01  # of the width, on both sides: a threshold at the end is seen whole
 
 
@@ -83,6 +84,25 @@ def score_histogram(groups: Mapping[str, tuple[Sequence[float], str]], threshold
         axes.set_xlim(start - MARGIN * (end - start), end + MARGIN * (end - start))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         axes.grid(axis="x", visible=False)
+        return _svg(figure)
+
+
+def evidence_plot(points: Sequence[tuple[float, ...]], limits: Sequence[float]) -> str:
+    """How the evidence of a monitor's tests of scores and of the reject rate has grown, with the limits of their alarms.
+
+    Args:
+        points: `(parts, log10 e-value of scores, log10 e-value of the reject rate)`.
+        limits: log10 of the e-values at which the two raise an alarm.
+    """
+    parts, *values = np.array(points).T
+    with rc_context(STYLE):
+        figure, axes = _new_figure((11.0, 3.2))
+        for name, colour, evidence, limit in zip(("scores", "reject rate"), (GOOD, DEFECTIVE), values, limits, strict=True):
+            axes.plot(parts, np.maximum(evidence, LOWEST_EVIDENCE), color=colour, linewidth=1.6, label=name)
+            axes.axhline(limit, color=colour, linewidth=1.0, linestyle=(0, (4, 3)), label=f"alarm of {name}")
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4)
+        axes.set(xlabel="parts", ylabel="evidence of a change, log10")
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         return _svg(figure)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from scipy.stats import binomtest
 from tqdm.auto import tqdm
@@ -60,16 +60,8 @@ def write_report(report: Report, path: str | Path, max_gallery_rows: int = 60) -
     _check(report)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    environment = Environment(
-        loader=PackageLoader("diffad.evaluation.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
     has_truth = report.rows[0].is_defective is not None
-    page = environment.get_template("template.html.j2").render(
+    page = template("template.html.j2").render(
         report=report,
         has_truth=has_truth,
         resamples=RESAMPLES,
@@ -83,6 +75,19 @@ def write_report(report: Report, path: str | Path, max_gallery_rows: int = 60) -
         cards=_cards(choose_rows(report.rows, max_gallery_rows)),
     )
     path.write_text(printable(page), encoding="utf-8")
+
+
+def template(name: str) -> Template:
+    """A page's template of this folder, which escapes what it is given."""
+    environment = Environment(
+        loader=PackageLoader("diffad.evaluation.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
+    return environment.get_template(name)
 
 
 def _check(report: Report) -> None:

@@ -1,0 +1,232 @@
+"""DriftMonitor: three tests of one stream of parts, with a stated probability of ever calling unchanged production changed."""
+
+import hashlib
+import math
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..scoring.conformal import check_supported, conformal_threshold, default_rate, threshold_rank
+from .embedding_test import EmbeddingTest
+from .history import History
+from .reject_test import RejectTest
+from .score_test import KINDS, ScoreTest
+from .urn import gap_index, group_of_gap, tie_breaker, tie_breakers
+
+FORMAT = 1  # of states
+SCORES, REJECTS, EMBEDDINGS = "scores", "reject rate", "embeddings"
+SHARES = {SCORES: 0.6, REJECTS: 0.2, EMBEDDINGS: 0.2}  # of the level
+SHARES_WITHOUT_REFERENCE = {SCORES: 0.75, REJECTS: 0.25}
+
+
+class StateError(ValueError):
+    """A saved state can't be resumed; says why."""
+
+
+@dataclass(frozen=True)
+class MonitorState:
+    """What a monitor says after a part.
+
+    Args:
+        parts: judged so far.
+        rejected: of these, above the threshold.
+        alarms: number of parts at the first alarm of each test that has one. An alarm stays.
+        evidence: e-value of each of the tests of scores and of the reject rate: how many times as probable a change makes the
+            parts; the alarm is at `limits`. That of the reject rate is as of the latest reject. Infinite where it exceeds the
+            floating-point range.
+        limits: 1 / (the test's part of the level).
+        blocks: p-value and allowed p-value of each block of the embedding test.
+        likely_kind: kind of change of the scores that explains the parts best; one of [`diffad.monitoring.score_test.KINDS`] or
+            `other shape`.
+    """
+
+    parts: int
+    rejected: int
+    alarms: dict[str, int]
+    evidence: dict[str, float]
+    limits: dict[str, float]
+    blocks: list[tuple[float, float]]
+    likely_kind: str
+
+    @property
+    def changed(self) -> bool:
+        """Whether production has left the distribution of the calibration images."""
+        return bool(self.alarms)
+
+
+class DriftMonitor:
+    """Says when production has left the distribution that a model was calibrated on.
+
+    While all scores are exchangeable with the calibration scores, the probability that an alarm is ever raised, over the draw
+    of calibration set and of production without end, is at most `level`; the tests share it by the union bound. Parts that are
+    called defective enter the reject rate only. Methods may be called from several threads: each takes its turn.
+
+    Args:
+        calibration_scores: `(n,)` of good parts, behind the model's threshold; in any order.
+        false_alarm_rate: of the threshold, in (0, 1); None is 5 %, or the smallest rate that n scores support.
+        level: in (0, 1).
+        defect_rate: share of truly defective parts that is expected, in [0, 1); more rejects than they and the false alarms
+            explain are an alarm.
+        reference_features: `(r, D)` pooled features of good parts whose scores lie below the threshold; None leaves the
+            embedding test out, and its part of the level goes to the others.
+        seed: of tie-breaking and permutations.
+
+    Raises:
+        ValueError: if an argument is out of its range, a score is not finite, or there are too few scores for the rate.
+    """
+
+    def __init__(
+        self,
+        calibration_scores: np.ndarray,
+        false_alarm_rate: float | None = None,
+        level: float = 0.05,
+        defect_rate: float = 0.0,
+        reference_features: np.ndarray | None = None,
+        seed: int = 0,
+    ):
+        scores = np.sort(np.asarray(calibration_scores, dtype=float))
+        if scores.ndim != 1 or not np.isfinite(scores).all():
+            raise ValueError("calibration scores must be a list of finite numbers")
+        if not 0 < level < 1:
+            raise ValueError(f"level must lie between 0 and 1, got {level}")
+        if not 0 <= defect_rate < 1:
+            raise ValueError(f"defect_rate must lie in [0, 1), got {defect_rate}")
+        rate = default_rate(len(scores)) if false_alarm_rate is None else false_alarm_rate
+        check_supported(len(scores), rate)
+        rank = threshold_rank(len(scores), rate)
+        self.threshold = conformal_threshold(scores, rate)
+        self.false_alarm_rate, self.level, self.defect_rate, self.seed = rate, level, defect_rate, seed
+        shares = SHARES_WITHOUT_REFERENCE if reference_features is None else SHARES
+        self.levels = {name: share * level for name, share in shares.items()}
+        self._scores, self._rank, self._breakers = scores, rank, tie_breakers(len(scores), seed)
+        self.score_test = ScoreTest(rank)
+        self._group_of_gap = group_of_gap(self.score_test.sizes)
+        self.reject_test = RejectTest(len(scores), rank, defect_rate)
+        self.embedding_test = (
+            None if reference_features is None else EmbeddingTest(reference_features, self.levels[EMBEDDINGS], seed)
+        )
+        self._identity = self._digest(scores)
+        self.alarms: dict[str, int] = {}
+        self.parts = 0
+        self.history = History()
+        self._lock = threading.Lock()
+
+    @property
+    def scores_below_threshold(self) -> int:
+        """Calibration scores that good parts are ranked among; they limit how small a change can be seen."""
+        return self._rank - 1
+
+    def update(self, score: float, features: np.ndarray | None = None) -> MonitorState:
+        """Takes the next part of production, each part once and in their order.
+
+        Args:
+            score: image score.
+            features: `(D,)` pooled features; needed of parts called good if there are reference features, else ignored.
+
+        Raises:
+            ValueError: if the score is not finite, or features are missing or of a wrong length; the part is not counted then.
+        """
+        if not math.isfinite(score):
+            raise ValueError(f"the score of part {self.parts + 1} is not finite")
+        with self._lock:
+            rejected = score > self.threshold
+            if not rejected and self.embedding_test is not None:
+                if features is None:
+                    raise ValueError("the monitor has reference features, so that every part called good needs its features")
+                if self.embedding_test.update(features):
+                    self.alarms.setdefault(EMBEDDINGS, self.parts + 1)
+            part = self.parts
+            self.parts += 1
+            if self.reject_test.update(np.array([rejected]))[0] >= -math.log(self.levels[REJECTS]):
+                self.alarms.setdefault(REJECTS, self.parts)
+            if not rejected:
+                gap = gap_index(self._scores, self._breakers, score, tie_breaker(part, self.seed))
+                # Of scores equal to the threshold those above it by the tie breaker are outside the urn.
+                if gap < self._rank:
+                    evidence = self.score_test.update(self._group_of_gap[[gap]])[0]
+                    if evidence >= -math.log(self.levels[SCORES]):
+                        self.alarms.setdefault(SCORES, self.parts)
+            evidence = self._log10_evidence()
+            self.history.add(self.parts, *evidence.values())
+            return self._state(evidence)
+
+    @property
+    def state(self) -> MonitorState:
+        """What the monitor says of the parts so far."""
+        with self._lock:
+            return self._state(self._log10_evidence())
+
+    def to_dict(self) -> dict:
+        """All that parts have changed, as values JSON can hold; [`DriftMonitor.restore`] goes on from it bit for bit."""
+        with self._lock:
+            return {
+                "format": FORMAT,
+                "identity": self._identity,
+                "settings": self._settings(),
+                "parts": self.parts,
+                "alarms": dict(self.alarms),
+                "score_test": self.score_test.state(),
+                "reject_test": self.reject_test.state(),
+                "embedding_test": None if self.embedding_test is None else self.embedding_test.state(),
+                "history": self.history.state(),
+            }
+
+    def restore(self, saved: dict) -> None:
+        """Goes on from what [`DriftMonitor.to_dict`] gave, in a monitor of the same scores and settings.
+
+        Raises:
+            StateError: if it is of other scores, references or settings, or damaged.
+        """
+        try:
+            if saved["format"] > FORMAT:
+                raise StateError("written by a later release of diffad")
+            for name, value in self._settings().items():
+                if saved["settings"].get(name) != value:
+                    raise StateError(f"{name.replace('_', ' ')} {saved['settings'].get(name)} there, {value} now")
+            if saved["identity"] != self._identity:
+                raise StateError("of another model, calibration or reference")
+            with self._lock:
+                self.parts, self.alarms = int(saved["parts"]), dict(saved["alarms"])
+                self.score_test.restore(saved["score_test"])
+                self.reject_test.restore(saved["reject_test"])
+                self.history = History.restored(saved["history"])
+                if self.embedding_test is not None:
+                    self.embedding_test.restore(saved["embedding_test"])
+        except StateError:
+            raise
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise StateError(f"damaged ({type(error).__name__}: {error})") from error
+
+    def _settings(self) -> dict:
+        return {
+            "false_alarm_rate": self.false_alarm_rate,
+            "level": self.level,
+            "defect_rate": self.defect_rate,
+            "reference": self.embedding_test is not None,
+            "seed": self.seed,
+        }
+
+    def _digest(self, scores: np.ndarray) -> str:
+        digest = hashlib.sha256(scores.tobytes())
+        if self.embedding_test is not None:
+            digest.update(self.embedding_test.reference.tobytes())
+        return digest.hexdigest()[:16]
+
+    def _log10_evidence(self) -> dict[str, float]:
+        return {
+            SCORES: float(self.score_test.log_evidence[0]) / math.log(10),
+            REJECTS: float(self.reject_test.log_evidence[0]) / math.log(10),
+        }
+
+    def _state(self, evidence: dict[str, float]) -> MonitorState:
+        kinds = [*KINDS, "other shape"]
+        return MonitorState(
+            parts=self.parts,
+            rejected=int(self.reject_test.rejects[0]),
+            alarms=dict(self.alarms),
+            evidence={name: 10**value if value < 308 else math.inf for name, value in evidence.items()},
+            limits={name: 1 / level for name, level in self.levels.items()},
+            blocks=[] if self.embedding_test is None else list(self.embedding_test.blocks),
+            likely_kind=kinds[int(self.score_test.kinds[0].argmax())],
+        )

@@ -1,0 +1,33 @@
+"""The course of evidence over any number of parts in bounded memory."""
+
+MOST_POINTS = 1000
+
+
+class History:
+    """Points of a curve, evenly spaced over the parts: once there are too many, every second one is dropped.
+
+    Args:
+        stride: parts from one point to the next.
+        points: number of parts, and values after them.
+    """
+
+    def __init__(self, stride: int = 1, points: list[tuple[float, ...]] | None = None):
+        self.stride, self.points = stride, points or []
+
+    def add(self, parts: int, *values: float) -> None:
+        """Takes the values after so many parts, which count up one by one."""
+        if parts % self.stride:
+            return
+        self.points.append((parts, *values))
+        if len(self.points) > MOST_POINTS:
+            self.stride *= 2
+            self.points = [point for point in self.points if point[0] % self.stride == 0]
+
+    def state(self) -> dict:
+        """As values JSON can hold."""
+        return {"stride": self.stride, "points": [list(point) for point in self.points]}
+
+    @classmethod
+    def restored(cls, state: dict) -> "History":
+        """From what [`History.state`] gave."""
+        return cls(int(state["stride"]), [tuple(point) for point in state["points"]])

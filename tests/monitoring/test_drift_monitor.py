@@ -1,0 +1,157 @@
+"""DriftMonitor: resumes bit for bit, leaves rejects to the reject rate, counts each part, refuses what it can't use."""
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from diffad import DriftMonitor
+from diffad.monitoring import drift_monitor, embedding_test
+from diffad.monitoring.drift_monitor import EMBEDDINGS, REJECTS, SCORES, StateError
+
+GOOD = np.random.default_rng(0).normal(size=60)
+
+
+def fed(monitor: DriftMonitor, scores, features=None):
+    for i, score in enumerate(scores):
+        state = monitor.update(score, None if features is None else features[i])
+    return state
+
+
+def test_unchanged_parts_raise_no_alarm():
+    state = fed(DriftMonitor(GOOD), np.random.default_rng(1).normal(size=400))
+    assert not state.changed and state.parts == 400 and 0 < state.rejected < 60
+    assert set(state.evidence) == {SCORES, REJECTS} and state.limits[SCORES] == pytest.approx(1 / (0.75 * 0.05))
+
+
+def test_a_fall_of_scores_is_an_alarm_that_stays_and_is_named():
+    monitor = DriftMonitor(GOOD)
+    state = fed(monitor, np.random.default_rng(2).normal(size=60) - 1.5)
+    assert state.changed and state.alarms[SCORES] < 40 and state.likely_kind.startswith("fall")
+    later = fed(monitor, np.random.default_rng(3).normal(size=300))
+    assert later.alarms == state.alarms
+
+
+def test_rejects_alone_change_nothing_in_the_test_of_scores():
+    good = np.random.default_rng(4).normal(size=200)
+    threshold = DriftMonitor(GOOD).threshold
+    good = good[good <= threshold]
+    with_defects = np.insert(good, np.arange(0, len(good), 3), 50.0)
+    plain, mixed = DriftMonitor(GOOD), DriftMonitor(GOOD)
+    expected, state = fed(plain, good), fed(mixed, with_defects)
+    assert state.evidence[SCORES] == pytest.approx(expected.evidence[SCORES], rel=1e-9)
+    assert REJECTS in state.alarms and SCORES not in state.alarms and state.rejected == len(with_defects) - len(good)
+
+
+def test_expected_defects_are_no_alarm():
+    scores = np.random.default_rng(5).normal(size=300)
+    scores[::5] = 50.0
+    assert REJECTS in fed(DriftMonitor(GOOD), scores).alarms
+    assert not fed(DriftMonitor(GOOD, defect_rate=0.2), scores).changed
+
+
+@pytest.mark.parametrize("split", [0, 1, 7, 153, 299])
+def test_it_resumes_bit_for_bit_through_strict_json(split):
+    scores = np.round(np.random.default_rng(6).normal(size=300) + 0.3, 1)  # with ties
+    calibration = np.round(GOOD, 1)
+    whole, first, second = (DriftMonitor(calibration, 0.1, defect_rate=0.02, seed=3) for _ in range(3))
+    fed(whole, scores)
+    for score in scores[:split]:
+        first.update(score)
+    second.restore(json.loads(json.dumps(first.to_dict(), allow_nan=False)))
+    fed(second, scores[split:])
+    assert json.dumps(second.to_dict()) == json.dumps(whole.to_dict())
+    assert second.state == whole.state
+
+
+def test_embeddings_of_parts_called_good_are_tested(monkeypatch):
+    monkeypatch.setattr(embedding_test, "BLOCK", 20)
+    rng = np.random.default_rng(7)
+    scores, reference = rng.normal(size=80), rng.normal(size=(60, 5))
+    features = rng.normal(size=(80, 5))
+    monitor = DriftMonitor(GOOD, reference_features=reference)
+    state = fed(monitor, scores, features)
+    assert not state.changed and len(state.blocks) == (80 - state.rejected) // 20
+    assert state.limits[SCORES] == pytest.approx(1 / (0.6 * 0.05))
+    state = fed(monitor, scores, features + 3)
+    assert list(state.alarms) == [EMBEDDINGS]
+    resumed = DriftMonitor(GOOD, reference_features=reference)
+    resumed.restore(json.loads(json.dumps(monitor.to_dict())))
+    assert resumed.state == state
+    with pytest.raises(ValueError, match="needs its features"):
+        monitor.update(-1.0)
+    assert monitor.state.parts == 160
+
+
+def test_equal_scores_everywhere_are_no_change():
+    """A constant score carries no ranks; the tie breakers spread it over all gaps."""
+    state = fed(DriftMonitor(np.full(40, 1.0)), np.full(500, 1.0))
+    assert not state.changed and state.rejected == 0
+
+
+def test_threads_take_turns():
+    monitor = DriftMonitor(GOOD)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(monitor.update, np.random.default_rng(8).normal(size=200)))
+    assert monitor.state.parts == 200 and monitor.score_test.parts == 200 - monitor.state.rejected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"level": 0.0}, "level must lie between 0 and 1"),
+        ({"defect_rate": 1.0}, "defect_rate must lie in"),
+        ({"defect_rate": -0.1}, "defect_rate must lie in"),
+        ({"false_alarm_rate": 0.01}, "needs 99 good images"),
+        ({"calibration_scores": [1.0, np.nan]}, "finite"),
+        ({"calibration_scores": []}, "no calibration scores"),
+        ({"calibration_scores": [1.0], "false_alarm_rate": 0.5}, "ranks need at least 1"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises((ValueError, ZeroDivisionError), match=message):
+        DriftMonitor(**{"calibration_scores": GOOD, **arguments})
+
+
+@pytest.mark.parametrize("score", [np.nan, np.inf])
+def test_a_score_that_is_no_number_is_refused_and_not_counted(score):
+    monitor = DriftMonitor(GOOD)
+    with pytest.raises(ValueError, match="score of part 1 is not finite"):
+        monitor.update(score)
+    assert monitor.state.parts == 0
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"level": 0.01}, "level 0.05 there, 0.01 now"),
+        ({"defect_rate": 0.2}, "defect rate 0.0 there, 0.2 now"),
+        ({"calibration_scores": GOOD + 1}, "of another model, calibration or reference"),
+    ],
+)
+def test_a_state_of_another_monitor_is_refused(other, message):
+    saved = DriftMonitor(GOOD).to_dict()
+    with pytest.raises(StateError, match=message):
+        DriftMonitor(**{"calibration_scores": GOOD, **other}).restore(saved)
+
+
+def test_damaged_states_are_refused():
+    for change in ({"score_test": {}}, {"history": None}, {"parts": "many"}, {"format": drift_monitor.FORMAT + 1}):
+        with pytest.raises(StateError):
+            DriftMonitor(GOOD).restore({**DriftMonitor(GOOD).to_dict(), **change})
+
+
+def test_history_is_bounded():
+    monitor = DriftMonitor(GOOD)
+    fed(monitor, np.random.default_rng(9).normal(size=2300))
+    points = monitor.history.points
+    assert len(points) <= 1000 and points[-1][0] > 2290 and len(set(np.diff([point[0] for point in points]))) == 1
+
+
+def test_it_needs_neither_torch_nor_matplotlib():
+    modules = "diffad.monitoring.drift_monitor, diffad.monitoring.summary"
+    heavy = f"import sys, {modules}; print({{'torch', 'matplotlib'}} & {{*sys.modules}})"
+    run = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"

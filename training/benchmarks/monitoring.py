@@ -1,0 +1,135 @@
+"""Measures the monitor: false alarms and delays on simulated scores, and detection of changes of real images.
+
+    python training/benchmarks/monitoring.py
+    python training/benchmarks/monitoring.py --data_root DATA_ROOT --models runs/grid runs/screw
+
+The first form draws a fresh calibration set for every stream and takes minutes on one core. It also writes the medians that
+`diffad monitor` expects delays by. The second scores good test images as they are and changed, draws streams from them with
+replacement, and counts the parts until an alarm. Results are kept in training/benchmarks/results/monitoring.jsonl; the card's
+tables are rendered from them.
+"""
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+from diffad.monitoring.drift_monitor import REJECTS, SCORES
+from diffad_training.benchmarks.monitoring_images import measure_images
+from diffad_training.benchmarks.monitoring_streams import draw, exceedance_alarms, monitor_alarms, urn_alarms
+from diffad_training.benchmarks.monitoring_tables import update_tables
+from diffad_training.benchmarks.records import append_result
+
+ROOT = Path(__file__).parents[2]
+CARD = ROOT / "model_cards/monitoring.md"
+RESULTS = Path(__file__).parent / "results/monitoring.jsonl"
+DELAYS = ROOT / "pipelines/diffad/monitoring/delays.json"
+LEVEL = FALSE_ALARM_RATE = 0.05
+SHIFTS = (0.5, 1.0, 2.0)
+CHANGES = (0, 1000)  # good parts before the change
+HORIZON = 2000  # parts after it
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Measure the monitor.", allow_abbrev=False)
+    parser.add_argument("--streams", type=int, default=1000, help="of exchangeable scores")
+    parser.add_argument("--parts", type=int, default=10_000, help="of each of them")
+    parser.add_argument("--delay_streams", type=int, default=200, help="of scores that change")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--models", type=Path, nargs="+", help="trained models, for real images in place of simulations")
+    parser.add_argument("--data_root", type=Path, help="folder of the categories in the layout of MVTec AD")
+    parser.add_argument("--profile", help="of the models; without it their default")
+    parser.add_argument("--tables_only", action="store_true", help="render the card from the kept results")
+    options = parser.parse_args(arguments)
+    if options.models and options.data_root is None:
+        parser.error("--models needs --data_root")
+    if options.models:
+        for model in options.models:
+            for result in measure_images(model, options.data_root, options.profile, options.seed):
+                append_result(RESULTS, result)
+    elif not options.tables_only:
+        for n in (50, 200):
+            append_result(RESULTS, false_alarms(n, options.streams, options.parts, options.seed))
+        for n in (50, 200):
+            for result in rivals(n, options.delay_streams, options.seed):
+                append_result(RESULTS, result)
+        results = [result for n in (20, 50, 100, 200, 500) for result in delays(n, options.delay_streams, options.seed)]
+        for result in results:
+            append_result(RESULTS, result)
+        save_delays(results)
+    update_tables(CARD, RESULTS)
+
+
+def false_alarms(n: int, streams: int, parts: int, seed: int) -> dict:
+    """Shares of streams of unchanged scores that ever raise an alarm."""
+    start = time.perf_counter()
+    alarms = monitor_alarms(*draw(n, streams, parts, 0.0, 0, seed), FALSE_ALARM_RATE, LEVEL)
+    by_test = {name: float(np.isfinite(times).mean()) for name, times in alarms.items()}
+    ever = float(np.isfinite(np.minimum(alarms[SCORES], alarms[REJECTS])).mean())
+    error = math.sqrt(LEVEL * (1 - LEVEL) / streams)
+    print(f"n = {n}: {100 * ever:.1f} % of {streams} streams of {parts} parts alarmed, level {100 * LEVEL:.0f} %", flush=True)
+    return {
+        "kind": "false alarms",
+        **{"n": n, "streams": streams, "parts": parts, "seed": seed, "level": LEVEL},
+        **{"ever": ever, "by_test": by_test, "standard_error": error, "seconds": time.perf_counter() - start},
+    }
+
+
+def delays(n: int, streams: int, seed: int) -> list[dict]:
+    """Parts from a change of normal scores to the first alarm of any test."""
+    results = []
+    for change in CHANGES:
+        for shift in SHIFTS:
+            alarms = monitor_alarms(*draw(n, streams, change + HORIZON, shift, change, seed + 1), FALSE_ALARM_RATE, LEVEL)
+            first = np.minimum(alarms[SCORES], alarms[REJECTS])
+            row = {"kind": "delay", "n": n, "shift": shift, "change": change, "streams": streams, "seed": seed + 1}
+            results.append({**row, **summary(first, change)})
+            print(results[-1], flush=True)
+    return results
+
+
+def rivals(n: int, streams: int, seed: int) -> list[dict]:
+    """False alarms and delays of three tests of all scores, each at the whole level."""
+    tests = {
+        "urn": urn_alarms,
+        "bound and bets": lambda calibration, scores, level: exceedance_alarms(calibration, scores, level, True),
+        "plain martingale": lambda calibration, scores, level: exceedance_alarms(calibration, scores, level, False),
+    }
+    results = []
+    for name, alarms_of in tests.items():
+        row = {"kind": "rival", "test": name, "n": n, "streams": streams, "seed": seed + 2}
+        unchanged = alarms_of(*draw(n, streams, HORIZON, 0.0, 0, seed + 2), LEVEL)
+        results.append({**row, "shift": 0.0, "change": 0, "ever": float(np.isfinite(unchanged).mean())})
+        print(results[-1], flush=True)
+        for change in CHANGES:
+            for shift in SHIFTS:
+                first = alarms_of(*draw(n, streams, change + HORIZON, shift, change, seed + 2), LEVEL)
+                results.append({**row, "shift": shift, "change": change, **summary(first, change)})
+                print(results[-1], flush=True)
+    return results
+
+
+def summary(first: np.ndarray, change: int) -> dict:
+    """Of first alarms `(S,)`: median and 90 % quantile of delays after a change, None where there is none; the shares of
+    streams that alarmed before it, which have no delay, and of those of the others that never did."""
+    delays = first[first > change] - change
+    median, high = (np.quantile(delays, share, method="higher") for share in (0.5, 0.9))
+    return {
+        "median": float(median) if np.isfinite(median) else None,
+        "high": float(high) if np.isfinite(high) else None,
+        "early": float((first <= change).mean()),
+        "never": float(np.isinf(delays).mean()),
+    }
+
+
+def save_delays(results: list[dict]) -> None:
+    """The table that the command reads."""
+    rows = [{name: result[name] for name in ("n", "shift", "change", "median")} for result in results]
+    table = {"level": LEVEL, "false_alarm_rate": FALSE_ALARM_RATE, "horizon": HORIZON, "medians": rows}
+    DELAYS.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

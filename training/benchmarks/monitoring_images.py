@@ -1,0 +1,106 @@
+"""Real good images, as they are and changed as cameras change them, for the benchmark of the monitor."""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from diffad import DiffADPipeline
+from diffad.data import evaluation_samples, training_samples
+from diffad.jobs.monitor import pooled_features
+from diffad.monitoring.drift_monitor import SHARES
+from diffad.monitoring.embedding_test import block_level, permutation_p_value
+from diffad.monitoring.image_statistics import position_square, statistics_of, suggestions
+from diffad_training.benchmarks.monitoring_streams import monitor_alarms
+from diffad_training.good_images import read_held_out
+from PIL import Image, ImageEnhance, ImageFilter
+from sklearn.metrics import roc_auc_score
+from tqdm.auto import tqdm
+
+STREAMS = 200
+PARTS = 1000
+WITHIN = 200  # parts
+MOST_IMAGES = 100  # of each set
+LEVEL = 0.05
+
+
+def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
+    """The image after compression."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return Image.open(buffer).convert("RGB")
+
+
+def rotated(image: Image.Image, degrees: float) -> Image.Image:
+    """The image turned about its middle, with what lies outside taken from its mirrored margin."""
+    margin = min(image.size) // 8
+    padding = ((margin, margin), (margin, margin), (0, 0))
+    padded = Image.fromarray(np.pad(np.asarray(image), padding, mode="reflect")).rotate(degrees, Image.Resampling.BICUBIC)
+    return padded.crop((margin, margin, margin + image.width, margin + image.height))
+
+
+CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "none": lambda image: image,
+    "brightness x 0.9": lambda image: ImageEnhance.Brightness(image).enhance(0.9),
+    "blur of 1 pixel": lambda image: image.filter(ImageFilter.GaussianBlur(1)),
+    "2 degrees": lambda image: rotated(image, 2),
+    "JPEG 40": lambda image: as_jpeg(image, 40),
+}
+
+
+def measure_images(model: Path, data_root: Path, profile: str | None, seed: int) -> Iterator[dict]:
+    """One result for every change.
+
+    The stream is drawn with replacement from good test images, which the model has not seen, and ranked among the model's own
+    calibration scores. Repeated images are no independent parts, so that the embedding test, whose p-value assumes them, is
+    made once with every test image, against training images; their scores play no part in it.
+    """
+    category = Path(json.loads((model / "training_config.json").read_text())["data"]).name
+    rng = np.random.default_rng(seed)
+    pipe = DiffADPipeline.from_pretrained(model).with_profile(profile)
+    pipe.set_progress_bar_config(disable=True)
+    test = evaluation_samples(str(data_root / category))
+    images = [sample.read() for sample in _some(test, rng, lambda sample: not sample.is_defective)]
+    held_out = set(read_held_out(model))
+    training = training_samples(str(data_root / category))
+    reference = [sample.read() for sample in _some(training, rng, lambda sample: sample.name not in held_out)]
+    mean = np.mean([position_square(image) for image in reference], axis=0)
+    before = [statistics_of(image, mean) for image in reference]
+    reference_features = _features(pipe, reference)
+    calibration = pipe.calibration.calibration_scores_of()
+    rate = pipe.calibration.supported_rate()
+    allowed = block_level(0, SHARES["embeddings"] * LEVEL)
+    for name, change in tqdm(CHANGES.items(), desc=model.name, disable=None):
+        changed = [change(image) for image in images]
+        output = pipe(changed)
+        scores = output.image_scores.astype(float)
+        streams = scores[np.random.default_rng(seed).integers(len(scores), size=(STREAMS, PARTS))]
+        alarms = monitor_alarms(np.tile(calibration, (STREAMS, 1)), streams, rate, LEVEL)
+        first = np.minimum(*alarms.values())
+        earliest = [min(alarms, key=lambda test: alarms[test][i]) for i in np.flatnonzero(np.isfinite(first))]
+        median = float(np.quantile(first, 0.5, method="higher"))
+        found = suggestions(before, [statistics_of(image, mean) for image in changed])
+        p_value = permutation_p_value(reference_features, _features(pipe, changed), allowed, (seed,))
+        yield {
+            "kind": "images",
+            **{"model": model.name, "profile": profile or pipe.profile_names[0], "variant": name, "seed": seed},
+            **{"n": len(calibration), "images": len(images), "streams": STREAMS, "parts": PARTS},
+            "reject_rate": float(output.is_defective.mean()),
+            "auroc": float(roc_auc_score([0] * len(calibration) + [1] * len(scores), [*calibration, *scores])),
+            "median": median if np.isfinite(median) else None,
+            "never": float(np.isinf(first).mean()),
+            "within": float((first <= WITHIN).mean()),
+            "first_test": max(set(earliest), key=earliest.count) if earliest else "none",
+            **{"embedding_p_value": p_value, "embedding_limit": allowed},
+            "suggestions": "; ".join(suggestion.words for suggestion in found) or "none",
+        }
+
+
+def _some(samples: list, rng: np.random.Generator, keep: Callable) -> list:
+    kept = [sample for sample in samples if keep(sample)]
+    return [kept[i] for i in rng.permutation(len(kept))[:MOST_IMAGES]]
+
+
+def _features(pipe: DiffADPipeline, images: list[Image.Image]) -> np.ndarray:
+    return np.concatenate([pooled_features(pipe, images[start : start + 8]) for start in range(0, len(images), 8)])
