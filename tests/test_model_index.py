@@ -4,7 +4,7 @@ import inspect
 import json
 
 import pytest
-from diffad import DiffADPipeline, FeatureDenoiser, MultiscaleFeatures
+from diffad import DiffADPipeline, FeatureDenoiser, MultiscaleFeatures, ReferenceImages
 from diffad.model_index import (
     COMPONENT_CLASSES,
     OPTIONAL_COMPONENTS,
@@ -26,6 +26,7 @@ def test_the_classes_are_those_that_a_pipeline_saves(tmp_path):
     channels, classes = pipe.feature_extractor.config.channels, {"rank": 2, "neighbor_images": 1, "num_classes": 2}
     pipe.register_modules(multiscale=MultiscaleFeatures(channels, channels, grid=(4, 4), scales=("detail",), **classes))
     pipe.register_modules(feature_denoiser=FeatureDenoiser(channels, (4, 4), width=16, num_blocks=1, num_classes=2))
+    pipe.register_modules(references=ReferenceImages((32, 32), (0, 1)))
     pipe.set_calibrations({"fast": pipe.calibration.unfitted()})
     pipe.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "model_index.json").read_text())

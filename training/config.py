@@ -48,6 +48,7 @@ AT_LEAST = {
     "feature_weight": 0,
     "max_timestep": 2,
     "feature_denoiser_steps": 1,
+    "references": 0,
     "seed": 0,
     "checkpointing_steps": 1,
     "checkpoints_total_limit": 1,
@@ -127,6 +128,7 @@ class TrainingConfig:
     # ways of scoring that are calibrated at the end; balanced always is, and scores without a verdict have none beside it
     profiles: list[str] = field(default_factory=lambda: list(PROFILES))
     profile: str = BALANCED  # what the model is for; gaussian ends training after its first pass over the images
+    references: int = 48  # images of good parts that the model keeps for repair, at most; 0 keeps none
     choose_map: bool | None = None  # by synthetic defects; None is true for the default score of whole images
 
     # running

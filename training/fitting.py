@@ -31,6 +31,7 @@ from diffad_training.feature_denoising import train_feature_denoiser
 from diffad_training.good_images import group_names, held_out_samples
 from diffad_training.map_choice import MapChoice, choose_map
 from diffad_training.multiscale_fitting import fit_multiscale
+from diffad_training.reference_choice import choose_references
 from diffusers import DDPMScheduler
 from tqdm.auto import tqdm
 
@@ -98,6 +99,10 @@ def fit_pipeline(
         if gaussians is not None:
             round_to_half(gaussians)
     _fit_discriminant(pipe, pooled_features, cached, train_groups)
+    if config.short_side is None:  # tiles are repaired without
+        chosen_from = np.concatenate(train_groups)
+        images, categories = cached.images[chosen_from], cached.categories[chosen_from]
+        pipe.register_modules(references=choose_references(images, pooled_features, categories, config.references))
     choice = choose_and_set_map(pipe, pooled, held_out_samples, config) if config.chooses_map else None
     terms_of_profiles = {} if choice is None else choice.terms_of_profiles
     pipe.set_calibrations(build_profiles(config, pipe.calibration, pipe.scales, terms_of_profiles))

@@ -26,6 +26,7 @@ _SOURCES = {
     "ModelMixin": "diffusers",  # this one and SchedulerMixin are looked up here by diffusers, as base classes of components
     "MultiscaleFeatures": ".models.multiscale",
     "PadimGaussian": ".models.gaussian",
+    "ReferenceImages": ".models.reference_images",
     "SchedulerMixin": "diffusers",
     "detection_metrics": ".evaluation.metrics",
     "localization_metrics": ".evaluation.metrics",
@@ -46,6 +47,7 @@ if TYPE_CHECKING:  # the same, as type checkers and editors read it
     from .models.feature_extractor import FeatureExtractor as FeatureExtractor
     from .models.gaussian import PadimGaussian as PadimGaussian
     from .models.multiscale import MultiscaleFeatures as MultiscaleFeatures
+    from .models.reference_images import ReferenceImages as ReferenceImages
     from .models.unet_joint import JointUNet2DModel as JointUNet2DModel
     from .models.unet_joint import JointUNet2DOutput as JointUNet2DOutput
     from .monitoring.drift_monitor import DriftMonitor as DriftMonitor

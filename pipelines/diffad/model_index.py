@@ -18,8 +18,10 @@ COMPONENT_CLASSES = {
     "multiscale": (PACKAGE, "MultiscaleFeatures"),
     "feature_denoiser": (PACKAGE, "FeatureDenoiser"),
     "profiles": (PACKAGE, "CalibratedProfiles"),
+    "references": (PACKAGE, "ReferenceImages"),
 }
-OPTIONAL_COMPONENTS = ("residual_gaussian", "discriminant", "multiscale", "feature_denoiser", "profiles")
+REFERENCES = "references"
+OPTIONAL_COMPONENTS = ("residual_gaussian", "discriminant", "multiscale", "feature_denoiser", "profiles", REFERENCES)
 
 
 def read_json_object(path: str | Path) -> dict:

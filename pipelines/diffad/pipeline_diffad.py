@@ -14,11 +14,13 @@ from .deprecation import accepts_former_names
 from .diffusion.chain import check_scheduler
 from .imaging.maps import resize_map
 from .imaging.preprocessing import ImageInput, as_image_list
+from .model_index import OPTIONAL_COMPONENTS
 from .models.discriminant import LinearDiscriminant
 from .models.feature_denoiser import FeatureDenoiser
 from .models.feature_extractor import FeatureExtractor
 from .models.gaussian import PadimGaussian
 from .models.multiscale import MultiscaleFeatures
+from .models.reference_images import ReferenceImages
 from .models.unet_joint import JointUNet2DModel
 from .pipeline_former_names import FormerNames
 from .pipeline_output import DiffADOutput, ReconstructionOutput
@@ -52,6 +54,7 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
             calibration hold one class for each.
         feature_denoiser: a diffusion model of features alone, by which the profile `fast` scores; former models have none.
         profiles: how the model scores besides, faster or better; see [`diffad.scoring.profiles`].
+        references: images of good parts, from which repair takes content; scores don't depend on them.
 
     Raises:
         ValueError: if the UNet predicts no features, or the scheduler is not supported.
@@ -59,8 +62,8 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
 
     model_cpu_offload_seq = "feature_extractor->feature_denoiser->unet"
     # They hold no parameters, by which hooks tell where a model is; the calibration has no forward pass to be hooked either.
-    _exclude_from_cpu_offload = ["discriminant", "gaussian", "residual_gaussian", "calibration", "multiscale", "profiles"]
-    _optional_components = ["residual_gaussian", "discriminant", "multiscale", "feature_denoiser", "profiles"]
+    _exclude_from_cpu_offload = ["gaussian", "calibration", *(set(OPTIONAL_COMPONENTS) - {"feature_denoiser"})]
+    _optional_components = list(OPTIONAL_COMPONENTS)
 
     def __init__(
         self,
@@ -74,6 +77,7 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         multiscale: MultiscaleFeatures | None = None,
         profiles: CalibratedProfiles | None = None,
         feature_denoiser: FeatureDenoiser | None = None,
+        references: ReferenceImages | None = None,
     ):
         super().__init__()
         if not hasattr(unet, "feature_head"):
@@ -82,7 +86,8 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         check_scheduler(scheduler)
         parts = {"unet": unet, "scheduler": scheduler, "feature_extractor": feature_extractor, "gaussian": gaussian}
         parts |= {"residual_gaussian": residual_gaussian, "calibration": calibration, "discriminant": discriminant}
-        self.register_modules(**parts, multiscale=multiscale, profiles=profiles, feature_denoiser=feature_denoiser)
+        parts |= {"multiscale": multiscale, "profiles": profiles, "feature_denoiser": feature_denoiser}
+        self.register_modules(**parts, references=references)
 
     @property
     def category_names(self) -> list[str] | None:
@@ -211,7 +216,7 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         category_of, _ = reader.categories(images, categories, batch_size)
         rates = self.calibration.rates(false_alarm_rate, category_of, len(images))  # (N,)
         thresholds = torch.from_numpy(self.calibration.thresholds(rates, category_of)).float().to(device)  # (2, N)
-        builder = ContextBuilder(scorer, self.scheduler, self.unet.output_stride, seed, batch_size, device)
+        builder = ContextBuilder(scorer, self.scheduler, self.unet.output_stride, seed, batch_size, device, self.references)
 
         # 2. Repair, one batch after the other
         repaired: list = [None] * len(images)

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 
-from .model_index import PACKAGE, read_json_object, with_installed_classes
+from .model_index import PACKAGE, REFERENCES, read_json_object, with_installed_classes
 from .models.digest import model_digest
 from .system.atomic import complete, finish, writing
 
@@ -37,8 +37,8 @@ class SavedWhole:
 
     @property
     def digest(self) -> str:
-        """Tells whether two pipelines are the same model; see [`diffad.models.digest.model_digest`]."""
-        return model_digest(self.components)
+        """Tells whether two pipelines score alike; see [`diffad.models.digest.model_digest`]. Reference images don't count."""
+        return model_digest({name: part for name, part in self.components.items() if name != REFERENCES})
 
     @classmethod
     def from_pretrained(cls: type[Pipeline], pretrained_model_name_or_path: str | Path, **options) -> Pipeline:

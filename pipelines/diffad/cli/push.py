@@ -16,6 +16,9 @@ def push(
     dataset: Annotated[list[str] | None, typer.Option(help="data set on the Hub that it was trained on")] = None,
     data_note: Annotated[str | None, typer.Option(help="where the training images come from, for the card")] = None,
     private: Annotated[bool, typer.Option("--private", help="make a new repository private")] = False,
+    with_references: Annotated[
+        bool, typer.Option("--with_references", help="include the images of good parts that the model holds for repair")
+    ] = False,
     dry_run: Annotated[Path | None, typer.Option(help="write the repository to this folder instead, upload nothing")] = None,
 ) -> None:
     """Uploads a model with its card, sample pictures and the code that runs it where diffad is not installed.
@@ -39,8 +42,9 @@ def push(
     logging.disable_progress_bar()  # of loading
     terms = DataTerms(license=license, datasets=tuple(dataset or ()), note=data_note)
     if dry_run is not None:
-        export_repo(model, dry_run, evaluation or (), terms, repo_id)
+        export_repo(model, dry_run, evaluation or (), terms, repo_id, with_references)
         typer.echo(f"wrote {dry_run}")
     else:
-        url = push_model(model, repo_id, evaluation or (), terms, private=True if private else None)
+        visibility = True if private else None
+        url = push_model(model, repo_id, evaluation or (), terms, visibility, with_references=with_references)
         typer.echo(f"uploaded {url}")

@@ -115,6 +115,7 @@ def model_card(
         code_module=code_module,
         requirements=_requirements(configs),
         class_names=class_names,
+        references=len(configs["references"]["categories"]) if "references" in configs else 0,
         false_alarm_rate=evaluations[0].false_alarm_rate if evaluations else 0.05,
         data_note=terms.note or "The author has not described the training images.",
         license=terms.license,

@@ -14,6 +14,7 @@ from .. import __version__
 from ..model_index import (
     COMPONENT_CLASSES,
     PACKAGE,
+    REFERENCES,
     component_module_name,
     components,
     read_json_object,
@@ -47,6 +48,7 @@ def push(
     private: bool | None = None,
     token: str | None = None,
     commit_message: str | None = None,
+    with_references: bool = False,
 ) -> str:
     """Uploads a model to the Hub in one commit, and creates the repository where there is none.
 
@@ -58,6 +60,7 @@ def push(
         private: whether a new repository is private; None is the owner's default.
         token: of the Hub; None is the one of `hf auth login`.
         commit_message: None names the version of diffad.
+        with_references: also upload the images of good parts that the model holds for repair.
 
     Returns:
         The repository's address.
@@ -70,7 +73,7 @@ def push(
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "repository"
-        export_repo(model, folder, evaluations, terms, repo_id)
+        export_repo(model, folder, evaluations, terms, repo_id, with_references)
         try:
             url = api.create_repo(repo_id, private=private, exist_ok=True)
             # One commit, where upload_folder may make several: nobody loads half a model.
@@ -90,6 +93,7 @@ def export_repo(
     evaluations: Sequence[str | Path] = (),
     terms: DataTerms | None = None,
     repo_id: str | None = None,
+    with_references: bool = False,
 ) -> None:
     """Writes a repository: safetensors, configurations, code, card and sample pictures. Asks no network.
 
@@ -101,6 +105,8 @@ def export_repo(
             digest in them; those before diffad 0.2 have none, so that settings are compared and the card says so.
         terms: licence and origin of the training images, for the card.
         repo_id: name that the card uses; None is the folder.
+        with_references: include the images of good parts that the model holds for repair. They are photographs of someone's
+            parts, so that they are left out otherwise.
 
     Raises:
         ValueError: if the folder is not empty, `model` is no complete pipeline with safetensors and a calibration, one of its
@@ -115,7 +121,7 @@ def export_repo(
     # Beside the folder until it is complete.
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         unfinished = Path(scratch) / "repository"
-        _write_repo(model, unfinished, read, terms, repo_id or folder.name)
+        _write_repo(model, unfinished, read, terms, repo_id or folder.name, with_references)
         if folder.exists():
             folder.rmdir()
         unfinished.rename(folder)
@@ -127,6 +133,7 @@ def _write_repo(
     evaluations: Sequence[EvaluationRecord],
     terms: DataTerms | None,
     repo_id: str,
+    with_references: bool,
 ) -> None:
     if isinstance(model, str | Path):
         source = trained_in = Path(model)
@@ -142,6 +149,9 @@ def _write_repo(
         index, pipe = _saved_pipeline(source), model
     if not pipe.calibration.is_fitted:
         raise ValueError("the pipeline is not calibrated: calibrate it on good images first (`diffad calibrate`)")
+
+    if not with_references and REFERENCES in index:
+        index = {**index, REFERENCES: [None, None]}
 
     code = single_file_code(__version__)
     code_module = code_module_name(code)

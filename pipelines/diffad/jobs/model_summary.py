@@ -31,6 +31,9 @@ def summarize_model(pipe: DiffADPipeline) -> dict[str, str]:
     for name in pipe.profile_names[1:]:
         settings = pipe.calibration_of(name).config
         summary[f"profile {name}"] = f"map {_sum_of(settings.weights)}; score {_sum_of(settings.verdict)}"
+    if pipe.references is not None:
+        turned = ", compared in all directions" if pipe.references.config.turns else ""
+        summary["reference images"] = f"{len(pipe.references.config.categories)} photographs of good parts, for repair{turned}"
     if pipe.category_names:
         summary["categories"] = ", ".join(pipe.category_names)
     for index, name in enumerate(pipe.category_names or [""]):

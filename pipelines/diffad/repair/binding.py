@@ -8,6 +8,7 @@ from diffusers import DDPMScheduler
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.noise import timestep_noise
 from ..imaging.tensors import cut
+from ..models.reference_images import ReferenceImages
 from ..scoring.scorer import Scorer
 from ..scoring.tiling import tile_corners
 from .context import RepairContext
@@ -24,11 +25,21 @@ class ContextBuilder:
         seed: of all noise.
         batch_size: images, or windows of them, that networks get at a time, at most.
         device: of the images.
+        references: of the pipeline.
     """
 
-    def __init__(self, scorer: Scorer, scheduler: DDPMScheduler, stride: int, seed: int, batch_size: int, device: torch.device):
+    def __init__(
+        self,
+        scorer: Scorer,
+        scheduler: DDPMScheduler,
+        stride: int,
+        seed: int,
+        batch_size: int,
+        device: torch.device,
+        references: ReferenceImages | None = None,
+    ):
         self.scorer, self.scheduler, self.stride = scorer, scheduler, stride
-        self.seed, self.batch_size, self.device = seed, batch_size, device
+        self.seed, self.batch_size, self.device, self.references = seed, batch_size, device, references
         self._denoisers: dict[int | None, Denoiser] = {}
 
     def denoiser(self, num_inference_steps: int | None = None) -> Denoiser:
@@ -80,6 +91,8 @@ class ContextBuilder:
             score=score,
             image_threshold=image_threshold,
             pixel_threshold=pixel_threshold,
+            references=None if self.references is None else self.references.of_category(category),
+            parts_turn=self.references is not None and self.references.config.turns,
         )
 
 

@@ -55,6 +55,8 @@ class RepairContext:
         score: images to anomaly maps `(B, H, W)` and image scores `(B,)`; as many UNet passes as the score has timesteps.
         image_threshold: `(B,)`, scores above it make an image defective.
         pixel_threshold: `(B,)`, values of the anomaly map above it make a pixel defective.
+        references: `(R, 3, height, width)`, images of good parts; None where the model has none.
+        parts_turn: whether parts lie in any direction.
     """
 
     size: tuple[int, int]
@@ -69,6 +71,8 @@ class RepairContext:
     score: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
     image_threshold: torch.Tensor
     pixel_threshold: torch.Tensor
+    references: torch.Tensor | None = None
+    parts_turn: bool = False
 
     def check_timesteps(self, timesteps: Sequence[int], num_inference_steps: int | None = None) -> None:
         """Refuses timesteps, in original units, that are not part of a respaced chain, or of the full one.

@@ -9,6 +9,7 @@ from .cycle_spinning import cycle_spin
 from .fill import fill_from_surroundings, structure_weight
 from .gradient_denoising import mahalanobis_loss
 from .mask import defect_region, differs_from_prediction, soft_edge
+from .proposals import propose
 from .texture import transfer_texture
 from .windows import Window, cut_windows, in_rounds, paste_windows, repair_masks, repair_windows
 
@@ -24,6 +25,10 @@ class Inpainting:
     what the denoiser errs, the fill stays. Texture, which both lack, is transferred from the image's surroundings where that
     lowers Eq. 12. An image that scores as normal is returned as it is. One that still scores as defective gets another attempt
     with what is marked then added to the region; of all attempts the one with the lowest score counts.
+
+    Where the model has images of good parts, what was replaced is also taken from the same place of some of them, and from
+    elsewhere in the image itself ([`diffad.repair.proposals`]). Each is one more attempt. So structure comes back that no mean
+    of all good parts has.
 
     Images larger than the model's resolution are repaired at their size in the windows of [`diffad.repair.windows`]: one around
     each marked region with its border zone, for large regions several, of which each sees what the earlier ones have made of
@@ -42,6 +47,7 @@ class Inpainting:
         border_difference: from which difference to the denoised image, in the range [-1, 1], the border zone is repaired.
         margin: pixels by which region and border zone are widened, at the resolution of the anomaly map.
         attempts: how often the region is found anew.
+        proposals: how many contents from good images each attempt tries at most, of images of the model's resolution.
 
     Raises:
         ValueError: if a setting is out of its range.
@@ -57,11 +63,12 @@ class Inpainting:
     border_difference: float = 0.3
     margin: int = 4
     attempts: int = 2
+    proposals: int = 3
 
     def __post_init__(self):
         if not self.timesteps:
             raise ValueError("timesteps must hold at least one noise level")
-        for name, lowest in (("spins", 1), ("margin", 0), ("attempts", 0)):
+        for name, lowest in (("spins", 1), ("margin", 0), ("attempts", 0), ("proposals", 0)):
             if getattr(self, name) < lowest:
                 raise ValueError(f"{name} must be at least {lowest}, got {getattr(self, name)}")
 
@@ -80,7 +87,8 @@ class Inpainting:
         anomaly_map = anomaly_map[defective]  # (D, H, W)
         for attempt in range(self.attempts):
             if len(defective) == 0:
-                repaired = self._change_nothing(repaired, on_step)
+                more = int(self._takes_from_references(images, context))
+                repaired = self._change_nothing(repaired, on_step, len(self.timesteps) + 1 + more)
                 continue
             threshold = context.select(defective).pixel_threshold  # (D,)
             for mask, share in ((region, self.peak_share), (border, self.border_share)):
@@ -91,8 +99,12 @@ class Inpainting:
             method = replace(self, texture_strength=1.0) if attempt and self.texture_strength else self
             repaired, replaced = method._repair(repaired, region, windows, context, on_step)
             anomaly_map, score = _score(repaired[defective], context.select(defective))  # (D, H, W), (D,)
-            best.update(defective, repaired, replaced, score)
-            still_defective = score > context.image_threshold[defective]  # (D,)
+            best.update(defective, repaired[defective], replaced[defective], score)
+            if self._takes_from_references(images, context):
+                marked = torch.maximum(region, replaced)  # (B, 1, H, W)
+                self._try_references(images, marked, defective, context, best)
+                repaired = best.images = on_step(best.images)
+            still_defective = best.score[defective] > context.image_threshold[defective]  # (D,)
             defective, anomaly_map = defective[still_defective], anomaly_map[still_defective]
         return RepairResult(best.images, soft_edge(best.replaced))
 
@@ -100,11 +112,27 @@ class Inpainting:
         """`(B, 1, H, W)`, 1 where the map `(B, H, W)` shows a defect down to a share of its peak."""
         return defect_region(anomaly_map, threshold, self.region_level, peak_share, self.margin)
 
-    def _change_nothing(self, images: torch.Tensor, on_step: OnStep) -> torch.Tensor:
+    def _change_nothing(self, images: torch.Tensor, on_step: OnStep, steps: int) -> torch.Tensor:
         """The steps of an attempt without change, so that their number does not depend on what else is in the batch."""
-        for _ in range(len(self.timesteps) + 1):
+        for _ in range(steps):
             images = on_step(images)
         return images
+
+    def _takes_from_references(self, images: torch.Tensor, context: RepairContext) -> bool:
+        return self.proposals > 0 and context.references is not None and tuple(images.shape[-2:]) == context.size
+
+    def _try_references(
+        self, images: torch.Tensor, marked: torch.Tensor, defective: torch.Tensor, context: RepairContext, best: "_BestAttempt"
+    ) -> None:
+        """Attempts at those of the images `(B, 3, H, W)` that are defective, with what is marked taken from good ones."""
+        for index in defective.tolist():
+            region = marked[index]  # (1, H, W)
+            tried = propose(images[index], region, context.references, context.parts_turn, self.proposals)  # (k, 3, H, W)
+            if len(tried):
+                of_image = torch.tensor([index], device=images.device)
+                _, scores = _score(tried, context.select(of_image.expand(len(tried))))  # (k,)
+                lowest = scores.argmin()[None]
+                best.update(of_image, tried[lowest], region[None], scores[lowest])
 
     def _repair(
         self, images: torch.Tensor, region: torch.Tensor, windows: list[Window], context: RepairContext, on_step: OnStep
@@ -169,11 +197,11 @@ class _BestAttempt:
         self.score = torch.full_like(images[:, 0, 0, 0], torch.inf)  # (B,)
 
     def update(self, tried: torch.Tensor, images: torch.Tensor, replaced: torch.Tensor, score: torch.Tensor) -> None:
-        """Keeps what has improved: `images` and `replaced` are of all B images, `score` of the indices `tried`."""
+        """Keeps what has improved: `images` `(D, 3, H, W)`, `replaced` and `score` are of the D indices `tried`."""
         improved = score < self.score[tried]
         chosen = tried[improved]
-        self.images = self.images.index_copy(0, chosen, images[chosen])
-        self.replaced = self.replaced.index_copy(0, chosen, replaced[chosen])
+        self.images = self.images.index_copy(0, chosen, images[improved])
+        self.replaced = self.replaced.index_copy(0, chosen, replaced[improved])
         self.score = self.score.index_copy(0, chosen, score[improved])
 
 

@@ -1,0 +1,98 @@
+"""Content from good images, blended into the place of a defect."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from brightness_models import brightness_context
+from diffad import ReferenceImages
+from diffad.repair.inpainting import Inpainting
+from diffad.repair.proposals import propose
+from tiny_pipeline import smooth_images, tiny_pipeline
+
+SIDE = 32
+
+
+def in_range(image) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 127.5 - 1
+
+
+@pytest.fixture(scope="module")
+def parts() -> torch.Tensor:
+    """`(5, 3, 32, 32)` good parts."""
+    return torch.stack([in_range(image) for image in smooth_images(5, seed=3)])
+
+
+@pytest.fixture
+def region() -> torch.Tensor:
+    region = torch.zeros(1, SIDE, SIDE)
+    region[:, 12:20, 10:18] = 1
+    return region
+
+
+def test_content_comes_back_under_another_light_and_nothing_else_changes(parts, region):
+    damaged = torch.where(region > 0, 1.0, 0.9 * parts[2] + 0.05)
+    (best, *others) = propose(damaged, region, parts, False, count=3)
+    truth = 0.9 * parts[2] + 0.05
+    assert (best - truth)[:, region[0] > 0].abs().mean() < 0.02
+    assert len(others) <= 2
+    for proposal in (best, *others):
+        assert torch.equal(proposal[:, region[0] == 0], damaged[:, region[0] == 0])
+
+
+def test_what_differs_at_the_border_is_continued_smoothly(region):
+    """Between image and content lies a ramp that is harmonic, so that the blended content is the ramp's image exactly."""
+    content = torch.full((3, SIDE, SIDE), 0.1)
+    ramp = torch.linspace(-0.3, 0.3, SIDE).expand(3, SIDE, SIDE)
+    damaged = torch.where(region > 0, 1.0, content + ramp)
+    for proposal in propose(damaged, region, content[None], False, count=1):
+        assert torch.allclose(proposal, content + ramp, atol=1e-3)
+
+
+def test_nothing_is_proposed_for_a_whole_image(parts):
+    assert propose(parts[0], torch.ones(1, SIDE, SIDE), parts, False, 3).shape == (0, 3, SIDE, SIDE)
+
+
+def test_repair_takes_the_good_image_where_it_scores_lower(parts, region):
+    """The model knows its own prediction, white, as darker than the good part that the reference shows."""
+    truth = torch.ones(1, 3, SIDE, SIDE)
+    damaged = torch.where(region[None] > 0, -1.0, truth)
+
+    def grey(noisy: torch.Tensor, t: int) -> torch.Tensor:
+        return torch.full_like(noisy, 0.5)
+
+    def distance(images: torch.Tensor) -> torch.Tensor:
+        return images.square().mean(dim=1)
+
+    context = brightness_context(grey, distance)
+    settings = {"timesteps": (2, 1), "spins": 1, "margin": 0, "region_level": 0.1, "attempts": 1}
+    without = Inpainting(**settings).run(damaged, context, lambda x: x)
+    with_references = dataclasses.replace(context, references=truth)
+    result = Inpainting(**settings).run(damaged, with_references, lambda x: x)
+    assert (result.images - truth).abs().max() < (without.images - truth).abs().max()
+    assert torch.allclose(result.images, truth, atol=1e-3)
+    none = Inpainting(**settings, proposals=0).run(damaged, with_references, lambda x: x)
+    assert torch.equal(none.images, without.images)
+
+
+def test_a_pipeline_repairs_each_image_alike_in_any_batch_and_the_same_again():
+    pipe = tiny_pipeline()
+    pipe.calibrate(smooth_images(20, seed=7), smoothing_sigma=1.0)
+    references = ReferenceImages((SIDE, SIDE), (0,) * 5)
+    pixels = np.stack([np.asarray(image).transpose(2, 0, 1) for image in smooth_images(5, seed=3)])
+    references.images.copy_(torch.from_numpy(pixels))
+    without = pipe.digest
+    pipe.register_modules(references=references)
+    assert pipe.digest == without  # scores don't depend on them
+    images = [np.asarray(image).copy() for image in smooth_images(3, seed=11)]
+    for image in images:
+        image[8:16, 12:20] = 255
+    options = {"false_alarm_rate": 0.3, "intermediate_steps": "all"}
+    together = pipe.reconstruct(images, **options)
+    again = pipe.reconstruct(images, **options)
+    alone = [pipe.reconstruct(image, batch_size=1, **options) for image in images]
+    for i in range(3):
+        assert np.array_equal(together.images[i], again.images[i])
+        assert np.array_equal(together.images[i], alone[i].images[0])
+        assert len(together.intermediates[i]) == len(alone[i].intermediates[0])
