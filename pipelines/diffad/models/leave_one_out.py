@@ -2,9 +2,9 @@
 
 Without k of m vectors with deviations D = (d_1 ... d_k) from their common mean, the mean moves by -D 1 / (m - k), and the
 scatter matrix loses D M D^T with M = I + 1 1^T / (m - k). So the covariance of the rest is A - c D M D^T with
-A = S / (m - k - 1) + regularization I and c = 1 / (m - k - 1), and the vectors deviate from its mean by D M. With K = D^T A^-1 D
-Woodbury's identity gives their squared Mahalanobis distances as the diagonal of M K (I - c M K)^-1 M. For k = 1 this is the
-rank-one down-date (Sherman and Morrison) b^2 K / (1 - c b K), b = m / (m - 1).
+A = S / (m - k - 1) + regularization I and c = 1 / (m - k - 1), and the vectors deviate from its mean by D M. With
+K = D^T A^-1 D Woodbury's identity gives their squared Mahalanobis distances as the diagonal of M K (I - c M K)^-1 M. For k = 1
+this is the rank-one down-date (Sherman and Morrison) b^2 K / (1 - c b K), b = m / (m - 1).
 """
 
 from collections.abc import Sequence

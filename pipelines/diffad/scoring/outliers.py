@@ -1,9 +1,9 @@
 """Which of some good images are unlike the others: leave-one-out distances at several scales, one number for each image.
 
-An image's distance at a position is divided by the median image's there, so that a position where good parts vary counts no more
-than one where they don't. The logarithm of the mean of the highest of these is close to normally distributed over good images;
-median and median absolute deviation standardise it, which a few defects hardly move. An image's number is the mean over the
-scales, standardised once more.
+An image's distance at a position is divided by the median image's there, so that a position where good parts vary counts no
+more than one where they don't. The logarithm of the mean of the highest of these is close to normally distributed over good
+images; median and median absolute deviation standardise it, which a few defects hardly move. An image's number is the mean over
+the scales, standardised once more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,15 +57,16 @@ class Outliers:
         return np.argsort(-self.scores, kind="stable")
 
 
-def find_outliers(scales: Mapping[str, ScaleVectors], groups: Sequence[int] | None = None) -> Outliers:
+def find_outliers(scales: Mapping[str, ScaleVectors], groups: Sequence[int] | None = None, rounds: int = ROUNDS) -> Outliers:
     """Ranks images and says which are clear outliers.
 
     Defects among the images widen the Gaussians and hide each other. So the outliers are taken out of the Gaussians, and all
-    images measured anew, until the same ones are found (trimmed refits, at most 5).
+    images measured anew, until the same ones are found (trimmed refits).
 
     Args:
         scales: features by the scale's name.
         groups: `(n,)` of images that are alike and are left out together; None leaves out one at a time.
+        rounds: of this at most.
 
     Raises:
         ValueError: with fewer than four images, or groups so large that fewer than two are left.
@@ -75,7 +76,7 @@ def find_outliers(scales: Mapping[str, ScaleVectors], groups: Sequence[int] | No
         raise ValueError(f"{n} image(s): at least 4 are needed to tell which is unlike the others")
     limit = outlier_limit(n)
     is_outlier = np.zeros(n, dtype=bool)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         is_fitted = torch.from_numpy(~is_outlier)
         distances = {
             name: left_out_distances(scale.vectors, scale.regularization, groups, is_fitted).numpy()
