@@ -172,11 +172,11 @@ def audit_page(result: Audit, source: str, limit: int = 60) -> AuditPage:
     rank = {int(i): number for number, i in enumerate(outliers.order, start=1)}
     listed = {finding.index for finding in result.findings}
     others = [Finding(int(i), "by rank") for i in outliers.order if int(i) not in listed]
-    typical = {name: np.exp(np.median(highest(values))) for name, values in outliers.ratios.items()}
+    typical = {name: np.exp(np.median(highest(values))) for name, values in outliers.distances.items()}
 
     def pictures(finding: Finding) -> dict[str, Image.Image]:
         other = everything[place[finding.of]].read() if finding.of else None
-        relative = [_square(values[finding.index]) / typical[name] for name, values in outliers.ratios.items()]
+        relative = [_square(values[finding.index]) / typical[name] for name, values in outliers.distances.items()]
         side = max(map(len, relative))
         grown = [np.kron(values, np.ones((side // len(values),) * 2)) for values in relative]
         return audit_pictures(result.samples[finding.index].read(), np.mean(grown, axis=0), other=other)

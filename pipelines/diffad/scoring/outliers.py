@@ -1,9 +1,8 @@
 """Which of some good images are unlike the others: leave-one-out distances at several scales, one number for each image.
 
-An image's distance at a position is divided by the median image's there, so that a position where good parts vary counts no
-more than one where they don't. The logarithm of the mean of the highest of these is close to normally distributed over good
-images; median and median absolute deviation standardise it, which a few defects hardly move. An image's number is the mean over
-the scales, standardised once more.
+The Gaussian of each position says what varies there, so that distances of all positions compare. The logarithm of the mean of
+an image's highest distances is close to normally distributed over good images; median and median absolute deviation standardise
+it, which a few defects hardly move. An image's number is the mean over the scales, standardised once more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,13 +42,13 @@ class Outliers:
         scores: `(n,)`, about standard normal for good images.
         is_outlier: bool `(n,)`, above `limit`.
         limit: that any of n standard normal numbers exceeds with probability `FALSE_RATE`.
-        ratios: `(n, P)` by scale, distances as multiples of the median image's at the same position.
+        distances: `(n, P)` by scale, squared Mahalanobis distances to the other images.
     """
 
     scores: np.ndarray
     is_outlier: np.ndarray
     limit: float
-    ratios: Mapping[str, np.ndarray]
+    distances: Mapping[str, np.ndarray]
 
     @property
     def order(self) -> np.ndarray:
@@ -82,21 +81,20 @@ def find_outliers(scales: Mapping[str, ScaleVectors], groups: Sequence[int] | No
             name: left_out_distances(scale.vectors, scale.regularization, groups, is_fitted).numpy()
             for name, scale in scales.items()
         }
-        ratios = {name: values / np.median(values[~is_outlier], axis=0) for name, values in distances.items()}
-        of_scales = [robust_scores(highest(values), ~is_outlier) for values in ratios.values()]
+        of_scales = [robust_scores(highest(values), ~is_outlier) for values in distances.values()]
         scores = robust_scores(np.mean(of_scales, axis=0), ~is_outlier)
         found = scores > limit
         found[np.argsort(-scores)[int(MOST_LEFT_OUT * n) :]] = False
         if (found == is_outlier).all():
             break
         is_outlier = found
-    return Outliers(scores, is_outlier, limit, ratios)
+    return Outliers(scores, is_outlier, limit, distances)
 
 
-def highest(ratios: np.ndarray) -> np.ndarray:
-    """Logarithm `(n,)` of the mean of the highest of positive values `(n, P)` of each image."""
-    count = max(1, round(HIGHEST_SHARE * ratios.shape[1]))
-    return np.log(np.partition(ratios, -count, axis=1)[:, -count:].mean(axis=1))
+def highest(distances: np.ndarray) -> np.ndarray:
+    """Logarithm `(n,)` of the mean of the highest of positive distances `(n, P)` of each image."""
+    count = max(1, round(HIGHEST_SHARE * distances.shape[1]))
+    return np.log(np.partition(distances, -count, axis=1)[:, -count:].mean(axis=1))
 
 
 def robust_scores(values: np.ndarray, counts: np.ndarray) -> np.ndarray:

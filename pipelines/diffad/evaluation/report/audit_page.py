@@ -62,18 +62,19 @@ def write_audit_page(page: AuditPage, path: Path) -> None:
 
 
 def audit_pictures(
-    image: Image.Image, ratios: np.ndarray | None = None, threshold: float = 1.0, other: Image.Image | None = None
+    image: Image.Image, distances: np.ndarray | None = None, threshold: float = 3.0, other: Image.Image | None = None
 ) -> dict[str, Image.Image]:
     """Pictures at most 256 pixels long: the image, where it is unlike the others, and the one that it is a duplicate of.
 
     Args:
-        ratios: `(height, width)` of distances as multiples of the usual one.
+        distances: `(height, width)`, as multiples of a good image's highest.
         threshold: at which they are half as bright as they can be.
     """
     pictures = {"image": _small(image)}
-    if ratios is not None:
-        heat = np.asarray(Image.fromarray(ratios.astype(np.float32)).resize(pictures["image"].size, Image.Resampling.BILINEAR))
-        pictures["unlike the others"] = Image.fromarray(overlay(np.asarray(pictures["image"]), heat, threshold))
+    if distances is not None:
+        heat = Image.fromarray(distances.astype(np.float32)).resize(pictures["image"].size, Image.Resampling.BILINEAR)
+        drawn = overlay(np.asarray(pictures["image"]), np.asarray(heat), threshold)
+        pictures["unlike the others"] = Image.fromarray(drawn)
     if other is not None:
         pictures["near duplicate of"] = _small(other)
     return pictures
