@@ -81,7 +81,7 @@ def table(results: list[dict]) -> str:
     """Markdown: one row for each category and share, with the mean and the worst of its draws."""
     head = ("category", "defects", "draws", "in the first 15 %", "worst draw", "called outliers", "good ones called outliers")
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for category, share in dict.fromkeys((result["category"], result["share"]) for result in results):
+    for category, share in sorted({(result["category"], result["share"]) for result in results}):
         draws = [result for result in results if (result["category"], result["share"]) == (category, share)]
         good = f"{np.mean([draw['outliers_good'] for draw in draws]):.1f} of {draws[0]['good']}"
         cells = [category, "none", str(len(draws)), "", "", "", good]
