@@ -32,7 +32,7 @@ def audit(
 
     ```
     diffad audit parts/good --output runs/audit
-    diffad train parts/good --exclude runs/audit/audit.csv --output runs/part
+    diffad audit parts --output runs/audit --resolution 320 --shown 200
     ```
     """
     import torch
