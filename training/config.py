@@ -74,6 +74,8 @@ class TrainingConfig:
     data: str = ""  # MVTec-layout folder, folder of good images, or `datasets` name or folder
     categories: list[str] = field(default_factory=list)  # folders in `data` that one model is of; empty is `data` itself
     all_good: bool = False  # the subfolders of a plain folder all hold good images: days or lots, not kinds of parts
+    exclude: str | None = None  # list that `diffad audit` wrote: its images with a reason are neither trained on nor held out
+    robust: bool = False  # leave out training images that are unlike all others, by a rule; for folders nobody has looked at
     roi: str | None = None  # mask file of the region of interest (white is inside), for parts that lie alike in all images
     output_dir: str = "runs/model"
     overwrite: bool = False  # take the place of another run or model in output_dir

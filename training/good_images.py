@@ -6,6 +6,7 @@ from pathlib import Path
 
 from diffad.data import DataError, Sample, category_samples, count_groups, split_by_names, split_held_out, training_samples
 from diffad.imaging.preprocessing import load_region
+from diffad.jobs.exclusion import read_excluded, without_excluded
 from diffad.jobs.recalibrate import check_aspect
 from diffad_training.config import TrainingConfig, load_config
 
@@ -16,9 +17,18 @@ def good_samples(config: TrainingConfig) -> list[Sample]:
     """All good images that a run may train on or hold out, of all its categories, in a fixed order.
 
     Raises:
-        DataError: if there is no such source, its layout is not recognised, or it holds no images.
+        DataError: if there is no such source, its layout is not recognised, or it holds no images, or the list of images to
+            exclude names others.
     """
-    return good_samples_of(config.data, config.categories, config.all_good)
+    samples = good_samples_of(config.data, config.categories, config.all_good)
+    if config.exclude is None:
+        return samples
+    return without_excluded(samples, read_excluded(Path(config.exclude)), Path(config.exclude))
+
+
+def excluded_names(config: TrainingConfig) -> list[str]:
+    """Names of the images that a run leaves out because its list says so."""
+    return [] if config.exclude is None else sorted(set(read_excluded(Path(config.exclude))))
 
 
 def good_samples_of(source: str, categories: Sequence[str], all_good: bool) -> list[Sample]:
@@ -111,14 +121,17 @@ def held_out_samples(model: Path, data: str | None = None) -> list[Sample]:
 
 
 def images_trained_on(model: Path) -> set[Path]:
-    """Image files that a model has been trained on, absolute, as far as its settings, record and data are where they were."""
+    """Image files that a model has been trained on, absolute, as far as its settings, record and data are where they were.
+
+    Those that were excluded from training are among them: they are no good images to calibrate on.
+    """
     settings = model / "training_config.json"
     if not settings.is_file() or not (model / HELD_OUT).is_file():
         return set()
     config, held_out = load_config(str(settings), {}), set(read_held_out(model))
     source = Path(config.data)
     try:
-        samples = good_samples(config) if source.exists() else []
+        samples = good_samples_of(config.data, config.categories, config.all_good) if source.exists() else []
     except DataError:  # other data by now
         return set()
     root = (source if source.is_dir() else source.parent).resolve()

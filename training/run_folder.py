@@ -20,7 +20,7 @@ LOCK = ".training.lock"
 MODEL_FILES = ("model_index.json", "training_config.json")
 # Settings that say where and how a run is carried out, and not what comes of it.
 LOCAL_SETTINGS = frozenset(
-    {"data", "all_good", "output_dir", "cache_dir", "num_workers", "compile", "overwrite", "resume_from_checkpoint"}
+    {"data", "all_good", "exclude", "output_dir", "cache_dir", "num_workers", "compile", "overwrite", "resume_from_checkpoint"}
     | {"report_to", "checkpointing_steps", "checkpoints_total_limit", "keep_checkpoints", "validation_steps"}
 )
 

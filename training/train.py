@@ -19,7 +19,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -38,10 +38,11 @@ from diffad_training.components import build_extractor, build_scheduler, build_u
 from diffad_training.config import TrainingConfig, parse_config, training_steps
 from diffad_training.dataset import BalancedSampler, CachedDataset, balanced_statistics, build_cache
 from diffad_training.fitting import FittedModel, GoodParts, fit_first_pipeline, fit_pipeline
-from diffad_training.good_images import check_region, good_samples, split_samples
+from diffad_training.good_images import check_region, excluded_names, good_samples, split_samples
 from diffad_training.interruption import Interruption, ignore_interruption
 from diffad_training.losses import loss_values, training_loss, validate
 from diffad_training.model_files import save_model
+from diffad_training.outliers import outlier_note, training_outliers
 from diffad_training.progress import LOG_STEPS, FiniteLoss, ProgressBar, Throughput
 from diffad_training.run_folder import Fingerprint, RunFolder
 from diffusers import DDPMScheduler
@@ -122,6 +123,15 @@ def run(
     categories = range(max(1, len(config.categories)))
     train_groups = [[i for i in train_indices if cached.categories[i] == category] for category in categories]
     extractor.set_statistics(*balanced_statistics(cached.features, train_groups))
+    outliers = training_outliers(cached, train_groups, extractor.feature_mean.cpu(), extractor.feature_std.cpu(), config)
+    of_outliers = [samples[cached.owners[i]] for i in outliers]
+    if outliers:
+        accelerator.print(outlier_note(of_outliers, len(train_indices), config), flush=True)
+    if outliers and config.robust:
+        train_groups = [[i for i in group if i not in outliers] for group in train_groups]
+        train_indices = [i for i in train_indices if i not in outliers]
+        extractor.set_statistics(*balanced_statistics(cached.features, train_groups))
+    about_data = {"excluded": excluded_names(config), "outliers": [sample.name for sample in of_outliers]}
     good_parts = GoodParts(cached, samples, train_groups, held_out_samples)
 
     # 3. A first model, which needs no diffusion model; a run that goes on has it, and a finished one is not replaced by it
@@ -129,7 +139,7 @@ def run(
     wants_first = config.has_gaussian_profile and checkpoint is None and not folder.has_finished_model()
     if main_process and (is_first_all or wants_first):
         fitted = fit_first_pipeline(unet.to(device), scheduler, extractor, good_parts, config)
-        summary = save(fitted, folder, config, held_out_samples, started, steps=0, is_finished=is_first_all)
+        summary = save(fitted, folder, config, held_out_samples, about_data, started, steps=0, is_finished=is_first_all)
         model = "the pipeline" if is_first_all else "a first model (profile gaussian)"
         goes_on = "" if is_first_all else "; training goes on"
         print(f"saved {model} to {folder.path} after {summary['seconds']:.0f} s{goes_on}", flush=True)
@@ -247,7 +257,7 @@ def run(
         trained = accelerator.unwrap_model(unet, keep_fp32_wrapper=False).eval()
         fitted = fit_pipeline(trained, scheduler, extractor, good_parts, config)
         settings = dataclasses.replace(config, max_train_steps=steps)
-        summary = save(fitted, folder, settings, held_out_samples, started, steps=step, is_finished=True)
+        summary = save(fitted, folder, settings, held_out_samples, about_data, started, steps=step, is_finished=True)
         folder.record(now, is_finished=True)
         print(f"saved the pipeline to {folder.path} after {summary['seconds']:.0f} s")
         del cached, good_parts, train_loader, held_out_loader, loader  # Windows removes no file that is mapped
@@ -259,6 +269,7 @@ def save(
     folder: RunFolder,
     config: TrainingConfig,
     held_out_samples: Sequence[Sample],
+    about_data: Mapping[str, object],
     started: float,
     steps: int,
     is_finished: bool,
@@ -266,6 +277,7 @@ def save(
     """Saves a model with a summary of the training so far, and returns that."""
     seconds = time.perf_counter() - started
     summary = {"finished": is_finished, "seconds": seconds, "peak_memory_mib": peak_memory_mib(), "steps": steps}
+    summary |= about_data
     save_model(fitted, folder.path, dataclasses.replace(config, overwrite=False), held_out_samples, summary)
     return summary
 

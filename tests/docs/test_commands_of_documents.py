@@ -151,7 +151,7 @@ def test_runs(step: Step, monkeypatch, workplace, sessions):
 
 
 def run_diffad(words: list[str]) -> None:
-    appended = SMALL if words[0] == "train" else []
+    appended = {"train": SMALL, "audit": ["--resolution", "32", "--levels", "[2]"]}.get(words[0], [])
     if "--short_side" in words:
         appended = [*appended, "--short_side", "48"]
     result = CliRunner().invoke(app, [*words, *appended], catch_exceptions=False)

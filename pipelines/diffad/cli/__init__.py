@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from .audit import audit
 from .calibrate import calibrate
 from .errors import OneLineErrors
 from .evaluate import evaluate
@@ -47,6 +48,6 @@ def main(
 
 
 app.command(cls=TrainCommand)(train)
-for command in (evaluate, predict, monitor, reconstruct, calibrate, tune, export, info, push):
+for command in (audit, evaluate, predict, monitor, reconstruct, calibrate, tune, export, info, push):
     app.command()(command)
 app.command("app")(serve_app)

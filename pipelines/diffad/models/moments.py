@@ -28,6 +28,25 @@ class StreamingMoments:
         """Adds all samples that another accumulator has seen."""
         self._merge(other.count, other.mean.to(self.mean), other.scatter.to(self.scatter))
 
+    def without(self, other: "StreamingMoments") -> "StreamingMoments":
+        """Moments of the samples that are left once those of another accumulator, which this one has seen, are taken away.
+
+        Undoes [`~StreamingMoments.merge`] but for rounding.
+
+        Raises:
+            ValueError: if the other one has seen more samples than this one.
+        """
+        rest = StreamingMoments(*self.mean.shape, device=self.mean.device)
+        rest.count = self.count - other.count
+        if rest.count < 0:
+            raise ValueError(f"{other.count} samples can't be taken away from {self.count}")
+        if rest.count:
+            delta = other.mean.to(self.mean) - self.mean  # (P, D)
+            rest.mean = self.mean - delta * (other.count / rest.count)
+            between = delta[:, :, None] * delta[:, None, :] * (self.count * other.count / rest.count)
+            rest.scatter = self.scatter - other.scatter.to(self.scatter) - between
+        return rest
+
     @property
     def covariance(self) -> torch.Tensor:
         """Unbiased covariance, `(positions, dims, dims)`."""
