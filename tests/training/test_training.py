@@ -18,6 +18,7 @@ from tiny_training import save_images, tiny_config
 def test_run_saves_a_pipeline_that_scores(trained):
     pipe = DiffADPipeline.from_pretrained(trained.folder)
     assert pipe.calibration.config.num_calibration_images == 2  # and one for the statistics
+    assert pipe.references.images.shape == (10, 3, 32, 32)  # every training image, of fewer than 48
     assert np.isfinite(pipe(smooth_images(2, seed=9)).image_scores).all()
     settings = json.loads((trained.folder / "training_config.json").read_text())
     assert settings["resolution"] == 32 and settings["augmentations"] == ["hflip"]
