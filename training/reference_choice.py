@@ -6,7 +6,7 @@ from diffad import ReferenceImages
 from diffad.models.reference_images import MOST_BYTES
 from diffad.repair.alignment import turning_helps
 
-COMPARED = 6  # images by which it is found out whether parts lie in any direction
+COMPARED = 12  # images by which it is found out whether parts lie in any direction
 COMPARED_WITH = 12
 TURNED = 3  # times fewer images are kept where parts turn: each serves all directions, and takes as many times longer
 
@@ -31,7 +31,8 @@ def choose_references(
         return None
     chosen = [np.flatnonzero(categories == kind) for kind in kinds]
     chosen = [members[covering(pooled_features[members], of_each)] for members in chosen]
-    others = np.setdiff1d(np.flatnonzero(categories == kinds[0]), chosen[0])[:COMPARED]
+    others = np.setdiff1d(np.flatnonzero(categories == kinds[0]), chosen[0])
+    others = others[:: max(1, len(others) // COMPARED)][:COMPARED]
     to_range = lambda indices: images[indices].astype(np.float64) / 127.5 - 1  # noqa: E731
     turns = len(others) > 0 and turning_helps(to_range(others), to_range(chosen[0][:COMPARED_WITH]))
     indices = np.concatenate([members[: max(1, len(members) // TURNED)] if turns else members for members in chosen])
