@@ -41,6 +41,7 @@ class ContextBuilder:
         self.scorer, self.scheduler, self.stride = scorer, scheduler, stride
         self.seed, self.batch_size, self.device, self.references = seed, batch_size, device, references
         self._denoisers: dict[int | None, Denoiser] = {}
+        self._references: dict[int | None, torch.Tensor] = {}
 
     def denoiser(self, num_inference_steps: int | None = None) -> Denoiser:
         """Along a respaced chain, or the full one; made when it is first asked for."""
@@ -48,6 +49,14 @@ class ContextBuilder:
             unet = self.scorer.denoiser.unet
             self._denoisers[num_inference_steps] = Denoiser(unet, self.scheduler, num_inference_steps, self.device)
         return self._denoisers[num_inference_steps]
+
+    def references_of(self, category: int | None) -> torch.Tensor | None:
+        """`(R, 3, height, width)`, a category's images of good parts, made floats when they are first asked for."""
+        if self.references is None:
+            return None
+        if category not in self._references:
+            self._references[category] = self.references.of_category(category)
+        return self._references[category]
 
     def noise(self, like: torch.Tensor, number: int) -> torch.Tensor:
         """The one noise image that seed, number and the size of images `(B, C, H, W)` determine, `(C, H, W)`."""
@@ -91,7 +100,7 @@ class ContextBuilder:
             score=score,
             image_threshold=image_threshold,
             pixel_threshold=pixel_threshold,
-            references=None if self.references is None else self.references.of_category(category),
+            references=self.references_of(category),
             parts_turn=self.references is not None and self.references.config.turns,
         )
 
