@@ -48,8 +48,8 @@ def check_exposure(host: str, token: str | None) -> None:
     """Raises ValueError if others could use a server without a token."""
     if token is None and not is_loopback(host):
         raise ValueError(
-            f"--host {host}: others than this machine can reach it, so that a token is needed: name a file with --token-file, or "
-            f"set {VARIABLE}"
+            f"--host {host}: others than this machine can reach it, which needs a token: name a file with --token-file, or set "
+            f"{VARIABLE}"
         )
 
 

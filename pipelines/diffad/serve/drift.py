@@ -51,7 +51,7 @@ class Drift:
                 self._is_saved = False
 
     def summary(self) -> list[dict]:
-        """For each category `category`, `parts`, `rejected`, `changed`, `alarms` (part at the first of each test), `evidence`."""
+        """State of each category's monitor; the keys are fields of [`diffad.serve.answers.MonitorState`]."""
         summaries = []
         for name, monitor in self.monitors.items():
             state = monitor.state

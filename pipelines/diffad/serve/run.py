@@ -41,16 +41,18 @@ async def serve(load: Load, path: str, settings: ServeSettings, listening: socke
         await service.open()
     except WorkerError as error:
         raise ValueError(str(error)) from None
-    config = uvicorn.Config(
-        build_app(service, token),
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=round(settings.batch_seconds) + 1,
-    )
     host, port, *_ = listening.getsockname()
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    server = server_of(service, token)
     LOG.info("serving %s (%s) on %s; %s/docs describes requests", path, service.slot.model.worker.info.digest, address, address)
-    await uvicorn.Server(config).serve(sockets=[listening])
+    await server.serve(sockets=[listening])
+
+
+def server_of(service: Service, token: str | None) -> uvicorn.Server:
+    """The HTTP server of an opened service, which closes it in the end."""
+    seconds = round(service.settings.batch_seconds) + 1  # longer than an accepted request can take
+    app = build_app(service, token)
+    return uvicorn.Server(uvicorn.Config(app, access_log=False, server_header=False, timeout_graceful_shutdown=seconds))
 
 
 def run(load: Load, path: str, settings: ServeSettings, listening: socket.socket, token: str | None) -> None:

@@ -114,7 +114,8 @@ class Service:
         if self.settings.feedback is None:
             raise Refusal(501, "this server keeps no feedback; start it with --feedback FILE")
         try:
-            record = FeedbackRecord(**fields, time=datetime.now(timezone.utc).isoformat(timespec="milliseconds"))
+            now = datetime.now(timezone.utc)  # noqa: UP017 - Python 3.10 has no datetime.UTC
+            record = FeedbackRecord(**fields, time=now.isoformat(timespec="milliseconds"))
         except ValueError as error:
             raise Refusal(422, str(error)) from None
         try:
