@@ -132,17 +132,14 @@ def test_a_killed_process_is_started_again(models):
         assert server.metric("diffad_worker_restarts_total") == 2
 
 
-def test_an_image_that_kills_is_refused_and_the_next_one_is_judged(models):
+def test_an_image_that_kills_is_refused_and_the_next_one_is_judged(models, tmp_path):
     with running(models[0]) as server:
         answer = server.client.post("/predict", content=png(KILLS))
         assert answer.status_code == 503 and answer.json()["retryable"] and answer.headers["Retry-After"] == "2"
         assert server.client.get("/ready").status_code == 503 and server.client.get("/health").status_code == 200
         assert server.client.post("/predict", content=png(60)).json()["images"][0]["score"] == 60
         assert server.client.get("/ready").status_code == 200
-
-
-def test_a_folder_with_another_content_is_another_version(models, tmp_path):
-    with running(models[0]) as server:
+        # Started again from a folder whose content has changed, it is another model.
         (tmp_path / "model0/offset").write_text("5")
         server.client.post("/predict", content=png(KILLS))
         answer = server.client.post("/predict", content=png(60)).json()

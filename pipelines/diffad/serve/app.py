@@ -16,7 +16,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from .. import __version__
 from .auth import BearerToken
 from .metrics import Measured
-from .refusal import Refusal, refusal_response
+from .refusal import Refusal
+from .refusal_response import refusal_response
 from .request_images import BodyLimit
 from .routes import router
 from .service import Service
@@ -78,17 +79,17 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Refusal)
     async def refused(request: Request, error: Refusal) -> Response:
-        return refusal_response(error.status, error.error, error.retry_after)
+        return refusal_response(error)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        return refusal_response(error.status_code, str(error.detail))
+        return refusal_response(Refusal(error.status_code, str(error.detail)))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         said = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-        return refusal_response(422, "; ".join(said))
+        return refusal_response(Refusal(422, "; ".join(said)))
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
-        return refusal_response(500, f"the server failed ({type(error).__name__}); its log says more")
+        return refusal_response(Refusal(500, f"the server failed ({type(error).__name__}); its log says more"))

@@ -9,7 +9,8 @@ from pathlib import Path
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .refusal import refusal_response
+from .refusal import Refusal
+from .refusal_response import refusal_response
 
 VARIABLE = "DIFFAD_TOKEN"
 SHORTEST = 16  # characters
@@ -68,7 +69,7 @@ class BearerToken:
         if scope["type"] == "http" and not self._is_open(scope["path"]):
             sent = Headers(scope=scope).get("authorization", "").encode("latin-1", errors="replace")
             if not hmac.compare_digest(sent, self.expected):
-                answer = refusal_response(401, "the header Authorization: Bearer TOKEN is missing or wrong")
+                answer = refusal_response(Refusal(401, "the header Authorization: Bearer TOKEN is missing or wrong"))
                 answer.headers["WWW-Authenticate"] = "Bearer"
                 return await answer(scope, receive, send)
         return await self.app(scope, receive, send)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ..system.text import one_line
 from .messages import ModelInfo
 from .metrics import Metrics
 
+LOG = logging.getLogger("uvicorn.error")
 FORMAT = 1
 
 
@@ -81,12 +83,16 @@ class Drift:
                 metrics.limit.labels(category, test).set(one["limits"][test])
 
     def save(self) -> None:
-        """Writes the state, whole or not at all, if there is something new and a file to write it to."""
+        """Writes the state, whole or not at all, if there is something new and a file to write it to; a full disk is logged."""
         if self.path is None or self._is_saved:
             return
-        self._is_saved = True
+        self._is_saved = True  # before: parts may come meanwhile
         self._models[self._key] = {name or "": monitor.to_dict() for name, monitor in self.monitors.items()}
-        write_text(self.path, json.dumps({"format": FORMAT, "models": self._models}) + "\n")
+        try:
+            write_text(self.path, json.dumps({"format": FORMAT, "models": self._models}) + "\n")
+        except OSError as error:
+            self._is_saved = False
+            LOG.error("the monitor's state could not be saved: %s", error)
 
 
 def read_state(path: Path) -> dict[str, dict]:

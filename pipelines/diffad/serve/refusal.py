@@ -1,17 +1,13 @@
-"""How a server says no: a status, one sentence, and whether the same request may succeed later."""
-
-from starlette.responses import JSONResponse
-
-RETRYABLE = frozenset({408, 429, 503})
+"""How a server says no."""
 
 
 class Refusal(Exception):
     """A request that is not served.
 
     Args:
-        status: of HTTP.
+        status: of HTTP; 408, 429 and 503 say that the same request may succeed later.
         error: one sentence that names what is wrong, and the remedy.
-        retry_after: seconds after which the same request is worth trying again; only of a status in `RETRYABLE`.
+        retry_after: seconds after which to try again.
     """
 
     def __init__(self, status: int, error: str, retry_after: int | None = None):
@@ -20,9 +16,3 @@ class Refusal(Exception):
 
     def __str__(self) -> str:
         return self.error
-
-
-def refusal_response(status: int, error: str, retry_after: int | None = None) -> JSONResponse:
-    """A refusal as JSON: `error`, and `retryable`."""
-    headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
-    return JSONResponse({"error": error, "retryable": status in RETRYABLE}, status, headers)

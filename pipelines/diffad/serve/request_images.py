@@ -8,7 +8,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..system.text import printable
 from .messages import SentImage
-from .refusal import Refusal, refusal_response
+from .refusal import Refusal
+from .refusal_response import refusal_response
 
 
 async def sent_images(request: Request, name: str, most: int, seconds: float) -> tuple[SentImage, ...]:
@@ -58,14 +59,15 @@ class BodyLimit:
 
     def __init__(self, app: ASGIApp, most: int):
         self.app, self.most = app, most
-        self.error = f"the body has more than {most / 1e6:g} MB; send fewer or smaller images, or start with --max-megabytes"
+        sentence = f"the body has more than {most / 1e6:g} MB; send fewer or smaller images, or start with --max-megabytes"
+        self.refusal = Refusal(413, sentence)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         length = Headers(scope=scope).get("content-length", "")
         if length.isdecimal() and int(length) > self.most:
-            return await refusal_response(413, self.error)(scope, receive, send)
+            return await refusal_response(self.refusal)(scope, receive, send)
         received = 0
 
         async def counting() -> Message:
@@ -73,7 +75,7 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.most:
-                raise Refusal(413, self.error)
+                raise self.refusal
             return message
 
         return await self.app(scope, counting, send)

@@ -1,8 +1,6 @@
 """What a server does, apart from HTTP: judge, repair, exchange models, take feedback, watch production."""
 
 import asyncio
-import logging
-from contextlib import suppress
 from datetime import datetime, timezone
 
 from ..monitoring.feedback import FeedbackRecord, append_feedback
@@ -16,7 +14,6 @@ from .refusal import Refusal
 from .settings import ServeSettings
 from .shadow import Comparison, RecentImage, RecentImages
 
-LOG = logging.getLogger("uvicorn.error")
 SAVED_EVERY = 10.0  # seconds
 
 
@@ -46,7 +43,7 @@ class Service:
         """
         await self.slot.open()
         try:
-            self._watch_model()
+            self._watch(self.slot.model)
         except ValueError:
             await self.slot.close()
             raise
@@ -74,6 +71,7 @@ class Service:
         rows, model = await self._computed(job)
         labels = [row["label"] for row in rows]
         self.metrics.judged(labels)
+        self._watch(model)
         if model.version == self._drift_version:
             self.drift.update(rows)
         of_model = zip(job.images, rows, strict=True)
@@ -102,7 +100,7 @@ class Service:
             Refusal: if it may or can not.
         """
         comparison = await self.slot.replace(path, self.recent, force)
-        self._watch_model()
+        self._watch(self.slot.model)
         return comparison, self.slot.model
 
     async def take_feedback(self, **fields) -> FeedbackRecord:
@@ -139,18 +137,16 @@ class Service:
             raise result
         return result, model
 
-    def _watch_model(self) -> None:
-        """Begins a monitor of the model that serves; a state of it that was saved is gone on from."""
+    def _watch(self, model: ServedModel) -> None:
+        """Begins a monitor of a new model; a state of it that was saved is gone on from."""
+        if model.version <= self._drift_version:
+            return
         if self.drift is not None:
             self.drift.save()
-        model, settings = self.slot.model, self.settings
-        self.drift = Drift(model.worker.info, settings.level, settings.monitor_state)
+        self.drift = Drift(model.worker.info, self.settings.level, self.settings.monitor_state)
         self._drift_version = model.version
 
     async def _keep_state(self) -> None:
         while True:
             await asyncio.sleep(SAVED_EVERY)
-            if self.slot.model.version != self._drift_version:  # the folder held another model at a restart
-                self._watch_model()
-            with suppress(OSError):
-                await asyncio.to_thread(self.drift.save)
+            await asyncio.to_thread(self.drift.save)
