@@ -8,7 +8,9 @@ from dataclasses import asdict
 import pytest
 from diffad.monitoring.feedback import FeedbackRecord, append_feedback
 
-RECORD = FeedbackRecord("Teil 7 \ufffd.png", "0" * 64, "good", "defective", 1.5, 0.25, "2026-03-01T12:00:00+00:00", "line 1\nline 2")
+RECORD = FeedbackRecord(
+    "Teil 7 \ufffd.png", "0" * 64, "good", "defective", 1.5, 0.25, "2026-03-01T12:00:00+00:00", "line 1\nline 2"
+)
 
 
 def test_each_record_is_one_line(tmp_path):

@@ -15,6 +15,7 @@ from .worker import WorkerError
 
 LOG = logging.getLogger("uvicorn.error")
 BACKLOG = 2048
+KEEP_ALIVE = 75  # seconds; longer than proxies and clients keep idle connections, so that it is they who close them
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -52,7 +53,10 @@ def server_of(service: Service, token: str | None) -> uvicorn.Server:
     """The HTTP server of an opened service, which closes it in the end."""
     seconds = round(service.settings.batch_seconds) + 1  # longer than an accepted request can take
     app = build_app(service, token)
-    return uvicorn.Server(uvicorn.Config(app, access_log=False, server_header=False, timeout_graceful_shutdown=seconds))
+    config = uvicorn.Config(
+        app, access_log=False, server_header=False, timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=seconds
+    )
+    return uvicorn.Server(config)
 
 
 def run(load: Load, path: str, settings: ServeSettings, listening: socket.socket, token: str | None) -> None:
