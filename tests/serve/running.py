@@ -34,8 +34,11 @@ class Running:
         return self.service.metrics.registry.get_sample_value(name, labels)
 
 
+DEFAULTS = ServeSettings()
+
+
 @contextmanager
-def running(path, settings: ServeSettings = ServeSettings(), token: str | None = None, load=load_stub) -> Iterator[Running]:
+def running(path, settings: ServeSettings = DEFAULTS, token: str | None = None, load=load_stub) -> Iterator[Running]:
     """Serves a model until the block ends."""
     started, found = threading.Event(), {}
 

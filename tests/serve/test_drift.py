@@ -71,11 +71,11 @@ def test_a_server_tells_that_production_has_changed(tmp_path):
     with running(save_stub(tmp_path / "model"), settings) as server:
         for _ in range(6):
             server.client.post("/predict", files=form(*[png(level) for level in range(120, 134, 2)])).raise_for_status()
-        (found,) = server.client.get("/health").json()["monitor"]
+        (found,) = server.client.get("/monitor").json()["categories"]
         assert found["parts"] == 42 and found["changed"] and set(found["alarms"]) == {"scores"}
         assert server.metric("diffad_monitor_changed", category="") == 1
         assert server.metric("diffad_monitor_parts", category="") == 42
         evidence = server.metric("diffad_monitor_evidence", category="", test="scores")
         assert evidence == found["evidence"]["scores"] > server.metric("diffad_monitor_limit", category="", test="scores")
     with running(save_stub(tmp_path / "model"), settings) as server:
-        assert server.client.get("/health").json()["monitor"] == [found]
+        assert server.client.get("/monitor").json()["categories"] == [found]

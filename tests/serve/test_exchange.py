@@ -86,7 +86,7 @@ def test_no_request_is_lost_or_mixed_while_models_are_exchanged(models):
         assert server.metric("diffad_model_version", digest="stub 2") == 3
         assert server.client.get("/ready").json()["model"]["version"] == 3
         # The monitor is the new model's.
-        assert server.client.get("/health").json()["monitor"][0]["parts"] == 3 * load.answers[3]
+        assert server.client.get("/monitor").json()["categories"][0]["parts"] == 3 * load.answers[3]
 
 
 def test_a_model_that_judges_otherwise_is_refused(models):

@@ -78,7 +78,13 @@ def test_nobody_enters_without_the_token(tmp_path):
         stranger = httpx.Client(base_url=server.address, trust_env=False)
         for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN}, {"Authorization": f"bearer {TOKEN}é"}):
             sent = {name: value.encode("latin-1") for name, value in header.items()}
-            for method, path in (("POST", "/predict"), ("POST", "/model"), ("POST", "/feedback"), ("GET", "/metrics")):
+            for method, path in (
+                ("POST", "/predict"),
+                ("POST", "/model"),
+                ("POST", "/feedback"),
+                ("GET", "/metrics"),
+                ("GET", "/monitor"),
+            ):
                 answer = stranger.request(method, path, headers=sent, content=b"\0" * 100)
                 assert answer.status_code == 401 and answer.headers["WWW-Authenticate"] == "Bearer"
         for path in ("/health", "/ready", "/docs", "/openapi.json", "/docs/files/swagger-ui.css"):

@@ -105,7 +105,7 @@ def test_several_categories(tmp_path):
         assert unknown["label"] == "unknown" and unknown["category"] is None
         answer = server.client.post("/predict?category=screw", content=png(60))
         assert answer.status_code == 422 and "'screw' is none of nut, bolt" in error_of(answer)
-        monitors = server.client.get("/health").json()["monitor"]
+        monitors = server.client.get("/monitor").json()["categories"]
         assert [(one["category"], one["parts"]) for one in monitors] == [("nut", 0), ("bolt", 2)]
         # Together they have the level: 75 % of half of it is the test of scores'.
         assert monitors[0]["limits"]["scores"] == pytest.approx(1 / (0.75 * 0.05))
@@ -119,5 +119,5 @@ def test_the_page_of_requests_needs_no_network(server):
     for file in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"):
         assert f"docs/files/{file}" in page and server.client.get(f"/docs/files/{file}").status_code == 200
     schema = server.client.get("/openapi.json").json()
-    assert set(schema["paths"]) == {"/predict", "/repair", "/feedback", "/model", "/health", "/ready", "/metrics"}
+    assert set(schema["paths"]) == {"/predict", "/repair", "/feedback", "/model", "/health", "/ready", "/metrics", "/monitor"}
     assert "multipart/form-data" in schema["paths"]["/predict"]["post"]["requestBody"]["content"]

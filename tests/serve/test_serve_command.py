@@ -24,7 +24,7 @@ from tiny_pipeline import save_tiny_model, smooth_images
 from typer.testing import CliRunner
 
 # Shells start background processes with SIGINT ignored, which servers then inherit.
-START = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from diffad.cli import app; app(prog_name='diffad')"
+START = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from diffad.cli import app; app()"
 
 
 @contextmanager

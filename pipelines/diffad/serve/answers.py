@@ -99,12 +99,18 @@ class MonitorState(BaseModel):
     limits: dict[str, float] = Field(description="e-values at which an alarm is raised.")
 
 
+class Monitored(BaseModel):
+    """Answer of /monitor."""
+
+    model: Model
+    categories: list[MonitorState] = Field(description="One for a model of one category.")
+
+
 class Health(BaseModel):
     """Answer of /health."""
 
     status: str
     version: str = Field(description="Of diffad.")
-    monitor: list[MonitorState]
 
 
 class Ready(BaseModel):

@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from .. import __version__
-from .answers import Error, Exchanged, Feedback, Health, NewModel, Predictions, Ready, Repairs, Stored
+from .answers import Error, Exchanged, Feedback, Health, Monitored, NewModel, Predictions, Ready, Repairs, Stored
 from .messages import Job
 from .model_slot import ServedModel
 from .refusal import Refusal
@@ -107,9 +107,16 @@ async def model(request: Request, new: NewModel) -> Exchanged:
 
 
 @router.get("/health")
-async def health(request: Request) -> Health:
-    """The server lives. Says what the monitor has found."""
-    return Health(status="ok", version=__version__, monitor=service_of(request).drift.summary())
+async def health() -> Health:
+    """The server lives."""
+    return Health(status="ok", version=__version__)
+
+
+@router.get("/monitor")
+async def monitor(request: Request) -> Monitored:
+    """Whether production still is as the model's calibration images were."""
+    service = service_of(request)
+    return Monitored(model=model_of(service.slot.model), categories=service.drift.summary())
 
 
 @router.get("/ready", responses={503: RESPONSES[503]})
