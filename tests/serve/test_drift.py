@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from diffad.monitoring.drift_monitor import DriftMonitor
-from diffad.serve.drift import Drift
+from diffad.monitoring.drift_monitor import DriftMonitor, StateError
+from diffad.serve.drift import Drift, SavedStates
 from diffad.serve.messages import ModelInfo
 from diffad.serve.metrics import Metrics
 from diffad.serve.settings import ServeSettings
@@ -23,7 +23,7 @@ def rows(*scores: float, category: str | None = None, label: str = "good") -> li
 
 
 def test_it_is_a_drift_monitor_of_each_category(tmp_path):
-    drift, expected = Drift(TWO, 0.05, None), DriftMonitor(np.array(SCORES), 0.1, 0.025)
+    drift, expected = Drift(TWO, 0.05, {}), DriftMonitor(np.array(SCORES), 0.1, 0.025)
     for score in (50.0, 70.0, 170.0):
         drift.update(rows(score, category="bolt"))
         expected.update(score)
@@ -33,30 +33,41 @@ def test_it_is_a_drift_monitor_of_each_category(tmp_path):
     assert bolt["evidence"] == expected.state.evidence and bolt["limits"] == expected.state.limits
 
 
-def test_it_goes_on_after_a_restart_and_keeps_models_apart(tmp_path):
-    state = tmp_path / "monitor.json"
-    first = Drift(ONE, 0.05, state)
-    first.save()
-    assert not state.exists()  # there is nothing to keep yet
+def test_it_goes_on_after_a_restart_and_keeps_models_and_levels_apart(tmp_path):
+    path = tmp_path / "monitor.json"
+    first, second = Drift(ONE, 0.05, {}), Drift(TWO, 0.05, {})
     first.update(rows(50.0, 60.0))
-    first.save()
-    Drift(TWO, 0.05, state).save()
-    second = Drift(TWO, 0.05, state)
     second.update(rows(50.0, category="nut"))
-    second.save()
-    again = Drift(ONE, 0.05, state)
-    assert again.summary() == first.summary() and again.summary()[0]["parts"] == 2
-    assert Drift(TWO, 0.05, state).summary()[0]["parts"] == 1
-    with pytest.raises(ValueError, match="monitor.json: can't go on from it: level 0.05 there, 0.1 now; name another"):
-        Drift(ONE, 0.1, state)
+    states = SavedStates(path)
+    states.keep(first)
+    states.keep(second)
+    saved = SavedStates(path).of_models
+    assert Drift(ONE, 0.05, saved).summary() == first.summary() and first.summary()[0]["parts"] == 2
+    assert Drift(TWO, 0.05, saved).summary() == second.summary()
+    assert Drift(ONE, 0.1, saved).summary()[0]["parts"] == 0
+    time = path.stat().st_mtime_ns
+    states.keep(first)  # nothing new
+    assert path.stat().st_mtime_ns == time
+    saved[first.key][""]["parts"] = "many"
+    with pytest.raises(StateError, match="damaged"):
+        Drift(ONE, 0.05, saved)
     for text in ("", "[]", '{"format": 2, "models": {}}', '{"format": 1, "models": {"a": 1}}'):
-        state.write_text(text)
+        path.write_text(text)
         with pytest.raises(ValueError, match="monitor.json: can't be read"):
-            Drift(ONE, 0.05, state)
+            SavedStates(path)
+
+
+def test_a_full_disk_ends_no_server(tmp_path, caplog):
+    states, drift = SavedStates(tmp_path / "gone/monitor.json"), Drift(ONE, 0.05, {})
+    states.keep(drift)
+    assert "could not be saved" in caplog.text
+    (tmp_path / "gone").mkdir()
+    states.keep(drift)
+    assert SavedStates(states.path).of_models == {drift.key: drift.state()}
 
 
 def test_values_beyond_floats_are_json(monkeypatch):
-    drift = Drift(ONE, 0.05, None)
+    drift = Drift(ONE, 0.05, {})
     endless = dataclasses.replace(drift.monitors[None].state, evidence={"scores": math.inf}, alarms={"scores": 7})
     monkeypatch.setattr(DriftMonitor, "state", endless)
     drift.show(metrics := Metrics())

@@ -19,7 +19,9 @@ def test_larger_bodies_are_refused(server):
     in_parts = server.client.post("/predict", content=iter([b"\0" * 60_000] * 2))
     in_a_form = server.client.post("/predict", files=form(b"\0" * 100_001))
     of_json = server.client.post("/feedback", json={"name": "x" * 100_001})
-    for answer in (whole, in_parts, in_a_form, of_json):
+    header = {"Content-Type": "application/json"}
+    json_in_parts = server.client.post("/feedback", content=iter([b"[" * 60_000] * 2), headers=header)
+    for answer in (whole, in_parts, in_a_form, of_json, json_in_parts):
         assert answer.status_code == 413 and answer.json()["error"].startswith("the body has more than 0.1 MB")
         assert not answer.json()["retryable"]
 

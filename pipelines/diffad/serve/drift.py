@@ -3,10 +3,10 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..monitoring.drift_monitor import DriftMonitor, StateError
+from ..monitoring.drift_monitor import DriftMonitor
 from ..system.atomic import write_text
 from ..system.text import one_line
 from .messages import ModelInfo
@@ -22,35 +22,28 @@ class Drift:
     Args:
         info: of the model.
         level: probability that unchanged production ever raises an alarm.
-        state: JSON file to go on from, with what was seen of each model that was served with it; None begins anew.
+        saved: states of models by their keys, as [`read_states`] gives them; one of this model and level is gone on from.
 
     Raises:
-        ValueError: if the file is no such state, or was written with another level.
+        StateError: if that is damaged.
     """
 
-    def __init__(self, info: ModelInfo, level: float, state: Path | None):
+    def __init__(self, info: ModelInfo, level: float, saved: Mapping[str, dict]):
         names = info.category_names or (None,)
         scores, rates = info.calibration_scores, info.false_alarm_rates
         self.monitors = {
             name: DriftMonitor(of_category, rate, level / len(names))
             for name, of_category, rate in zip(names, scores, rates, strict=True)
         }
-        self.path = state
-        self._key = hashlib.sha256(repr(info).encode()).hexdigest()[:16]
-        self._models = {} if state is None else read_state(state)
-        try:
-            for name, saved in self._models.get(self._key, {}).items():
-                self.monitors[name or None].restore(saved)
-        except (StateError, KeyError) as error:
-            raise ValueError(f"{state}: can't go on from it: {one_line(error)}; name another --monitor-state") from None
-        self._is_saved = True
+        self.key = hashlib.sha256(repr((info, level)).encode()).hexdigest()[:16]
+        for name, state in saved.get(self.key, {}).items():
+            self.monitors[name or None].restore(state)
 
     def update(self, rows: Iterable[dict]) -> None:
         """Takes judged images in their order; those of unknown products are no parts of any category."""
         for row in rows:
             if row["label"] != "unknown":
                 self.monitors[row["category"]].update(row["score"])
-                self._is_saved = False
 
     def summary(self) -> list[dict]:
         """State of each category's monitor; the keys are fields of [`diffad.serve.answers.MonitorState`]."""
@@ -82,24 +75,44 @@ class Drift:
                 metrics.evidence.labels(category, test).set(evidence)
                 metrics.limit.labels(category, test).set(one["limits"][test])
 
-    def save(self) -> None:
-        """Writes the state, whole or not at all, if there is something new and a file to write it to; a full disk is logged."""
-        if self.path is None or self._is_saved:
+    def state(self) -> dict:
+        """All that parts have changed, as values JSON can hold."""
+        return {name or "": monitor.to_dict() for name, monitor in self.monitors.items()}
+
+
+class SavedStates:
+    """States of monitors by the keys of their models, in a file.
+
+    Args:
+        path: of the file, which need not exist; None keeps them in memory.
+
+    Raises:
+        ValueError: if the file holds something else.
+    """
+
+    def __init__(self, path: Path | None):
+        self.path = path
+        self.of_models = {} if path is None else read_states(path)
+        self._written = dict(self.of_models)
+
+    def keep(self, drift: Drift) -> None:
+        """Takes the state of a monitor, and writes the file, whole or not at all, if that is new; a full disk is logged."""
+        self.of_models[drift.key] = drift.state()
+        if self.path is None or self.of_models == self._written:
             return
-        self._is_saved = True  # before: parts may come meanwhile
-        self._models[self._key] = {name or "": monitor.to_dict() for name, monitor in self.monitors.items()}
+        states = dict(self.of_models)
         try:
-            write_text(self.path, json.dumps({"format": FORMAT, "models": self._models}) + "\n")
+            write_text(self.path, json.dumps({"format": FORMAT, "models": states}) + "\n")
+            self._written = states
         except OSError as error:
-            self._is_saved = False
             LOG.error("the monitor's state could not be saved: %s", error)
 
 
-def read_state(path: Path) -> dict[str, dict]:
-    """Saved monitors of each model by category.
+def read_states(path: Path) -> dict[str, dict]:
+    """States of each model's monitors by category.
 
     Raises:
-        ValueError: if the file is no state of a served monitor.
+        ValueError: if the file holds something else.
     """
     if not path.exists():
         return {}

@@ -3,6 +3,7 @@
 import asyncio
 
 from starlette.datastructures import Headers, UploadFile
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -75,7 +76,7 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.most:
-                raise self.refusal
+                raise HTTPException(413, self.refusal.error)  # which FastAPI passes on while it reads JSON
             return message
 
         return await self.app(scope, counting, send)

@@ -3,10 +3,11 @@
 import asyncio
 from datetime import datetime, timezone
 
+from ..monitoring.drift_monitor import StateError
 from ..monitoring.feedback import FeedbackRecord, append_feedback
 from .batcher import Batcher
 from .computing import Load
-from .drift import Drift
+from .drift import Drift, SavedStates
 from .messages import Job
 from .metrics import Metrics
 from .model_slot import ModelSlot, ServedModel
@@ -23,12 +24,16 @@ class Service:
     Args:
         load: loads a model from its path, in the process that computes; a function that can be pickled.
         path: of the first model.
+
+    Raises:
+        ValueError: if the file of the monitor's state holds something else.
     """
 
     def __init__(self, load: Load, path: str, settings: ServeSettings):
         self.settings, self.metrics, self.recent = settings, Metrics(), RecentImages()
         self.slot = ModelSlot(load, path, settings, self.metrics)
         self.batcher = Batcher(self.slot, settings, self.metrics)
+        self.states = SavedStates(settings.monitor_state)
         self.drift: Drift | None = None
         self._drift_version = 0
         self._tasks: list[asyncio.Task] = []
@@ -39,14 +44,14 @@ class Service:
 
         Raises:
             WorkerError: if it can't be loaded.
-            ValueError: if the monitor's state can't be used.
+            ValueError: if the monitor's state of it is damaged.
         """
         await self.slot.open()
         try:
             self._watch(self.slot.model)
-        except ValueError:
+        except StateError as error:
             await self.slot.close()
-            raise
+            raise ValueError(f"{self.states.path}: can't go on from it: {error}; name another --monitor-state") from None
 
     async def run(self) -> None:
         """Begins to compute."""
@@ -60,7 +65,7 @@ class Service:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.slot.close()
         if self.drift is not None:
-            self.drift.save()
+            self.states.keep(self.drift)
 
     async def judge(self, job: Job) -> tuple[list[dict], ServedModel]:
         """Rows of a job's images, and the model that judged them.
@@ -142,11 +147,11 @@ class Service:
         if model.version <= self._drift_version:
             return
         if self.drift is not None:
-            self.drift.save()
-        self.drift = Drift(model.worker.info, self.settings.level, self.settings.monitor_state)
+            self.states.keep(self.drift)
+        self.drift = Drift(model.worker.info, self.settings.level, self.states.of_models)
         self._drift_version = model.version
 
     async def _keep_state(self) -> None:
         while True:
             await asyncio.sleep(SAVED_EVERY)
-            await asyncio.to_thread(self.drift.save)
+            await asyncio.to_thread(self.states.keep, self.drift)
