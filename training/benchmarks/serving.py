@@ -5,8 +5,8 @@
 The server computes on one core, and clients ask from another one. Throughput: clients that always wait for an answer, against a
 loop that decodes and scores the same files in batches, turn and turn about. Latency: requests at half the bare runtime's rate,
 at a fixed takt and at random (Poisson) times, against the bare runtime's latency on one image. Wall times mean little
-on a machine that has other things to do; CPU times per image, which are kept too, suffer less from neighbours. Appends a line to
-training/benchmarks/results/serving.jsonl and renders model_cards/serving.md (--tables_only does that alone).
+on a machine that has other things to do; CPU times per image, which are kept too, suffer less from neighbours. Appends a line
+to training/benchmarks/results/serving.jsonl and renders model_cards/serving.md (--tables_only does that alone).
 """
 
 import argparse
