@@ -63,7 +63,7 @@ def running(path, settings: ServeSettings = DEFAULTS, token: str | None = None, 
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     address = f"http://127.0.0.1:{found['port']}"
     try:
-        with httpx.Client(base_url=address, headers=headers, timeout=60, trust_env=False) as client:
+        with httpx.Client(base_url=address, headers=headers, timeout=300, trust_env=False) as client:
             yield Running(found["service"], found["server"], found["loop"], client, address)
     finally:
         found["server"].should_exit = True

@@ -41,7 +41,7 @@ def started(*arguments, token: str | None = None) -> Iterator[tuple[subprocess.P
             pytest.fail(f"ended with {process.wait()}")
         address = line.split(" on ")[1].partition(";")[0]
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        with httpx.Client(base_url=address, headers=headers, timeout=60, trust_env=False) as client:
+        with httpx.Client(base_url=address, headers=headers, timeout=300, trust_env=False) as client:
             yield process, client
     finally:
         process.kill()
