@@ -2,9 +2,9 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 
 from ..system.text import one_line
 from .backoff import Backoff
@@ -108,7 +108,7 @@ class Inspection:
             return
         number = self.journal.next_number
         monitor = None if self.drift is None else self.drift.update(row)
-        now, model = datetime.now(timezone.utc), self.judge.model
+        now, model = time.time_ns(), self.judge.model
         result = make_result(row, self.journal.identity, number, part.key.modified, now, model, monitor)
         if self._until_it_works(lambda: self._keep(part, result), Cause.JOURNAL, JournalError) is None:
             return

@@ -1,6 +1,6 @@
 """A result as sinks get it: the row of a prediction, under a number that is never given twice."""
 
-from datetime import datetime, timezone
+import numpy as np
 
 from ..jobs.table import SCHEMA
 
@@ -11,18 +11,16 @@ AS_CALIBRATED, CHANGED = "as calibrated", "changed"  # values of `monitor`, whic
 
 
 def make_result(
-    row: dict, identity: str, number: int, taken: int, now: datetime, model: str, monitor: str | None = None
+    row: dict, identity: str, number: int, taken: int, now: int, model: str, monitor: str | None = None
 ) -> dict:
     """All of [`COLUMNS`] for one part.
 
     Args:
         row: of [`diffad.runtime.rows.rows_of`], or `path` and `error` of a part without a verdict.
         identity: of the journal.
-        taken: nanoseconds since 1970, UTC.
-        now: UTC.
+        taken, now: nanoseconds since 1970, UTC.
     """
-    made = datetime.fromtimestamp(taken / 1e9, timezone.utc)
-    head = {"id": f"{identity}-{number}", "number": number, "time": _text(now), "taken": _text(made)}
+    head = {"id": f"{identity}-{number}", "number": number, "time": _text(now), "taken": _text(taken)}
     return dict.fromkeys(COLUMNS) | head | row | {"model": model, "monitor": monitor}
 
 
@@ -31,5 +29,5 @@ def is_defective(result: dict) -> bool:
     return result["label"] != "good"
 
 
-def _text(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _text(moment: int) -> str:
+    return f"{np.datetime64(moment, 'ns').astype('datetime64[ms]')}Z"

@@ -73,7 +73,7 @@ class Situation:
         return replace(self, failures={**self.failures, (cause, who): reason})
 
     def recovered(self, cause: Cause, who: str) -> "Situation":
-        """Something works again. With the last failure an old verdict goes, too: shown again, it would pass for a new part's."""
+        """Something works again. With the last failure an old verdict goes, too: it would pass for a new one."""
         if (cause, who) not in self.failures:
             return self
         failures = self._failures_without((cause, who))

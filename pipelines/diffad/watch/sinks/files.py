@@ -40,6 +40,8 @@ class TableFile:
             raise FileNotFoundError(f"{path.parent}: no such folder")
         self.path, self.address, self._identity = path, str(path.resolve()), identity
         self._is_csv = path.suffix.lower() == ".csv"
+        self._head = _csv_line(COLUMNS) if self._is_csv else b""
+        self._beginning = self._head or f'{{"id": "{identity}-'.encode()
         if path.exists():
             self._last_number()
 
@@ -56,7 +58,7 @@ class TableFile:
         lines = b"".join(self._line(result) for result in results if result["number"] > last)
         with self.path.open("ab") as file:
             is_new = file.tell() == 0
-            file.write(self._head() + lines if is_new else lines)
+            file.write(self._head + lines if is_new else lines)
             file.flush()
             os.fsync(file.fileno())
         if is_new:
@@ -69,31 +71,25 @@ class TableFile:
         """Number of the last whole line's result, 0 without one; removes what follows it."""
         try:
             with self.path.open("r+b") as file:
+                beginning = file.read(len(self._beginning))
+                if not self._beginning.startswith(beginning):
+                    raise ValueError("another beginning")
                 end, line = _last_line(file)
+                number = 0 if not line or line == self._head else self._number(line)
                 if end < file.seek(0, io.SEEK_END):
                     file.truncate(end)
+                return number
         except FileNotFoundError:
             return 0
-        if not line or line == self._head():
-            return 0
-        try:
-            if self._is_csv:
-                with self.path.open("rb") as file:
-                    if file.readline() != self._head():
-                        raise ValueError("other columns")
-                identity, number = line.decode().split(",", 2)[:2]
-                identity = identity.rpartition("-")[0]
-            else:
-                result = json.loads(line)
-                identity, number = result["id"].rpartition("-")[0], result["number"]
-            if identity != self._identity:
-                raise ValueError("results of another journal")
-            return int(number)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{self.path}: holds something else ({one_line(error)}); name another file") from None
 
-    def _head(self) -> bytes:
-        return _csv_line(COLUMNS) if self._is_csv else b""
+    def _number(self, line: bytes) -> int:
+        head = line.decode().partition(",")[0] if self._is_csv else json.loads(line)["id"]
+        identity, _, number = head.rpartition("-")
+        if identity != self._identity:
+            raise ValueError("results of another journal")
+        return int(number)
 
     def _line(self, result: dict) -> bytes:
         if not self._is_csv:

@@ -23,6 +23,9 @@ class VideoFile:
         is_known: whether a frame was judged already.
         interval: seconds of the video between the frames that are taken; 0 takes every frame.
         report: takes lines for the operator.
+
+    Raises:
+        ValueError: if the file is no video.
     """
 
     is_live = False
@@ -37,18 +40,20 @@ class VideoFile:
         self.path, self._is_known, self._interval, self._report = path.resolve(), is_known, interval, report
         self.address = str(self.path)
         self._given = -1  # the latest frame
+        try:
+            self._opened().release()
+        except OSError as error:
+            raise ValueError(str(error)) from None
 
     def parts(self, stop: threading.Event) -> Iterator[Part | None]:
         """Frames, named by their numbers from 0 on; see [`Source`].
 
         Raises:
-            OSError: if the file is gone or no video.
+            OSError: if the file is gone.
         """
         status = os.stat(self.path)
-        capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
+        capture = self._opened()
         try:
-            if not capture.isOpened():
-                raise OSError(f"{self.path}: not a readable video")
             yield None
             rate = capture.get(cv2.CAP_PROP_FPS) or 1.0
             number, taken = 0, 0
@@ -65,6 +70,12 @@ class VideoFile:
                 self._report(f"{self.path}: ends after {number} of {promised:.0f} frames; perhaps it is damaged")
         finally:
             capture.release()
+
+    def _opened(self) -> cv2.VideoCapture:
+        capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
+        if not capture.isOpened():
+            raise OSError(f"{self.path}: not a readable video")
+        return capture
 
 
 class Camera:
