@@ -37,12 +37,12 @@ class Board:
     def failed(self, cause: Cause, who: str, reason: str) -> None:
         before = self._set(lambda now: now.failed(cause, who, reason))
         if before.failures.get((cause, who)) != reason:
-            self._report(f"{cause.name.lower()} {who} failed: {reason}; trying again")
+            self._report(f"{_named(cause, who)} failed: {reason}; trying again")
 
     def recovered(self, cause: Cause, who: str) -> None:
         before = self._set(lambda now: now.recovered(cause, who))
         if (cause, who) in before.failures:
-            self._report(f"{cause.name.lower()} {who} works again")
+            self._report(f"{_named(cause, who)} works again")
 
     def wake(self) -> None:
         """Ends all waiting now."""
@@ -65,3 +65,7 @@ class Board:
                 self._version += 1
                 self._changed.notify_all()
             return before
+
+
+def _named(cause: Cause, who: str) -> str:
+    return f"{cause.name.lower()} {who}".rstrip()

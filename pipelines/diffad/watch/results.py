@@ -10,9 +10,7 @@ COLUMNS = ["id", "number", "time", "taken", *SCHEMA.names, "model", "monitor"]
 AS_CALIBRATED, CHANGED = "as calibrated", "changed"  # values of `monitor`, which is empty where nothing is monitored
 
 
-def make_result(
-    row: dict, identity: str, number: int, taken: int, now: int, model: str, monitor: str | None = None
-) -> dict:
+def make_result(row: dict, identity: str, number: int, taken: int, now: int, model: str, monitor: str | None = None) -> dict:
     """All of [`COLUMNS`] for one part.
 
     Args:

@@ -30,7 +30,7 @@ class Mqtt:
             from the variables DIFFAD_MQTT_USERNAME and DIFFAD_MQTT_PASSWORD.
 
     Raises:
-        ValueError: if the address has no host or prefix, or holds a password.
+        ValueError: if the address has no host or prefix.
     """
 
     wants_latest_only = False
@@ -38,10 +38,8 @@ class Mqtt:
     def __init__(self, address: str):
         url = urlsplit(address)
         self._prefix = url.path.strip("/")
-        if not url.hostname or not self._prefix or set(self._prefix) & {"+", "#"}:
+        if not url.hostname or not self._prefix or set(address) & set("+#?"):
             raise ValueError(f"{address}: name host and topic, such as mqtt://broker/line1/camera2")
-        if url.username or url.password:
-            raise ValueError(f"user and password of {url.hostname} belong into the variables {USERNAME} and {PASSWORD}")
         self.address = address
         self._scheme, self._host, self._port = url.scheme, url.hostname, url.port or PORTS[url.scheme]
         self._client: Client | None = None

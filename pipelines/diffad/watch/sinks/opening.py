@@ -1,6 +1,7 @@
 """The sink that an address names."""
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ..delivery import Sink
 
@@ -17,6 +18,8 @@ def open_sink(address: str, identity: str) -> Sink:
         ModuleNotFoundError: naming the extra that is not installed.
     """
     scheme = address.partition("://")[0] if "://" in address else ""
+    if scheme and urlsplit(address).username:  # journal, messages and lists of processes would show it
+        raise ValueError(f"{urlsplit(address).hostname}: give user, password or token in variables, not in --to; see the guide")
     try:
         if scheme in ("http", "https"):
             from .webhook import Webhook
