@@ -1,10 +1,13 @@
-"""What the fault tests start and kill. Run as a script:
+"""Kills watches of a folder. Run as a script; the model judges by brightness.
 
-killed_watch.py FOLDER JOURNAL SINK...     watches with a model that judges by brightness
-killed_watch.py camera FOLDER COUNT PAUSE  writes images in two halves, a defective one at every third number
+    killed_watch.py FOLDER JOURNAL KILLS SHORTEST LONGEST SINK...
+
+Each watch but the last is killed (SIGKILL) after a random time between SHORTEST and LONGEST seconds; the last one runs until
+SIGTERM.
 """
 
-import io
+import os
+import random
 import signal
 import sys
 import time
@@ -17,7 +20,22 @@ from diffad.watch.journal import PartJournal
 from diffad.watch.judge import Judge
 from diffad.watch.sinks.opening import open_sink
 from diffad.watch.sources.opening import open_source, source_address
-from watch_stub import StubModel, fast_backoff, grey
+from watch_stub import StubModel, fast_backoff
+
+
+def main(folder: str, journal: str, kills: str, shortest: str, longest: str, *sinks: str) -> None:
+    draw = random.Random(0)
+    for _ in range(int(kills)):
+        child = os.fork()  # what was imported already takes seconds
+        if child == 0:
+            watch(folder, journal, *sinks)
+            os._exit(0)
+        time.sleep(draw.uniform(float(shortest), float(longest)))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status), "the watch ended by itself"
+    print("killed", flush=True)
+    watch(folder, journal, *sinks)
 
 
 def watch(folder: str, journal: str, *sinks: str) -> None:
@@ -32,18 +50,5 @@ def watch(folder: str, journal: str, *sinks: str) -> None:
         assert not inspection.run().undelivered
 
 
-def camera(folder: str, count: str, pause: str) -> None:
-    for number in range(int(count)):
-        body = io.BytesIO()
-        grey(220 if number % 3 == 0 else 20).resize((64, 64)).save(body, ("PNG", "JPEG")[number % 2])
-        data = body.getvalue()
-        cut = 1 + number * 37 % (len(data) - 1)
-        with (Path(folder) / f"{number:06d}.{'png' if number % 2 == 0 else 'jpg'}").open("wb", buffering=0) as file:
-            file.write(data[:cut])
-            time.sleep(float(pause) * (number % 4) / 2)  # also longer than a file must stay unchanged
-            file.write(data[cut:])
-        time.sleep(float(pause))
-
-
 if __name__ == "__main__":
-    camera(*sys.argv[2:]) if sys.argv[1] == "camera" else watch(*sys.argv[1:])
+    main(*sys.argv[1:])

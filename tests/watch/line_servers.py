@@ -1,4 +1,4 @@
-"""What stands at a line, on loopback: an MQTT broker (Debian's mosquitto), a Modbus/TCP device (pymodbus's server), a web server."""
+"""What stands at a line, on loopback: an MQTT broker (mosquitto), a Modbus/TCP device (pymodbus's server), a web server."""
 
 import asyncio
 import json
@@ -56,7 +56,7 @@ class Broker:
             )
             (folder / "users").chmod(0o644)
             lines.append(f"password_file {folder / 'users'}")
-        if hasattr(Path, "owner") and Path(folder).owner() == "root":
+        if folder.owner() == "root":  # else it could not read the folder
             lines.append("user root")
         self.configuration = folder / "mosquitto.conf"
         self.configuration.write_text("\n".join(lines) + "\n")
