@@ -69,7 +69,7 @@ def killed_runs(
             draw = random.Random(1)
             for _ in range(broker_kills):
                 seen = len(messages)
-                eventually(lambda seen=seen: len(messages) > seen + 10, 60)
+                eventually(lambda seen=seen: len(messages) > seen + 10)
                 server.kill()
                 time.sleep(draw.uniform(0, 0.5))
                 server.start()

@@ -10,7 +10,6 @@ import numpy as np
 from diffad.runtime.detector import Detections
 from diffad.scoring.conformal import conformal_threshold, default_rate
 from diffad.watch.backoff import Backoff
-from diffad.watch.board import Board
 from diffad.watch.inspection import Inspection
 from diffad.watch.journal import PartJournal
 from diffad.watch.judge import Judge
@@ -119,13 +118,9 @@ def running(inspection: Inspection):
         assert not thread.is_alive()
 
 
-def eventually(question, timeout: float = 10.0) -> None:
+def eventually(question, timeout: float = 60.0) -> None:
     """Waits until a question is answered by yes."""
     stop = time.monotonic() + timeout
     while not question():
         assert time.monotonic() < stop, "did not come about"
         time.sleep(0.005)
-
-
-def new_board(journal: PartJournal, lines: list[str]) -> Board:
-    return Board(journal.next_number - 1, lines.append)

@@ -46,7 +46,7 @@ class Delivery(threading.Thread):
         patience: seconds for which a failing sink is still tried after `stop`.
     """
 
-    def __init__(self, sink: Sink, journal: PartJournal, board: Board, backoff: Backoff, patience: float = 5.0):
+    def __init__(self, sink: Sink, journal: PartJournal, board: Board, backoff: Backoff, patience: float):
         super().__init__(name=f"delivery to {sink.address}", daemon=True)
         self.sink, self._journal, self._board, self._backoff, self._patience = sink, journal, board, backoff, patience
         self._stopping = threading.Event()

@@ -20,6 +20,7 @@ from .states import Cause
 READ_AHEAD = 4  # parts that are decoded while another is judged
 KEPT_RESULTS = 10_000  # in the journal, though they are delivered
 FORGETTING_EVERY = 1000  # parts
+PATIENCE = 5.0  # seconds
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Inspection:
         drift: None monitors nothing.
         board: where the situation is shown.
         backoff: makes the waits of each of them.
-        patience: seconds for which failing sinks are still tried at the end.
+        patience: seconds for which failing sinks are still tried at the end; None is `PATIENCE`.
     """
 
     def __init__(
@@ -66,12 +67,14 @@ class Inspection:
         drift: Drift | None = None,
         board: Board | None = None,
         backoff: Callable[[], Backoff] = Backoff,
-        patience: float = 5.0,
+        patience: float | None = None,
     ):
         self.source, self.judge, self.journal, self.drift = source, judge, journal, drift
         self.board = board or Board(journal.next_number - 1)
         self._backoff = backoff
-        self._deliveries = [Delivery(sink, journal, self.board, backoff(), patience) for sink in sinks]
+        self._deliveries = [
+            Delivery(sink, journal, self.board, backoff(), PATIENCE if patience is None else patience) for sink in sinks
+        ]
         self._waiting: queue.Queue[Part] = queue.Queue(1 if source.is_live else READ_AHEAD)
         self._stop, self._ended = threading.Event(), threading.Event()
         self._summary = InspectionSummary(0, 0, 0, 0, {})
