@@ -7,6 +7,7 @@ import socket
 import subprocess
 import threading
 import time
+import uuid
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -38,7 +39,10 @@ def wait_for_port(port: int) -> None:
 
 
 class Broker:
-    """A broker that can be killed and started again; it forgets what it had then."""
+    """A broker that can be stopped and started again.
+
+    It keeps what it has acknowledged for subscribers that are away. One that were killed (SIGKILL) would lose some of that.
+    """
 
     def __init__(self, folder: Path, password: str | None = None):
         if MOSQUITTO is None:
@@ -48,6 +52,8 @@ class Broker:
             f"listener {self.port} 127.0.0.1",
             f"allow_anonymous {'false' if password else 'true'}",
             "max_queued_messages 0",
+            "persistence true",
+            f"persistence_location {folder}/",
         ]
         if password:
             subprocess.run(
@@ -72,9 +78,9 @@ class Broker:
         )
         wait_for_port(self.port)
 
-    def kill(self) -> None:
+    def stop(self) -> None:
         if self.process is not None:
-            self.process.kill()
+            self.process.terminate()
             self.process.wait()
 
 
@@ -85,7 +91,7 @@ def broker(folder: Path, password: str | None = None):
     try:
         yield made
     finally:
-        made.kill()
+        made.stop()
 
 
 @contextmanager
@@ -93,7 +99,7 @@ def subscriber(port: int, topic: str = "line1/camera2/#"):
     """Messages as (last part of the topic, parsed payload, retained), as they come."""
     messages: list[tuple[str, dict, bool]] = []
     subscribed = threading.Event()
-    client = Client(CallbackAPIVersion.VERSION2)
+    client = Client(CallbackAPIVersion.VERSION2, uuid.uuid4().hex, clean_session=False)
     client.on_connect = lambda client, *_: client.subscribe(topic, qos=1)
     client.on_subscribe = lambda *_: subscribed.set()
     client.on_message = lambda _, __, message: messages.append(

@@ -67,7 +67,7 @@ def test_a_broker_that_is_not_there_or_refuses(tmp_path, monkeypatch):
         monkeypatch.setenv("DIFFAD_MQTT_PASSWORD", "secret")
         sink = Mqtt(server.address)
         sink.send([result(1)], OK)
-        server.kill()
+        server.stop()
         eventually(lambda: not sink._client.is_connected())
         for _ in range(2):
             with pytest.raises(OSError):

@@ -1,4 +1,4 @@
-"""Kills of the process and of the broker, a full disk: no part is lost, none is doubled."""
+"""Kills of the process, a broker and a web server that go away, a full disk: no part is lost, none is doubled."""
 
 import io
 import os
@@ -53,10 +53,15 @@ def started(*arguments):
         process.communicate()
 
 
+def errors_of(process: subprocess.Popen) -> str:
+    process.kill()
+    return process.communicate()[1]
+
+
 def killed_runs(
-    tmp_path: Path, images: int, kills: int, alive: tuple[float, float], pause: float, broker_kills: int
+    tmp_path: Path, images: int, kills: int, alive: tuple[float, float], pause: float, broker_stops: int
 ) -> Counter:
-    """Kills watches and the broker while a camera writes; how often results came twice where that is allowed."""
+    """Kills watches and restarts the broker while a camera writes; how often results came twice where that is allowed."""
     folder, journal = tmp_path / "camera", tmp_path / "journal"
     folder.mkdir()
     tables = [tmp_path / "results.csv", tmp_path / "results.jsonl"]
@@ -67,23 +72,25 @@ def killed_runs(
         with started(folder, journal, kills, *alive, *sinks) as watch:
             camera.start()
             draw = random.Random(1)
-            for _ in range(broker_kills):
+            for _ in range(broker_stops):
                 seen = len(messages)
-                eventually(lambda seen=seen: len(messages) > seen + 10)
-                server.kill()
+                eventually(lambda seen=seen: len(messages) > seen + 10 or watch.poll() is not None)
+                assert watch.poll() is None, errors_of(watch)
+                server.stop()
                 time.sleep(draw.uniform(0, 0.5))
                 server.start()
-            assert watch.stdout.readline() == "killed\n", watch.stderr.read()
+            assert watch.stdout.readline() == "killed\n", errors_of(watch)
             camera.join()
 
             def all_there() -> bool:
-                assert watch.poll() is None, watch.stderr.read()
+                assert watch.poll() is None, errors_of(watch)
+                time.sleep(0.1)
                 got = {body["number"] for topic, body, _ in messages if topic == "result"}
                 return got.issuperset(numbers) and {body["number"] for _, body in web.requests}.issuperset(numbers)
 
-            eventually(all_there, 120)
+            eventually(all_there, 300)
             watch.send_signal(signal.SIGTERM)
-            assert watch.wait(60) == 0, watch.stderr.read()
+            assert watch.wait(60) == 0, errors_of(watch)
         published = [body for topic, body, _ in messages if topic == "result"]
         posted = [body for _, body in web.requests]
     files = {path.name for path in folder.iterdir()}
@@ -104,17 +111,17 @@ def killed_runs(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
 def test_a_killed_watch_loses_and_doubles_no_part(tmp_path):
-    killed_runs(tmp_path, images=30, kills=4, alive=(0.3, 0.8), pause=0.06, broker_kills=1)
+    killed_runs(tmp_path, images=30, kills=4, alive=(0.3, 0.8), pause=0.06, broker_stops=1)
 
 
 @pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
-def test_many_kills_of_watch_and_broker(tmp_path):
-    """The figures stand in model_cards/faults.md."""
-    print(killed_runs(tmp_path, images=6000, kills=100, alive=(0.2, 3), pause=0.03, broker_kills=30))
+def test_many_kills_lose_and_double_no_part(tmp_path):
+    """The long form of the above; prints how often results came twice where that is allowed."""
+    print(killed_runs(tmp_path, images=3000, kills=60, alive=(0.2, 3), pause=0.03, broker_stops=15))
 
 
-def test_a_broker_that_is_killed_gets_everything_after_its_return(tmp_path):
+def test_a_broker_that_was_away_gets_everything_after_its_return(tmp_path):
     folder = tmp_path / "camera"
     save_grey(folder, [20] * 3)
     with broker(tmp_path) as server, PartJournal(tmp_path / "journal", str(folder.resolve())) as journal:
@@ -123,7 +130,7 @@ def test_a_broker_that_is_killed_gets_everything_after_its_return(tmp_path):
         inspection = folder_inspection(folder, journal, sinks, once=False, board=Board(0, lines.append))
         with running(inspection), subscriber(server.port) as messages:
             eventually(lambda: len(sink.results) == 3)
-            server.kill()
+            server.stop()
             save_grey(folder, [20] * 5, first=3)
             eventually(lambda: len(sink.results) == 8 and any("failed" in line for line in lines))
             assert sink.situations[-1].causes.name == "SINK"
