@@ -240,6 +240,11 @@ def test_the_journal_forgets_while_it_runs(tmp_path, monkeypatch):
     assert json.dumps(sink.results)
 
 
+def test_a_sink_is_named_once(camera, journal):
+    with pytest.raises(ValueError, match="same: is named twice"):
+        folder_inspection(camera, journal, [ListSink("other"), ListSink("same"), ListSink("same")])
+
+
 def test_stopping_ends_all_threads(camera, journal):
     before = threading.active_count()
     shutil.rmtree(camera)  # source and sink are dead, too

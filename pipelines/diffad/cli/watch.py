@@ -74,7 +74,7 @@ def watch(
     if not journal.parent.is_dir():
         raise FileNotFoundError(f"{journal.parent}: no such folder")
     with PartJournal(journal, address, remembers=not is_live(address)) as parts:
-        sinks = [open_sink(name, parts.identity) for name in dict.fromkeys(to)]
+        sinks = [open_sink(name, parts.identity) for name in to]
         watched = open_source(address, parts.knows, once, interval, settle, patience, _say)
         judge = Judge(partial(_load, load_scoring, model, device, profile, precision), category, false_alarm_rate)
         judge.pipe.calibration.supported_rates(false_alarm_rate, judge.pipe.category_indices(category, 1))

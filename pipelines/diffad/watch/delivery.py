@@ -55,8 +55,9 @@ class Delivery(threading.Thread):
 
     @property
     def left(self) -> int:
-        """Results that the sink has not got."""
-        return self._journal.next_number - 1 - self._journal.delivered(self.sink.address)
+        """Results that the sink has not got; at most one where the latest takes the place of the others."""
+        missing = self._journal.next_number - 1 - self._journal.delivered(self.sink.address)
+        return min(missing, 1) if self.sink.wants_latest_only else missing
 
     def stop(self) -> None:
         """Asks for the end once everything is delivered, or the patience is over."""

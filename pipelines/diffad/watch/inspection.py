@@ -17,7 +17,7 @@ from .results import is_defective, make_result
 from .sources.part import Part, Source
 from .states import Cause
 
-READ_AHEAD = 4  # parts that are decoded while another is judged
+READ_AHEAD = 2  # parts that are decoded while another is judged
 KEPT_RESULTS = 10_000  # in the journal, though they are delivered
 FORGETTING_EVERY = 1000  # parts
 PATIENCE = 5.0  # seconds
@@ -52,10 +52,14 @@ class Inspection:
     - sink: parts are judged all the same, and their results delivered later.
 
     Args:
+        sinks: of different addresses.
         drift: None monitors nothing.
         board: where the situation is shown.
         backoff: makes the waits of each of them.
         patience: seconds for which failing sinks are still tried at the end; None is `PATIENCE`.
+
+    Raises:
+        ValueError: if two sinks are one, which would get every result twice.
     """
 
     def __init__(
@@ -72,6 +76,9 @@ class Inspection:
         self.source, self.judge, self.journal, self.drift = source, judge, journal, drift
         self.board = board or Board(journal.next_number - 1)
         self._backoff = backoff
+        addresses = [sink.address for sink in sinks]
+        if len(set(addresses)) < len(addresses):
+            raise ValueError(f"{max(addresses, key=addresses.count)}: is named twice with --to")
         self._deliveries = [
             Delivery(sink, journal, self.board, backoff(), PATIENCE if patience is None else patience) for sink in sinks
         ]
