@@ -1,6 +1,7 @@
 """Sinks against a real broker, the library's own Modbus server and a web server, all on loopback."""
 
 import struct
+import sys
 
 import pytest
 from diffad.watch.sinks.modbus import Modbus
@@ -139,3 +140,18 @@ def test_addresses_of_sinks(tmp_path):
         with pytest.raises(ValueError, match=message) as error:
             open_sink(address, "j")
         assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "module", "package"),
+    [
+        ("http://host/x", "webhook", "httpx"),
+        ("mqtt://host/x", "mqtt", "paho.mqtt.client"),
+        ("modbus://host", "modbus", "pymodbus.client"),
+    ],
+)
+def test_a_missing_extra_is_named(monkeypatch, address, module, package):
+    monkeypatch.delitem(sys.modules, f"diffad.watch.sinks.{module}", raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match=r"pip install 'diffad\[watch\]'"):
+        open_sink(address, "j")

@@ -14,8 +14,7 @@ def open_sink(address: str, identity: str) -> Sink:
         identity: of the journal that the results come from.
 
     Raises:
-        ValueError, FileNotFoundError: if there is no such sink.
-        ModuleNotFoundError: naming the extra that is not installed.
+        ValueError, FileNotFoundError: if there is no such sink, or it needs an extra that is not installed.
     """
     scheme = address.partition("://")[0] if "://" in address else ""
     if scheme and urlsplit(address).username:  # journal, messages and lists of processes would show it
@@ -34,7 +33,7 @@ def open_sink(address: str, identity: str) -> Sink:
 
             return Modbus(address)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{address}: needs the package {error.name}: pip install 'diffad[watch]'") from None
+        raise ValueError(f"{address}: needs the Python package {error.name}: pip install 'diffad[watch]'") from None
     if scheme:
         raise ValueError(f"{address}: results go to .csv, .jsonl, http(s)://, mqtt(s):// or modbus://")
     from .files import TableFile

@@ -51,8 +51,7 @@ def open_source(
         report: takes lines for the operator.
 
     Raises:
-        ValueError: if the options don't fit the source.
-        ModuleNotFoundError: naming the extra that is not installed.
+        ValueError: if the options don't fit the source, or it needs an extra that is not installed.
     """
     path = Path(address)
     is_folder = not is_live(address) and path.is_dir()
@@ -67,5 +66,5 @@ def open_source(
             return FolderSource(path, is_known, once, settle, patience, report)
         from .video import Camera, VideoFile
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"watching needs the package {error.name}: pip install 'diffad[watch]'") from None
+        raise ValueError(f"{address}: needs the Python package {error.name}: pip install 'diffad[watch]'") from None
     return Camera(address, interval) if is_live(address) else VideoFile(path, is_known, interval, report)
