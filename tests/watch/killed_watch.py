@@ -25,6 +25,7 @@ from watch_stub import StubModel, fast_backoff
 
 def main(folder: str, journal: str, kills: str, shortest: str, longest: str, *sinks: str) -> None:
     draw = random.Random(0)
+    print("ready", flush=True)
     for _ in range(int(kills)):
         child = os.fork()  # what was imported already takes seconds
         if child == 0:

@@ -70,11 +70,12 @@ def killed_runs(
         sinks = (*tables, server.address, web.address)
         camera = threading.Thread(target=write_images, args=(folder, images, pause), daemon=True)
         with started(folder, journal, kills, *alive, *sinks) as watch:
+            assert watch.stdout.readline() == "ready\n", errors_of(watch)
             camera.start()
             draw = random.Random(1)
             for _ in range(broker_stops):
                 seen = len(messages)
-                eventually(lambda seen=seen: len(messages) > seen + 10 or watch.poll() is not None)
+                eventually(lambda seen=seen: len(messages) > seen + 10 or watch.poll() is not None, 300)
                 assert watch.poll() is None, errors_of(watch)
                 server.stop()
                 time.sleep(draw.uniform(0, 0.5))
