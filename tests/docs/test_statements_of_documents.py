@@ -16,6 +16,19 @@ from diffad.repair.presets import PRESETS
 from diffad.scoring.config import DEFAULT_EDGE, SCALE_TERMS, TERMS, ScoreConfig
 from diffad.scoring.conformal import check_supported, images_behind_thresholds, smallest_rate, threshold_rank
 from diffad.scoring.presets import DEFAULT
+from diffad.watch.results import COLUMNS
+from diffad.watch.sinks.registers import (
+    BEAT,
+    CAUSES,
+    DEFECTS,
+    MONITOR,
+    NUMBER,
+    SCORE,
+    STATE,
+    THRESHOLD,
+    VERDICT,
+)
+from diffad.watch.states import Cause, State
 from diffad_training.benchmarks import (
     ablation,
     audit,
@@ -117,6 +130,21 @@ def test_settings_of_training_exist():
 def test_the_guide_names_all_columns_of_the_table():
     (columns,) = re.findall(r"Its columns: (.*?)\.\s+`--maps`", GUIDE.text, re.DOTALL)
     assert re.findall(r"`([a-z_]+)`", columns) == SCHEMA.names
+
+
+def test_the_guide_names_states_causes_and_registers_of_the_line():
+    assert {row[0].strip("`"): int(row[1]) for row in table_after(GUIDE.text, "state | number")} == {
+        state.name: state.value for state in State
+    }
+    assert {row[0].strip("`"): int(row[1]) for row in table_after(GUIDE.text, "cause | bit")} == {
+        cause.name: cause.value for cause in Cause
+    }
+    places = [STATE, CAUSES, BEAT, NUMBER, VERDICT, MONITOR, SCORE, THRESHOLD, DEFECTS]
+    names = [f"FIRST{f' + {first}' * bool(first)}" for first in places]
+    names = [f"{name}, {place + 1}" if place in (NUMBER, SCORE, THRESHOLD) else name for name, place in zip(names, places)]
+    assert [row[0] for row in table_after(GUIDE.text, "register | value")] == names
+    (fields,) = re.findall(r"with the fields (.*?)\. `diffad monitor", GUIDE.text, re.DOTALL)
+    assert re.findall(r"`(\w+)`", fields) == [name for name in COLUMNS if name not in SCHEMA.names]
 
 
 def test_the_guide_names_all_image_formats():
