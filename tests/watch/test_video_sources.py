@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import cv2
 import numpy as np
 import pytest
+from diffad.watch.sources.addresses import without_credentials
 from diffad.watch.sources.opening import is_live, open_source, source_address
 from diffad.watch.sources.video import Camera, VideoFile
 from PIL import Image
@@ -124,6 +125,14 @@ def test_a_stream_that_ends_or_is_not_there_is_an_error():
         taken(Camera(address), most=1000)
     with pytest.raises(OSError, match="no stream"):
         taken(Camera(address))
+
+
+def test_no_password_of_an_address_is_shown_or_kept():
+    assert without_credentials("rtsp://user:pass@word@camera:554/live?a=1") == "rtsp://camera:554/live?a=1"
+    assert without_credentials("http://camera/video") == "http://camera/video"
+    assert without_credentials("/media/a@b/video.mp4") == "/media/a@b/video.mp4"
+    with pytest.raises(OSError, match=r"^http://127\.0\.0\.1:9/video: no stream"):
+        taken(Camera("http://user:secret@127.0.0.1:9/video"))
 
 
 def test_addresses(tmp_path, video):

@@ -67,13 +67,14 @@ def watch(
     from ..watch.journal import PartJournal
     from ..watch.judge import Judge
     from ..watch.sinks.opening import open_sink
+    from ..watch.sources.addresses import without_credentials
     from ..watch.sources.opening import is_live, open_source, source_address
     from .loading import load_scoring
 
     address = source_address(source)
     if not journal.parent.is_dir():
         raise FileNotFoundError(f"{journal.parent}: no such folder")
-    with PartJournal(journal, address, remembers=not is_live(address)) as parts:
+    with PartJournal(journal, without_credentials(address), remembers=not is_live(address)) as parts:
         sinks = [open_sink(name, parts.identity) for name in to]
         watched = open_source(address, parts.knows, once, interval, settle, patience, _say)
         judge = Judge(partial(_load, load_scoring, model, device, profile, precision), category, false_alarm_rate)
@@ -81,7 +82,7 @@ def watch(
         settings = DriftSettings(level, defect_rate, reset_monitor)
         drift = Drift(parts, judge.pipe, settings, category, false_alarm_rate, _say)
         inspection = Inspection(watched, judge, parts, sinks, drift, Board(parts.next_number - 1, _say))
-        typer.echo(f"watching {source}", err=True)
+        typer.echo(f"watching {without_credentials(source)}", err=True)
         with _stopped_by_signals(inspection.stop):
             summary = inspection.run()
     counts = f"{summary.parts} parts, {summary.defective} of them called defective, {summary.without_verdict} without a verdict"

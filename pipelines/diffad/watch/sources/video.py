@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from .addresses import without_credentials
 from .part import Part, PartKey
 
 TIMEOUT = 5000  # milliseconds to open a stream, and to wait for its next frame
@@ -91,7 +92,7 @@ class Camera:
     is_live = True
 
     def __init__(self, address: str, interval: float = 0.0):
-        self.address, self._interval = address, interval
+        self.address, self._url, self._interval = without_credentials(address), address, interval
 
     def parts(self, stop: threading.Event) -> Iterator[Part | None]:
         """Frames, named by the time at which they came; see [`Source`].
@@ -99,9 +100,9 @@ class Camera:
         Raises:
             OSError: if there is no stream, it ends, or sends nothing for 5 seconds.
         """
-        is_url = "://" in self.address
+        is_url = "://" in self._url
         timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT]
-        capture = cv2.VideoCapture(self.address, *((cv2.CAP_FFMPEG, timeouts) if is_url else (cv2.CAP_ANY,)))
+        capture = cv2.VideoCapture(self._url, *((cv2.CAP_FFMPEG, timeouts) if is_url else (cv2.CAP_ANY,)))
         try:
             if not capture.isOpened():
                 raise OSError(f"{self.address}: no stream")
