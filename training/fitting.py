@@ -70,6 +70,8 @@ def fit_pipeline(
     round_to_half(unet)
     scales = scales_of_model(config)
     multiscale = build_multiscale(config, extractor, min(map(len, train_groups)), scales)
+    if multiscale is not None:
+        round_to_half(multiscale)  # its projections
     pipe = DiffADPipeline(
         unet,
         scheduler,
@@ -123,6 +125,7 @@ def fit_first_pipeline(
     calibration = build_calibration(config)
     settings = profile_settings(GAUSSIAN, calibration.score_config, scales_of_model(config))
     multiscale = build_multiscale(config, extractor, min(map(len, train_groups)), settings["scales"])
+    round_to_half(multiscale)
     pipe = DiffADPipeline(
         unet,
         scheduler,

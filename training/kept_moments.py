@@ -14,7 +14,7 @@ from diffad.data import DataError, Sample
 from diffad.models.moments import StreamingMoments
 from diffad.pipeline_saving import MOMENTS
 from diffad_training.accumulation import Moments
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 POOLED, CATEGORIES = "pooled.features", "pooled.categories"
@@ -111,6 +111,18 @@ class KeptMoments:
             raise DataError(f"{path}: damaged ({error}); copy it anew, or write it with training/refit.py") from None
 
 
+def fitted_images(model: Path) -> set[str]:
+    """Digests of the images that a model was fitted to, read alone; none where it has no moments."""
+    path = model / MOMENTS
+    if not path.is_file():
+        return set()
+    try:
+        with safe_open(path, framework="pt") as file:
+            return KeptMoments({FITTED: file.get_tensor(FITTED)}).fitted
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: damaged ({error}); copy it anew, or remove it") from None
+
+
 def image_digests(samples: Sequence[Sample]) -> list[str]:
     """SHA-256 of the bytes of every image file, as operators' feedback has it; of an image without a file, of its pixels."""
     return [image_digest(sample) for sample in samples]
@@ -119,9 +131,14 @@ def image_digests(samples: Sequence[Sample]) -> list[str]:
 def image_digest(sample: Sample) -> str:
     path = image_file(sample)
     if path is not None:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return file_digest(path)
     image = sample.read()
     return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of the bytes of an image file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def image_file(sample: Sample) -> Path | None:

@@ -18,6 +18,7 @@ from .push import push
 from .reconstruct import reconstruct
 from .train import TrainCommand, train
 from .tune import tune
+from .update import update
 from .web_app import serve_app
 
 app = typer.Typer(
@@ -48,6 +49,6 @@ def main(
 
 
 app.command(cls=TrainCommand)(train)
-for command in (audit, evaluate, predict, monitor, reconstruct, calibrate, tune, export, info, push):
+for command in (audit, evaluate, predict, monitor, reconstruct, calibrate, update, tune, export, info, push):
     app.command()(command)
 app.command("app")(serve_app)
