@@ -53,7 +53,7 @@ class GoodParts(NamedTuple):
 
 
 class FittedModel(NamedTuple):
-    """A pipeline that is ready to be saved, how its map was chosen, where it was, and what an update needs, where it is kept."""
+    """A pipeline that is ready to be saved, how its map was chosen, and what an update needs; None where there is no such."""
 
     pipe: DiffADPipeline
     map_choice: MapChoice | None

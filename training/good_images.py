@@ -132,7 +132,7 @@ def held_out_samples(model: Path, data: str | None = None) -> list[Sample]:
 
 
 def images_trained_on(model: Path, folder: Path | None = None) -> set[Path]:
-    """Image files that a model has been trained on or updated with, absolute, as far as its settings, record and data are where they were.
+    """Image files that a model has been fitted to, absolute, as far as its settings, records and data are where they were.
 
     Those that were excluded from training are among them: they are no good images to calibrate on.
 

@@ -93,8 +93,8 @@ def former_calibration_samples(
 def _samples_of_entry(entry: HistoryEntry, config: TrainingConfig) -> list[Sample]:
     if config.categories and entry.event == CALIBRATION:
         raise DataError(
-            f"{entry.folder}: the model was calibrated on these images by recognised categories, which an update does not know; "
-            "calibrate on the new images alone with --calibrate-on-new"
+            f"{entry.folder}: the model was calibrated on these images by recognised categories, which an update does not "
+            "know; calibrate on the new images alone with --calibrate-on-new"
         )
     wanted = set(entry.calibrated)
     folder = Path(entry.folder)
@@ -102,8 +102,8 @@ def _samples_of_entry(entry: HistoryEntry, config: TrainingConfig) -> list[Sampl
     chosen = [sample for sample in found if sample.name in wanted]
     if len(chosen) < len(wanted):
         raise DataError(
-            f"{folder}: {len(wanted) - len(chosen)} of the {len(wanted)} images that the model was calibrated on are not there; "
-            "put them back, or calibrate on the new images alone with --calibrate-on-new"
+            f"{folder}: {len(wanted) - len(chosen)} of the {len(wanted)} images that the model was calibrated on are not "
+            "there; put them back, or calibrate on the new images alone with --calibrate-on-new"
         )
     return chosen
 

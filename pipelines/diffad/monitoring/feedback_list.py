@@ -83,8 +83,8 @@ def check_drawn_at_random(digests: Collection[str], feedback: FeedbackList, sour
     chosen = len(feedback.wrongly_rejected & set(digests))
     if 2 * chosen > len(digests):
         raise ValueError(
-            f"{source}: {chosen} of {len(digests)} images were reported as wrongly rejected. Images that were chosen because of "
-            "their score can't set thresholds: give good parts drawn at random, rejected or not"
+            f"{source}: {chosen} of {len(digests)} images were reported as wrongly rejected. Images that were chosen because "
+            "of their score can't set thresholds: give good parts drawn at random, rejected or not"
         )
 
 

@@ -27,6 +27,10 @@ def sample_objection(calibration_scores: np.ndarray, scores: Sequence[float], le
         scores: image scores of the parts under the model, in an order that does not depend on them.
         level: probability that an unchanged sample is objected to, at most.
     """
+    n, rate = len(calibration_scores), default_rate(len(calibration_scores))
+    rank = threshold_rank(n, rate)
+    if rank < 2:  # a single score tells nothing
+        return None
     monitor = DriftMonitor(calibration_scores, level=MONITOR_SHARE * level)
     for score in scores:
         monitor.update(float(score))
@@ -37,12 +41,10 @@ def sample_objection(calibration_scores: np.ndarray, scores: Sequence[float], le
             f"they are not of the production that the model was calibrated on (test of {test}: alarm at image {part} of "
             f"{state.parts}; {state.rejected} called defective)"
         )
-    n, rate = len(calibration_scores), default_rate(len(calibration_scores))
-    rank = threshold_rank(n, rate)
     passed = math.exp(log_probability(np.array(0), np.array(state.parts), n + 1 - rank, rank))
     if state.rejected == 0 and passed <= (1 - MONITOR_SHARE) * level:
         return (
-            f"the model calls none of {state.parts} defective, where {rate:.1%} are expected (p = {passed:.2g}): these look like "
-            "parts that it let pass, on which thresholds would sink; add the good parts that were rejected"
+            f"the model calls none of {state.parts} defective, where {rate:.1%} are expected (p = {passed:.2g}): these look "
+            "like parts that it let pass, on which thresholds would sink; add the good parts that were rejected"
         )
     return None
