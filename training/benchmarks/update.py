@@ -37,23 +37,27 @@ RULES = {
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Updates and full trainings.", allow_abbrev=False)
     parser.add_argument("data", nargs="*", type=Path, help="folders in MVTec layout")
-    parser.add_argument("--runs", type=Path, default=Path("runs/update"), help="folder for models; those there are taken")
+    parser.add_argument("--runs", type=Path, default=Path("runs/update"), help="folder for models")
     parser.add_argument("--seed", type=int, default=0, help="of the halves and of training")
+    parser.add_argument("--resolution", type=int, default=256, help="of training")
     options = parser.parse_args(arguments)
     for data in options.data:
-        for result in measure(data, options.runs / f"{data.name}-{options.seed}", options.seed):
-            append_result(RESULTS, {"category": data.name, "seed": options.seed, **result})
+        runs = options.runs / f"{data.name}-{options.resolution}-{options.seed}"
+        about = {"category": data.name, "resolution": options.resolution, "seed": options.seed}
+        for result in measure(data, runs, options.seed, options.resolution):
+            append_result(RESULTS, {**about, **result})
     tables = {"models": models_table, "rules": lambda results: rules_table(simulate_rules())}
-    fill_tables(CARD, "update", lambda name: tables[name](latest_results(RESULTS, ("category", "seed", "model"))))
+    fill_tables(CARD, "update", lambda name: tables[name](latest_results(RESULTS, ("category", "resolution", "seed", "model"))))
 
 
-def measure(data: Path, runs: Path, seed: int) -> list[dict]:
+def measure(data: Path, runs: Path, seed: int, resolution: int) -> list[dict]:
     """Figures of the three models."""
     halves = _halves(data, runs / "data", seed)
     results, seconds = [], {}
     for model, folder in (("half", halves / "first"), ("all", halves)):
         started = time.perf_counter()
-        _diffad("train", folder, "--all-good", "--output", runs / model, "--profile", "gaussian", "--seed", seed)
+        settings = ["--profile", "gaussian", "--seed", seed, "--resolution", resolution]
+        _diffad("train", folder, "--all-good", "--output", runs / model, *settings)
         seconds[model] = time.perf_counter() - started
     shutil.copytree(runs / "half", runs / "updated")
     started = time.perf_counter()
@@ -111,12 +115,22 @@ def simulate_rules(scores: int = 200, updates: int = 5, draws: int = 400, seed: 
 
 def models_table(results: list[dict]) -> str:
     """Markdown: one row for each category and model."""
-    head = ["category", "model", "seconds", "moments", "image AUROC", "AUPRO", "calibration scores", "false alarms at"]
+    head = [
+        "category, resolution",
+        "model",
+        "seconds",
+        "moments",
+        "image AUROC",
+        "AUPRO",
+        "calibration scores",
+        "false alarms at",
+    ]
     lines = ["| " + " | ".join([*head, "defects found"]) + " |", "|---" * (len(head) + 1) + "|"]
-    for result in sorted(results, key=lambda result: (result["category"], list(MODELS).index(result["model"]))):
+    keys = ("category", "resolution", "seed")
+    for result in sorted(results, key=lambda result: (*(result[k] for k in keys), list(MODELS).index(result["model"]))):
         alarms = round(result["false_alarms"] * result["test_good"])
         cells = [
-            result["category"],
+            f"{result['category']}, {result['resolution']}",
             MODELS[result["model"]],
             f"{result['seconds']:.0f}",
             f"{result['moments_mb']:.0f} MB",
