@@ -28,6 +28,7 @@ from diffad_training.benchmarks import (
     repair,
     speed,
     speed_tables,
+    update,
 )
 from diffad_training.config import TrainingConfig
 from documents import DOCUMENTS, GUIDE, README, ROOT, TRAINING
@@ -171,6 +172,7 @@ def test_tables_are_those_of_the_kept_results(tmp_path, monkeypatch):
     repair.update_tables(tmp_path / "model_cards/repair.md", kept / "repair.jsonl")
     speed_tables.update_tables(tmp_path / "model_cards/speed.md", kept / "speed.jsonl")
     monitoring_tables.update_tables(tmp_path / "model_cards/monitoring.md", kept / "monitoring.jsonl")
+    update.fill(tmp_path / "model_cards/update.md")
     precisions.update_table(tmp_path / "model_cards/speed.md", kept / "precisions.jsonl")
     for document in DOCUMENTS:
         copy = tmp_path / document.name
@@ -183,5 +185,5 @@ def test_every_table_is_rendered_by_a_benchmark():
         kinds = set(re.findall(r"<!-- (\w+)", document.text)) - {"benchmark"}
         cards = {"ablation": ablation.CARD, "repair": repair.CARD, "label_ambiguity": label_ambiguity.CARD}
         cards |= {"speed": speed.CARD, "precisions": precisions.CARD}
-        cards |= {"monitoring": monitoring.CARD, "audit": audit.CARD}
+        cards |= {"monitoring": monitoring.CARD, "audit": audit.CARD, "update": update.CARD}
         assert all(cards[kind].name == document.path.name for kind in kinds), document.name

@@ -46,8 +46,14 @@ def main(arguments: list[str] | None = None) -> None:
         about = {"category": data.name, "resolution": options.resolution, "seed": options.seed}
         for result in measure(data, runs, options.seed, options.resolution):
             append_result(RESULTS, {**about, **result})
+    fill(CARD)
+
+
+def fill(card: Path) -> None:
+    """Renders the tables of a card from the kept results."""
     tables = {"models": models_table, "rules": lambda results: rules_table(simulate_rules())}
-    fill_tables(CARD, "update", lambda name: tables[name](latest_results(RESULTS, ("category", "resolution", "seed", "model"))))
+    results = latest_results(RESULTS, ("category", "resolution", "seed", "model"))
+    fill_tables(card, "update", lambda name: tables[name](results))
 
 
 def measure(data: Path, runs: Path, seed: int, resolution: int) -> list[dict]:
@@ -115,17 +121,9 @@ def simulate_rules(scores: int = 200, updates: int = 5, draws: int = 400, seed: 
 
 def models_table(results: list[dict]) -> str:
     """Markdown: one row for each category and model."""
-    head = [
-        "category, resolution",
-        "model",
-        "seconds",
-        "moments",
-        "image AUROC",
-        "AUPRO",
-        "calibration scores",
-        "false alarms at",
-    ]
-    lines = ["| " + " | ".join([*head, "defects found"]) + " |", "|---" * (len(head) + 1) + "|"]
+    head = ["category, resolution", "model", "seconds", "moments", "image AUROC", "AUPRO", "calibration scores"]
+    head += ["false alarms at", "defects found"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     keys = ("category", "resolution", "seed")
     for result in sorted(results, key=lambda result: (*(result[k] for k in keys), list(MODELS).index(result["model"]))):
         alarms = round(result["false_alarms"] * result["test_good"])
