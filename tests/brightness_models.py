@@ -18,7 +18,7 @@ def brightness_context(
     def select(index: torch.Tensor) -> RepairContext:
         return brightness_context(predict_x0, distance, len(index), stride)
 
-    def score(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def score(images: torch.Tensor, replaced: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         maps = (1 - brightness(images)) / 2
         return maps, maps.amax(dim=(1, 2))
 
@@ -29,6 +29,7 @@ def brightness_context(
         distance=distance,
         add_noise=lambda x, t: x,
         predict_x0=predict_x0,
+        draw_noise=None,
         reverse_step=None,
         betas=torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64),
         chain_timesteps=lambda num_inference_steps: list(range(999, -1, -1)),

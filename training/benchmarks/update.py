@@ -46,14 +46,14 @@ def main(arguments: list[str] | None = None) -> None:
         about = {"category": data.name, "resolution": options.resolution, "seed": options.seed}
         for result in measure(data, runs, options.seed, options.resolution):
             append_result(RESULTS, {**about, **result})
-    fill(CARD)
+    update_tables(CARD, RESULTS)
 
 
-def fill(card: Path) -> None:
-    """Renders the tables of a card from the kept results."""
+def update_tables(document: Path, results_path: Path) -> None:
+    """Renders the tables of a card from kept results."""
     tables = {"models": models_table, "rules": lambda results: rules_table(simulate_rules())}
-    results = latest_results(RESULTS, ("category", "resolution", "seed", "model"))
-    fill_tables(card, "update", lambda name: tables[name](results))
+    results = latest_results(results_path, ("category", "resolution", "seed", "model"))
+    fill_tables(document, "update", lambda name: tables[name](results))
 
 
 def measure(data: Path, runs: Path, seed: int, resolution: int) -> list[dict]:

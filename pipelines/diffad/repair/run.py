@@ -10,8 +10,11 @@ from PIL import Image
 from ..imaging.blending import blend_change
 from ..scoring.inputs import ImageBatch
 from .context import RepairContext
+from .gradient_denoising import mahalanobis_loss
+from .inpainting import Inpainting
 from .presets import RepairMethod
 from .recorder import StepRecorder
+from .tiled_context import over_tiles
 
 
 class RepairedImage(NamedTuple):
@@ -21,31 +24,39 @@ class RepairedImage(NamedTuple):
     difference_map: np.ndarray
     intermediates: list[Image.Image]
     trace: np.ndarray
+    confident: bool | None
 
 
 def repair_batch(
     method: RepairMethod,
     batch: ImageBatch,
     context: RepairContext,
+    tile_overlap: float,
     callback: Callable[[int, torch.Tensor], torch.Tensor] | None = None,
     kept_steps: Sequence[int] | Literal["all"] = (),
-    loss: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    measures_loss: bool = False,
 ) -> list[RepairedImage]:
     """Repairs the images of a batch.
 
     Args:
-        callback, kept_steps, loss: as of [`StepRecorder`].
+        tile_overlap: of tiles, in which networks see images larger than the model's resolution.
+        callback, kept_steps: as of [`StepRecorder`].
+        measures_loss: whether to measure Eq. 12 of the input and after every step.
     """
+    tiled = over_tiles(context, tile_overlap)
+    loss = (lambda images: mahalanobis_loss(tiled.distance(images))) if measures_loss else None
     recorder = StepRecorder(callback, kept_steps, loss)
     recorder.measure(batch.pixels)
-    result = method.run(batch.pixels, context, recorder)
+    # Inpainting cuts windows of its own around the defects.
+    result = method.run(batch.pixels, context if isinstance(method, Inpainting) else tiled, recorder)
     repaired = []
     for i, original in enumerate(batch.originals):
         image = blend_change(original, batch.pixels[i], result.images[i], result.replaced[i])
         change = np.abs(np.asarray(image, dtype=np.float32) - np.asarray(original, dtype=np.float32))
         trace = np.array([losses[i] for losses in recorder.losses], dtype=np.float32)
         kept = [pictures[i] for pictures in recorder.pictures]
-        repaired.append(RepairedImage(image, change.mean(axis=2) / 255, kept, trace))
+        confident = None if result.confident is None else bool(result.confident[i])
+        repaired.append(RepairedImage(image, change.mean(axis=2) / 255, kept, trace, confident))
     return repaired
 
 
