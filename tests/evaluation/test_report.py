@@ -322,8 +322,8 @@ def test_verdicts_are_marked_wrong_in_a_browser(tmp_path):
     ]
     html = written(Report("run", {}, rows, 0.1, 2.5, 2.5, np.arange(20.0)), tmp_path)
     script = """
-    const buttons = document.querySelectorAll("[data-record]");
-    for (const i of [0, 1, 2, 3, 3]) buttons[i].click();
+    const marks = document.querySelectorAll("[data-record]");
+    for (const i of [0, 1, 2, 3, 3]) marks[i].click();
     const list = Object.assign(document.createElement("pre"), {id: "list", textContent: [...marked.values()].join("\\n")});
     document.body.append(list);
     """

@@ -238,7 +238,9 @@ def test_a_model_whose_saving_was_killed_at_its_end_is_exported(model, tmp_path)
 def test_moments_stay_at_home_and_the_history_says_no_path(model, tmp_path):
     trained = shutil.copytree(model, tmp_path / "private" / "part")
     (trained / MOMENTS).write_bytes(b"private")
-    entry = HistoryEntry(UPDATE, "0.2.0", "a" * 16, "b" * 16, "/data/line 3/good", ["1.png"], counts={"new images fitted": 7})
+    entry = HistoryEntry(
+        UPDATE, "0.2.0", "a" * 16, "b" * 16, "/data/line 3/good", ["1.png"], ["2.png"], counts={"new images fitted": 7}
+    )
     write_history([entry], trained)
     export_repo(trained, tmp_path / "repository")
     assert not list((tmp_path / "repository").rglob("*moments*"))
