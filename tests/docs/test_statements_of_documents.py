@@ -43,6 +43,7 @@ from diffad_training.benchmarks import (
     serving,
     speed,
     speed_tables,
+    update,
 )
 from diffad_training.config import TrainingConfig
 from documents import DOCUMENTS, GUIDE, README, ROOT, TRAINING
@@ -202,6 +203,7 @@ def test_tables_are_those_of_the_kept_results(tmp_path, monkeypatch):
     speed_tables.update_tables(tmp_path / "model_cards/speed.md", kept / "speed.jsonl")
     monitoring_tables.update_tables(tmp_path / "model_cards/monitoring.md", kept / "monitoring.jsonl")
     serving.update_tables(tmp_path / "model_cards/serving.md", kept / "serving.jsonl")
+    update.update_tables(tmp_path / "model_cards/update.md", kept / "update.jsonl")
     precisions.update_table(tmp_path / "model_cards/speed.md", kept / "precisions.jsonl")
     audit.update_table(tmp_path / "model_cards/audit.md", kept / "audit.jsonl")
     reference_content.update_table(tmp_path / "model_cards/repair.md", kept / "reference_content.jsonl")
@@ -217,5 +219,5 @@ def test_every_table_is_rendered_by_a_benchmark():
         cards = {"ablation": ablation.CARD, "repair": repair.CARD, "label_ambiguity": label_ambiguity.CARD}
         cards |= {"speed": speed.CARD, "precisions": precisions.CARD}
         cards |= {"monitoring": monitoring.CARD, "audit": audit.CARD, "reference_content": reference_content.CARD}
-        cards |= {"serving": serving.CARD}
+        cards |= {"serving": serving.CARD, "update": update.CARD}
         assert all(cards[kind].name == document.path.name for kind in kinds), document.name

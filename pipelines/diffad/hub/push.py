@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -11,6 +12,7 @@ from huggingface_hub.errors import HTTPError  # the HTTP library's, whichever th
 from huggingface_hub.utils import validate_repo_id
 
 from .. import __version__
+from ..jobs.history import read_history, write_history
 from ..model_index import (
     COMPONENT_CLASSES,
     PACKAGE,
@@ -161,6 +163,8 @@ def _write_repo(
         _write_json(unfinished / MODEL_INDEX, with_repository_code(_without_paths(index), code_module))
         if held_out := _read_if_there(trained_in, HELD_OUT):  # names only: which images must not be trained on
             _write_json(unfinished / HELD_OUT, held_out)
+    if trained_in is not None and (history := read_history(trained_in)):
+        write_history([replace(entry, folder=Path(entry.folder).name) for entry in history], folder)
     _write_code(folder, index, code, code_module)
     training, summary = (_read_if_there(trained_in, name) for name in (TRAINING_CONFIG, TRAINING_SUMMARY))
     if training is not None:
