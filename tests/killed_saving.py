@@ -19,14 +19,16 @@ import torch
 from diffad import DiffADPipeline
 from diffad.jobs.recalibrate import save_calibration
 from diffad.models.digest import model_digest
+from diffad_training.kept_moments import KeptMoments
+from diffad_training.update import save as save_update
 from tiny_pipeline import smooth_images, tiny_pipeline
 
 
 def main(kills: int, what: str, folder: Path) -> None:
     torch.set_num_threads(1)
-    pipes = [_pipeline(seed, same_networks=what == "calibration") for seed in (1, 2)]
+    pipes = [_pipeline(seed, same_networks=what != "model") for seed in (1, 2)]
     digests = [model_digest(pipe.components) for pipe in pipes]
-    save = DiffADPipeline.save_pretrained if what == "model" else save_calibration
+    save = {"model": DiffADPipeline.save_pretrained, "calibration": save_calibration, "update": _save_update}[what]
     model = folder / "model"
     pipes[0].save_pretrained(model)
     started = time.perf_counter()
@@ -56,6 +58,10 @@ def _pipeline(seed: int, same_networks: bool) -> DiffADPipeline:
         torch.nn.init.normal_(pipe.unet.conv_in.weight, std=0.1 * seed)
     pipe.calibrate(smooth_images(21, seed=seed))
     return pipe
+
+
+def _save_update(pipe: DiffADPipeline, model: Path) -> None:
+    save_update(pipe, model, KeptMoments({"coarse.0.mean": torch.zeros(100_000)}), ())
 
 
 def _load(model: Path) -> str:

@@ -19,7 +19,7 @@ def run(kills: int, what: str, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("what", ["model", "calibration"])
+@pytest.mark.parametrize("what", ["model", "calibration", "update"])
 def test_a_killed_writer_leaves_the_former_model_or_the_new_one(what, tmp_path):
     assert run(3, what, tmp_path).startswith("3 kills while saving: ")
 

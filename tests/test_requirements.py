@@ -12,6 +12,8 @@ ROOT = SETUP.parent
 # Names under which packages are imported, where they differ.
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "paho": "paho-mqtt",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
@@ -26,9 +28,10 @@ PARTS = {
     "pipelines/diffad": ("", "train", "export"),  # plots and export need more, and say so
     "pipelines/diffad/app": ("", "app"),
     "pipelines/diffad/serve": ("", "serve"),
+    "pipelines/diffad/watch": ("", "watch"),
     "training": ("", "train", "demo"),
     "training/benchmarks": ("", "benchmarks", "demo", "export", "train", "peers"),
-    "tests": ("", "test", "app", "benchmarks", "demo", "export", "serve", "train"),
+    "tests": ("", "test", "app", "benchmarks", "demo", "export", "serve", "train", "watch"),
 }
 
 

@@ -131,6 +131,7 @@ class TrainingConfig:
     profiles: list[str] = field(default_factory=lambda: list(PROFILES))
     profile: str = BALANCED  # what the model is for; gaussian ends training after its first pass over the images
     references: int = 48  # images of good parts that the model keeps for repair, at most; 0 keeps none
+    moments: bool | None = None  # kept beside the model for `diffad update`; null keeps them of one category (see README.md)
     choose_map: bool | None = None  # by synthetic defects; None is true for the default score of whole images
 
     # running
@@ -178,6 +179,11 @@ class TrainingConfig:
     def chooses_map(self) -> bool:
         """Whether the anomaly map is chosen by synthetic defects."""
         return self._has_default_map if self.choose_map is None else self.choose_map
+
+    @property
+    def keeps_moments(self) -> bool:
+        """Whether moments are written beside the model; of several categories they would take gigabytes."""
+        return not self.categories if self.moments is None else self.moments
 
     @property
     def has_gaussian_profile(self) -> bool:

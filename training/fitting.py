@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from diffad import DiffADPipeline, FeatureExtractor, JointUNet2DModel, PadimGaussian
 from diffad.data import Sample
-from diffad.imaging.tensors import to_model_range
 from diffad.models.half_precision import round_to_half
 from diffad.scoring.config import DENOISER_TERMS
 from diffad.scoring.fitting import split_calibration_images
 from diffad.scoring.inputs import InputReader, load_region_at
 from diffad.scoring.profiles import GAUSSIAN, profile_settings, scales_among
+from diffad_training.accumulation import accumulate_grid, grid_gaussians, scale_gaussians
 from diffad_training.components import (
     POOLED,
     build_calibration,
@@ -29,13 +29,11 @@ from diffad_training.config import TrainingConfig, feature_denoiser_steps, load_
 from diffad_training.dataset import CachedDataset
 from diffad_training.feature_denoising import train_feature_denoiser
 from diffad_training.good_images import group_names, held_out_samples
+from diffad_training.kept_moments import KeptMoments, image_digests
 from diffad_training.map_choice import MapChoice, choose_map
 from diffad_training.multiscale_fitting import fit_multiscale
 from diffad_training.reference_choice import choose_references
 from diffusers import DDPMScheduler
-from tqdm.auto import tqdm
-
-BATCH_SIZE = 16
 
 
 class GoodParts(NamedTuple):
@@ -55,10 +53,11 @@ class GoodParts(NamedTuple):
 
 
 class FittedModel(NamedTuple):
-    """A pipeline that is ready to be saved, and how its map was chosen, where it was."""
+    """A pipeline that is ready to be saved, how its map was chosen, and what an update needs; None where there is no such."""
 
     pipe: DiffADPipeline
     map_choice: MapChoice | None
+    moments: KeptMoments | None
 
 
 @torch.no_grad()
@@ -71,6 +70,8 @@ def fit_pipeline(
     round_to_half(unet)
     scales = scales_of_model(config)
     multiscale = build_multiscale(config, extractor, min(map(len, train_groups)), scales)
+    if multiscale is not None:
+        round_to_half(multiscale)  # its projections
     pipe = DiffADPipeline(
         unet,
         scheduler,
@@ -92,9 +93,10 @@ def fit_pipeline(
         pooled["residual"] = build_gaussian(config, channels, pooled=True).to(device)
         pooled["feature_residual"] = pipe.feature_denoiser.new_gaussian(**POOLED).to(device)
         pooled["detail"] = build_multiscale(config, extractor, 1, ("detail",), pooled=True).detail.gaussian.to(device)
-    pooled_features = _fit_gaussians(pipe, pooled, cached, train_groups, bool(config.categories))
+    kept = KeptMoments() if config.keeps_moments else None
+    pooled_features = _fit_gaussians(pipe, pooled, cached, train_groups, bool(config.categories), kept)
     if pipe.multiscale is not None:
-        fit_multiscale(pipe.multiscale, pooled.get("detail"), extractor, cached, samples, train_groups)
+        fit_multiscale(pipe.multiscale, pooled.get("detail"), extractor, cached, samples, train_groups, kept)
     for gaussians in (pipe.gaussian, pipe.residual_gaussian, pipe.feature_denoiser, pipe.multiscale, *pooled.values()):
         if gaussians is not None:
             round_to_half(gaussians)
@@ -107,7 +109,7 @@ def fit_pipeline(
     terms_of_profiles = {} if choice is None else choice.terms_of_profiles
     pipe.set_calibrations(build_profiles(config, pipe.calibration, pipe.scales, terms_of_profiles))
     _calibrate(pipe, held_out_samples, config)
-    return FittedModel(pipe, choice)
+    return FittedModel(pipe, choice, _completed(kept, pipe, pooled_features, data))
 
 
 @torch.no_grad()
@@ -123,6 +125,7 @@ def fit_first_pipeline(
     calibration = build_calibration(config)
     settings = profile_settings(GAUSSIAN, calibration.score_config, scales_of_model(config))
     multiscale = build_multiscale(config, extractor, min(map(len, train_groups)), settings["scales"])
+    round_to_half(multiscale)
     pipe = DiffADPipeline(
         unet,
         scheduler,
@@ -134,13 +137,14 @@ def fit_first_pipeline(
         discriminant=build_discriminant(config, channels),
         multiscale=multiscale.to(device),
     )
-    pooled_features = _fit_gaussians(pipe, {}, cached, train_groups, bool(config.categories))
-    fit_multiscale(pipe.multiscale, None, extractor, cached, samples, train_groups)
+    kept = KeptMoments() if config.keeps_moments and config.profile == GAUSSIAN else None  # not of an unfinished model
+    pooled_features = _fit_gaussians(pipe, {}, cached, train_groups, bool(config.categories), kept)
+    fit_multiscale(pipe.multiscale, None, extractor, cached, samples, train_groups, kept)
     for gaussians in (pipe.gaussian, pipe.multiscale):  # as of the finished model; the UNet goes on in full precision
         round_to_half(gaussians)
     _fit_discriminant(pipe, pooled_features, cached, train_groups)
     _calibrate(pipe, held_out_samples, config)
-    return FittedModel(pipe, None)
+    return FittedModel(pipe, None, _completed(kept, pipe, pooled_features, data))
 
 
 def _calibrate(pipe: DiffADPipeline, held_out_samples: Sequence[Sample], config: TrainingConfig) -> None:
@@ -148,6 +152,21 @@ def _calibrate(pipe: DiffADPipeline, held_out_samples: Sequence[Sample], config:
     categories = [sample.category for sample in held_out_samples] if config.categories else None
     images, groups = [sample.read for sample in held_out_samples], group_names(held_out_samples)
     pipe.calibrate(images, categories=categories, roi=config.roi, groups=groups)
+
+
+def _completed(
+    kept: KeptMoments | None, pipe: DiffADPipeline, pooled_features: np.ndarray, data: GoodParts
+) -> KeptMoments | None:
+    """The moments of the Gaussians that the model has in the end, with what else an update needs."""
+    if kept is None:
+        return None
+    kept.keep_only({*grid_gaussians(pipe), *scale_gaussians(pipe)})
+    indices = [index for group in data.train_groups for index in group]
+    if pipe.discriminant is not None:
+        kept.add_pooled(pooled_features, data.cached.categories[indices])
+    fitted = [data.samples[owner] for owner in np.unique(data.cached.owners[indices])]
+    kept.add_images(image_digests(fitted), image_digests(data.held_out_samples))
+    return kept
 
 
 def _fit_discriminant(
@@ -165,41 +184,24 @@ def _fit_gaussians(
     cached: CachedDataset,
     train_groups: Sequence[Sequence[int]],
     has_categories: bool,
+    kept: KeptMoments | None,
 ) -> np.ndarray:
     """Fits the Gaussians of features and, where there is what makes them, of residuals; returns the features' means `(N, D)`.
 
     Args:
         pooled: Gaussians of the other conditioning, by term.
+        kept: takes the moments.
     """
-    extractor, scorer, means = pipe.feature_extractor, pipe.scorer, []
-    device = extractor.device
-    gaussians = {"mahalanobis": pipe.gaussian}
-    if pipe.residual_gaussian is not None:
-        gaussians["residual"] = pipe.residual_gaussian
-    if pipe.feature_denoiser is not None:
-        gaussians["feature_residual"] = pipe.feature_denoiser.gaussian
-        gaussians["pixel_residual"] = pipe.feature_denoiser.pixel_gaussian
+    means = []
     for category, group in enumerate(train_groups):
-        moments = {term: gaussian.new_moments() for term, gaussian in gaussians.items()}
-        of_batch = torch.tensor([category], device=device) if has_categories else None
-        for start in tqdm(range(0, len(group), BATCH_SIZE), desc="fitting the Gaussians", mininterval=2, disable=None):
-            batch = group[start : start + BATCH_SIZE]
-            features = extractor.standardize(torch.from_numpy(cached.features[batch]).to(device).float())  # (B, D, h, w)
-            means.append(features.mean(dim=(2, 3)).cpu())
-            values = {"mahalanobis": features}
-            if len(gaussians) > 1:
-                images = to_model_range(torch.from_numpy(cached.images[batch]).to(device))  # (B, 3, S, S)
-            if "residual" in gaussians:
-                values["residual"] = scorer.feature_residuals(images, of_batch)
-            if "feature_residual" in gaussians:
-                of_features, of_pixels = scorer.denoising_residuals(features, images, of_batch)
-                values |= {"feature_residual": of_features, "pixel_residual": of_pixels}
-            for term, gaussian in gaussians.items():
-                gaussian.accumulate(moments[term], values[term])
-        for term, gaussian in gaussians.items():
+        moments, means_of_group = accumulate_grid(pipe, cached, group, category if has_categories else None)
+        means.append(means_of_group)
+        for term, gaussian in grid_gaussians(pipe).items():
             for conditioned in (gaussian, pooled.get(term)):
                 if conditioned is not None:
                     conditioned.fit(moments[term], category)
+        if kept is not None:
+            kept.add(category, moments)
     return torch.cat(means).numpy()
 
 

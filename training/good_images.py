@@ -4,11 +4,22 @@ import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from diffad.data import DataError, Sample, category_samples, count_groups, split_by_names, split_held_out, training_samples
+from diffad.data import (
+    DataError,
+    Sample,
+    category_samples,
+    count_groups,
+    image_files,
+    split_by_names,
+    split_held_out,
+    training_samples,
+)
 from diffad.imaging.preprocessing import load_region
 from diffad.jobs.exclusion import read_excluded, without_excluded
+from diffad.jobs.history import read_history
 from diffad.jobs.recalibrate import check_aspect
 from diffad_training.config import TrainingConfig, load_config
+from diffad_training.kept_moments import file_digest, fitted_images
 
 HELD_OUT = "held_out.json"
 
@@ -120,14 +131,18 @@ def held_out_samples(model: Path, data: str | None = None) -> list[Sample]:
     return split_by_names(samples, names)[1]
 
 
-def images_trained_on(model: Path) -> set[Path]:
-    """Image files that a model has been trained on, absolute, as far as its settings, record and data are where they were.
+def images_trained_on(model: Path, folder: Path | None = None) -> set[Path]:
+    """Image files that a model has been fitted to, absolute, as far as its settings, records and data are where they were.
 
     Those that were excluded from training are among them: they are no good images to calibrate on.
+
+    Args:
+        folder: whose images are among them, too, if their files are known from the model's moments.
     """
+    found = _files_fitted(model, folder) if folder is not None and folder.is_dir() else set()
     settings = model / "training_config.json"
     if not settings.is_file() or not (model / HELD_OUT).is_file():
-        return set()
+        return found
     config, held_out = load_config(str(settings), {}), set(read_held_out(model))
     source = Path(config.data)
     try:
@@ -135,4 +150,12 @@ def images_trained_on(model: Path) -> set[Path]:
     except DataError:  # other data by now
         return set()
     root = (source if source.is_dir() else source.parent).resolve()
-    return {root / sample.name for sample in samples if sample.name not in held_out}
+    of_updates = {Path(entry.folder) / name for entry in read_history(model) for name in entry.fitted}
+    return found | of_updates | {root / sample.name for sample in samples if sample.name not in held_out}
+
+
+def _files_fitted(model: Path, folder: Path) -> set[Path]:
+    """Image files of a folder, absolute, that the Gaussians of a model were fitted to, wherever these lay."""
+    fitted = fitted_images(model)
+    paths = image_files(folder) if fitted else []
+    return {path.resolve() for path in paths if file_digest(path) in fitted}

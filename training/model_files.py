@@ -32,6 +32,8 @@ def save_model(
         if choice is not None:
             summary = {**summary, "map_choice": choice.to_dict()}
             save_pictures(choice, unfinished / "synthetic_defects.png")
+        if fitted.moments is not None:
+            fitted.moments.save(unfinished)
         (unfinished / SUMMARY).write_text(json.dumps(dict(summary), indent=2) + "\n")
 
 

@@ -1,19 +1,18 @@
 """Fits what good parts look like at further scales to training images, each read once."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 
 import numpy as np
 import torch
 from diffad import FeatureExtractor, MultiscaleFeatures, PadimGaussian
 from diffad.data import Sample
-from diffad.imaging.preprocessing import resize_rgb
-from diffad.imaging.tensors import to_model_range
-from diffad.scoring.config import DETAIL_TERMS
+from diffad_training.accumulation import scale_batches
 from diffad_training.dataset import CachedDataset
+from diffad_training.kept_moments import KeptMoments
 from tqdm.auto import tqdm
 
-BATCH_SIZE = 16
 STATISTICS_IMAGES = 64  # from which the channels are standardised
 
 
@@ -24,6 +23,7 @@ def fit_multiscale(
     cached: CachedDataset,
     samples: Sequence[Sample],
     train_groups: Sequence[Sequence[int]],
+    kept: KeptMoments | None = None,
 ) -> None:
     """Fits all scales.
 
@@ -31,21 +31,12 @@ def fit_multiscale(
         pooled_detail: a second Gaussian of the scale `detail`, of another conditioning, that is fitted, too.
         samples: that `cached` is of; their files hold what an enlarged image shows.
         train_groups: for each category the indices of its training images in `cached`.
+        kept: takes the moments.
     """
-    size, stride, scales = cached.images.shape[-1], extractor.config.stride, multiscale.config.scales
-
-    def features(indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        images = to_model_range(torch.from_numpy(cached.images[indices]).to(extractor.device))
-        of_scale = {"coarse": extractor.pyramid(images).coarse}
-        if not set(DETAIL_TERMS).isdisjoint(scales):
-            pixels = np.stack([resize_rgb(samples[cached.owners[i]].read(), (2 * size, 2 * size)) for i in indices])
-            enlarged = to_model_range(torch.from_numpy(pixels).to(extractor.device))
-            detail = extractor.pyramid(enlarged, grid=(size // stride, size // stride))
-            of_scale |= {"detail": detail.fine, "coarse_detail": detail.coarse, "neighbors": detail.fine}
-        return {name: of_scale[name] for name in scales}
-
+    scales = multiscale.config.scales
+    batches_of = partial(scale_batches, extractor, cached, samples, scales=scales)
     of_statistics = _spread([i for group in train_groups for i in group], STATISTICS_IMAGES)
-    first = _stacked(_batches(of_statistics, features))
+    first = _stacked(batches_of(of_statistics))
     for name in scales:
         getattr(multiscale, name).set_statistics(first[name])
     gaussians = [name for name in scales if name != "neighbors"]
@@ -53,7 +44,7 @@ def fit_multiscale(
         moments = {name: getattr(multiscale, name).gaussian.new_moments() for name in gaussians}
         # Those that are at hand are not read again
         own = [place for place, index in enumerate(of_statistics) if index in group]
-        batches = _batches([index for index in group if index not in of_statistics], features)
+        batches = batches_of([index for index in group if index not in of_statistics])
         batches = chain([{name: values[own] for name, values in first.items()}] if own else [], batches)
         for batch in tqdm(batches, desc="fitting further scales", mininterval=2, disable=None):
             for name in gaussians:
@@ -63,8 +54,10 @@ def fit_multiscale(
         if pooled_detail is not None:
             pooled_detail.fit(moments["detail"], category)
         if "neighbors" in scales:
-            kept = _stacked(_batches(_spread(group, multiscale.neighbors.images), features))
-            multiscale.neighbors.fit(kept["neighbors"], category)
+            images = _stacked(batches_of(_spread(group, multiscale.neighbors.images)))
+            multiscale.neighbors.fit(images["neighbors"], category)
+        if kept is not None:
+            kept.add(category, moments)
 
 
 def _spread(indices: Sequence[int], count: int) -> list[int]:
@@ -73,10 +66,6 @@ def _spread(indices: Sequence[int], count: int) -> list[int]:
     return [indices[i] for i in np.unique(places.astype(int))]
 
 
-def _batches(indices: Sequence[int], features: Callable) -> Iterator[dict[str, torch.Tensor]]:
-    return (features(indices[start : start + BATCH_SIZE]) for start in range(0, len(indices), BATCH_SIZE))
-
-
-def _stacked(batches: Iterator[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+def _stacked(batches: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     parts = list(batches)
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

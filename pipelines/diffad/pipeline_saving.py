@@ -16,6 +16,7 @@ LOADABLE_CLASSES.setdefault(
     PACKAGE, {name: ["save_pretrained", "from_pretrained"] for name in ("ModelMixin", "SchedulerMixin")}
 )
 
+MOMENTS = "moments.safetensors"  # that training leaves beside a model for its update; scoring needs none of it
 Pipeline = TypeVar("Pipeline")
 
 
@@ -52,7 +53,7 @@ class SavedWhole:
         finish(pretrained_model_name_or_path)
         pipe = super().from_pretrained(pretrained_model_name_or_path, **options)
         # After the components' own checks, which name the tensor and not only the file.
-        complete(pretrained_model_name_or_path)
+        complete(pretrained_model_name_or_path, without=(MOMENTS,))
         return pipe
 
     @classmethod

@@ -1,6 +1,7 @@
 """The web app's page, in a real browser, which must not reach out of the machine."""
 
 import csv
+import hashlib
 import shutil
 import socket
 import threading
@@ -13,6 +14,8 @@ from diffad.app import inspection
 from diffad.app.page import build_app
 from diffad.app.serving import launch
 from diffad.data import DataError
+from diffad.monitoring.feedback_list import read_feedback
+from PIL import Image
 from tiny_pipeline import smooth_images, tiny_pipeline
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost", "0.0.0.0", "")
@@ -34,6 +37,30 @@ def test_a_model_that_can_not_repair_says_so(pipe, monkeypatch, files):
     first, second = list(inspect(str(files / "hole.png"), 5.0))
     assert first[1].score == pipe(files / "hole.png").image_scores[0]
     assert second[5] == "this model can't reconstruct" and not second[6]["visible"]
+
+
+def test_a_verdict_called_wrong_is_noted(pipe, files, tmp_path):
+    feedback = tmp_path / "feedback.jsonl"
+    functions = {fn.name: fn.fn for fn in build_app(pipe, feedback=feedback).fns.values()}
+    assert "call_wrong" not in {fn.name for fn in build_app(pipe).fns.values()}
+    # Browsers can't show TIFF, so that the page turns it into another file: its own digest is noted
+    assert len(list(functions["inspect"](str(files / "other.tif"), 5.0))) == 1
+    Image.open(files / "other.tif").save(files / "image.png")
+    for name, percent, told in (("hole.png", 50.0, "defective and is good"), ("image.png", 5.0, "good and is defective")):
+        found = next(functions["inspect"](str(files / name), percent))[1]
+        note, remark = functions["call_wrong"](found, str(files / name), percent, " seen twice ")
+        assert note == f"Noted: {name.replace('image.png', 'other.tif')} was called {told}." and remark == ""
+    hole, other = read_feedback(feedback).records.values()
+    assert hole.digest == hashlib.sha256((files / "hole.png").read_bytes()).hexdigest() and hole.note == "seen twice"
+    assert other.digest == hashlib.sha256((files / "other.tif").read_bytes()).hexdigest()
+    assert (hole.verdict, hole.correct_verdict, other.verdict, other.correct_verdict) == (
+        "defective",
+        "good",
+        "good",
+        "defective",
+    )
+    assert hole.score == pipe(files / "hole.png").image_scores[0] and 0 < hole.p_value <= 1
+    assert functions["call_wrong"](None, None, 5.0, "")[0] == "There is no verdict yet."
 
 
 def test_models_of_several_categories_offer_a_choice(files):

@@ -9,6 +9,7 @@ from diffad import DiffADPipeline
 from diffad.app.inspection import inspect_image, repair
 from diffad.cli.loading import load_scoring
 from diffad.jobs.table import read_rows
+from diffad.pipeline_saving import MOMENTS
 from PIL import Image
 from tiny_pipeline import smooth_images
 
@@ -42,6 +43,12 @@ def test_predictions_and_report_are_the_pipelines(exported, saved_model, tmp_pat
     assert "model.onnx, for onnxruntime, fp32 weights" in shown and "calibrated on 19 images" in shown
     page = (tmp_path / "mine.html").read_text()
     assert "an exported model only scores" in page and "an exported model" not in (tmp_path / "theirs.html").read_text()
+
+
+def test_moments_are_not_exported(model, tmp_path):
+    (model / MOMENTS).write_bytes(b"private")
+    assert run("export", model, tmp_path / "exported").exit_code == 0
+    assert not list((tmp_path / "exported").rglob("*moments*"))
 
 
 def test_thresholds_are_set_anew_where_the_model_lies(exported, tmp_path):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from cli_runner import run, save_images
+from feedback_records import write_feedback
 from tiny_pipeline import smooth_images
 
 
@@ -51,3 +52,23 @@ def test_what_can_not_be_done_is_said_in_one_line(model, tmp_path, arguments, me
     result = run("monitor", model, *arguments, "--state", tmp_path / "state.json")
     assert result.exit_code == 1 and message in result.stderr, result.output
     assert not (tmp_path / "state.json").exists()
+
+
+def test_the_operators_word_is_taken_late_and_raises_an_alarm(model, tmp_path):
+    """Rejected parts of a table and of a folder, whose files tell them; a report of another part counts nothing."""
+    shown = save_images(tmp_path / "shown", [image.point(lambda v: 255 - v // 3) for image in smooth_images(30, seed=23)])
+    feedback, table = tmp_path / "feedback.jsonl", tmp_path / "results.csv"
+    assert run("predict", shown, "--model", model, "--output", table).exit_code == 0
+    arguments = ("monitor", model, "--feedback", feedback, "--state", tmp_path / "state.json")
+    first = run(*arguments, "--results", table)
+    assert "30 parts, 30 of them called defective" in first.stdout and "feedback: e-value 0," in first.stdout, first.output
+    other = save_images(tmp_path / "other", smooth_images(1, seed=24)) / "00.png"
+    missed = save_images(tmp_path / "missed", smooth_images(1, seed=25)) / "00.png"
+    write_feedback(feedback, wrongly_rejected=[*sorted(shown.iterdir()), other], missed=[missed])
+    result = run(*arguments, "--results", table)
+    assert result.exit_code == 3, result.output
+    assert "30 of the rejected parts were reported as good, 1 images as missed defects" in result.stdout
+    (line,) = [line for line in result.stdout.splitlines() if line.strip().startswith("feedback: e-value")]
+    assert "alarm at 100; ALARM at part 30" in line
+    feedback.write_text("{}\n")
+    assert "line 1: not a record of feedback" in run(*arguments, "--results", table).stderr

@@ -33,6 +33,7 @@ from diffad_training import demo, map_choice
 from diffad_training.config import TrainingConfig, parse_config
 from documents import DOCUMENTS, GUIDE, README, ROOT, Step
 from elpv_dataset import utils as elpv
+from feedback_records import write_feedback
 from hub_server import TOKEN, hub_server
 from PIL import Image
 from tiny_pipeline import save_test_images, smooth_images
@@ -60,6 +61,7 @@ SMALL_PAPER += ["--gaussian_dims", "null"]
 INSTALLERS = ("pip", "uv", "venv")
 # Folders of good images, with the number of images in each.
 FOLDERS = {"parts/good": 140, "large/good": 4, "new": 4, "held_out": 21, "lots/monday": 4, "lots/tuesday": 4}
+FOLDERS |= {"fresh/good": 12, "fresh/later": 12, "fresh/more": 24, "fresh/rejected": 4}
 FOLDERS |= {"known/defects": 4, "known/masks": 4}
 FOLDERS |= {f"products/{name}": 8 for name in ("screw", "tile")}
 FOLDERS |= {f"anomalib_parts/{name}": 4 for name in ("good", "good_test", "bad", "masks")}
@@ -86,6 +88,7 @@ def workplace(tmp_path_factory) -> Path:
     for seed, (name, count) in enumerate(FOLDERS.items()):
         save_images(folder / name, count, seed)
     Image.new("L", (32, 32), 255).save(folder / "roi.png")
+    write_feedback(folder / "feedback.jsonl", wrongly_rejected=sorted((folder / "fresh/rejected").iterdir()))
     for path in (folder / "known/masks").iterdir():
         mask = np.zeros((32, 32), dtype=np.uint8)
         mask[8:16, 8:16] = 255

@@ -1,11 +1,15 @@
 """Reports: one file without outside references, the right rows in the right order, and drawn no more than needed."""
 
 import dataclasses
+import hashlib
+import json
 import re
 import shutil
 import subprocess
 from functools import partial
+from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +20,7 @@ from diffad.evaluation.report.contents import Outcome
 from diffad.evaluation.report.gallery import choose_rows
 from diffad.evaluation.report.plots import DEFECTIVE, VARIABLES, score_histogram, score_range
 from diffad.imaging.reading import ImageError
+from diffad.monitoring.feedback_list import read_feedback
 from PIL import Image
 from tiny_pipeline import smooth_images, tiny_pipeline
 
@@ -288,9 +293,17 @@ def test_predictions_are_read_again_for_the_gallery_only(tmp_path):
     assert report.title == "Inspection of line 3" and report.image_threshold == pipe.calibration.image_threshold(0.05)
     html = written(report, tmp_path, max_gallery_rows=4)
     assert Page(html).outcomes == ["called_defective"] + 3 * ["called_good"]
+    assert html.count("this verdict is wrong</button>") == 4 and 'id="download"' in html
     assert html.count(">repaired<") == 1 and html.count("not repaired") == 3
     with pytest.raises(ImageError, match="gone.png"):
         write_report(report, tmp_path / "report.html", max_gallery_rows=5)
+
+
+def in_browser(path: Path, folder: Path) -> str:
+    """The page as it is once its scripts have run."""
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
+    command += ["--dump-dom", path.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
 
 
 def test_predictions_without_rows_are_refused(tmp_path):
@@ -299,14 +312,42 @@ def test_predictions_without_rows_are_refused(tmp_path):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
+def test_verdicts_are_marked_wrong_in_a_browser(tmp_path):
+    image = tmp_path / "it's <1>.png"
+    smooth_images(1, seed=1)[0].save(image)
+    blank = lambda: Pictures(picture(), picture(), picture())  # noqa: E731
+    rows = [
+        ReportRow(image.name, score, 0.25, called, blank, file=lambda: image, is_unknown=unknown)
+        for score, called, unknown in ((3.0, True, False), (2.0, True, True), (1.0, False, False), (0.5, False, False))
+    ]
+    html = written(Report("run", {}, rows, 0.1, 2.5, 2.5, np.arange(20.0)), tmp_path)
+    script = """
+    const marks = document.querySelectorAll("[data-record]");
+    for (const i of [0, 1, 2, 3, 3]) marks[i].click();
+    const list = Object.assign(document.createElement("pre"), {id: "list", textContent: [...marked.values()].join("\\n")});
+    document.body.append(list);
+    """
+    (tmp_path / "marked.html").write_text(html.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
+    shown = in_browser(tmp_path / "marked.html", tmp_path)
+    lines = unescape(shown.partition('<pre id="list">')[2].partition("</pre>")[0])
+    (tmp_path / "feedback.jsonl").write_text(lines + "\n", encoding="utf-8")
+    found = [json.loads(line) for line in lines.splitlines()]
+    assert [(record["verdict"], record["correct_verdict"]) for record in found] == [
+        ("defective", "good"),
+        ("unknown", "good"),
+        ("good", "defective"),
+    ]
+    digest = hashlib.sha256(image.read_bytes()).hexdigest()
+    (record,) = read_feedback(tmp_path / "feedback.jsonl").records.values()
+    assert record.name == image.name and record.digest == digest and record.score == 1.0 and record.p_value == 0.25
+    assert shown.count(">marked wrong<") == 3
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
 def test_filter_buttons_in_a_browser(evaluation, tmp_path):
     html = written(evaluation, tmp_path)
     clicked = html.replace("</body>", '<script>document.querySelector("[data-show=missed]").click()</script></body>')
     (tmp_path / "clicked.html").write_text(clicked, encoding="utf-8")
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    result = subprocess.run(
-        [*command, "--dump-dom", (tmp_path / "clicked.html").as_uri()], capture_output=True, text=True, timeout=300, check=True
-    )
-    page = Page(result.stdout)
+    page = Page(in_browser(tmp_path / "clicked.html", tmp_path))
     assert "missed" in page.outcomes and "found" in page.outcomes
     assert page.hidden == [outcome != "missed" for outcome in page.outcomes]

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from urllib.parse import unquote
 
 import numpy as np
@@ -11,7 +12,9 @@ import torch
 from diffad import DiffADPipeline, FeatureExtractor
 from diffad.hub.card import DataTerms
 from diffad.hub.push import export_repo
+from diffad.jobs.history import UPDATE, HistoryEntry, read_history, write_history
 from diffad.models.digest import model_digest
+from diffad.pipeline_saving import MOMENTS
 from diffad.system.atomic import COMPLETE
 from diffad_training.config import parse_config
 from hub_models import change_metrics, golden_model, write_evaluation
@@ -230,3 +233,15 @@ def test_a_model_whose_saving_was_killed_at_its_end_is_exported(model, tmp_path)
         (folder / name).rename(folder / COMPLETE / name)
     export_repo(folder, tmp_path / "repo")
     assert (tmp_path / "repo/gaussian/config.json").read_bytes() == (model / "gaussian/config.json").read_bytes()
+
+
+def test_moments_stay_at_home_and_the_history_says_no_path(model, tmp_path):
+    trained = shutil.copytree(model, tmp_path / "private" / "part")
+    (trained / MOMENTS).write_bytes(b"private")
+    entry = HistoryEntry(
+        UPDATE, "0.2.0", "a" * 16, "b" * 16, "/data/line 3/good", ["1.png"], ["2.png"], counts={"new images fitted": 7}
+    )
+    write_history([entry], trained)
+    export_repo(trained, tmp_path / "repository")
+    assert not list((tmp_path / "repository").rglob("*moments*"))
+    assert read_history(tmp_path / "repository") == [replace(entry, folder="good")]

@@ -66,7 +66,8 @@ class StubModel:
     def reconstruct(self, image, categories=None, false_alarm_rate=None):
         changed = np.zeros((image.height, image.width), dtype=np.float32)
         changed[:6] = 0.5
-        return SimpleNamespace(images=[Image.new("RGB", image.size, (1, 2, 3))], difference_maps=[changed])
+        repaired = Image.new("RGB", image.size, (1, 2, 3))
+        return SimpleNamespace(images=[repaired], difference_maps=[changed], confident=np.array([False]))
 
 
 def load_stub(path: str) -> StubModel:

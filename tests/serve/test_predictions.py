@@ -93,7 +93,8 @@ def test_repair(server):
     answer = server.client.post("/repair", files=form(png(60), png(70)))
     found = Repairs(**answer.json())
     assert [one.name for one in found.images] == ["0.png", "1.png"]
-    assert found.images[0].changed_share == 0.5 and (pixels_of(found.images[1].repaired_png) == (1, 2, 3)).all()
+    assert found.images[0].changed_share == 0.5 and not found.images[0].confident
+    assert (pixels_of(found.images[1].repaired_png) == (1, 2, 3)).all()
     assert error_of(server.client.post("/repair", content=b"no image")).startswith("image: not a readable image")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from diffad.imaging.preprocessing import resize_rgb
 from diffad.imaging.tensors import to_model_range
-from diffad_training import multiscale_fitting
+from diffad_training import accumulation, multiscale_fitting
 from diffad_training.components import build_extractor, build_multiscale
 from diffad_training.dataset import CachedDataset, build_cache
 from diffad_training.good_images import good_samples
@@ -16,7 +16,7 @@ from tiny_training import tiny_config
 @torch.no_grad()
 def test_gaussians_are_of_all_training_images_and_each_is_read_once(good_images, tmp_path, monkeypatch):
     monkeypatch.setattr(multiscale_fitting, "STATISTICS_IMAGES", 4)
-    monkeypatch.setattr(multiscale_fitting, "BATCH_SIZE", 3)
+    monkeypatch.setattr(accumulation, "BATCH_SIZE", 3)
     config, opened = tiny_config(good_images, tmp_path / "model"), []
     extractor, samples = build_extractor(config), good_samples(config)
     build_cache(samples, extractor, config.resolution, tmp_path / "cache")

@@ -9,7 +9,7 @@ import numpy as np
 from diffad import DiffADPipeline
 from diffad.data import evaluation_samples, training_samples
 from diffad.jobs.monitor import pooled_features
-from diffad.monitoring.drift_monitor import SHARES
+from diffad.monitoring.drift_monitor import EMBEDDINGS, shares_of_level
 from diffad.monitoring.embedding_test import block_level, permutation_p_value
 from diffad.monitoring.image_statistics import position_square, statistics_of, suggestions
 from diffad_training.benchmarks.monitoring_streams import monitor_alarms
@@ -70,7 +70,7 @@ def measure_images(model: Path, data_root: Path, profile: str | None, seed: int)
     reference_features = _features(pipe, reference)
     calibration = pipe.calibration.calibration_scores_of()
     rate = pipe.calibration.supported_rate()
-    allowed = block_level(0, SHARES["embeddings"] * LEVEL)
+    allowed = block_level(0, shares_of_level(with_embeddings=True)[EMBEDDINGS] * LEVEL)
     for name, change in tqdm(CHANGES.items(), desc=model.name, disable=None):
         changed = [change(image) for image in images]
         output = pipe(changed)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
-from diffad.monitoring.drift_monitor import REJECTS, SCORES, SHARES_WITHOUT_REFERENCE
+from diffad.monitoring.drift_monitor import REJECTS, SCORES, shares_of_level
 from diffad.monitoring.reject_test import RejectTest
 from diffad.monitoring.score_test import START_PRIOR, ScoreTest
 from diffad.monitoring.urn import CUTS, group_of_gap, unspent
@@ -51,7 +51,7 @@ def monitor_alarms(calibration: np.ndarray, scores: np.ndarray, false_alarm_rate
     rank = threshold_rank(n, false_alarm_rate)
     gaps = gaps_of(calibration, scores)
     rejected = gaps >= rank
-    limits = {name: -np.log(share * level) for name, share in SHARES_WITHOUT_REFERENCE.items()}
+    limits = {name: -np.log(share * level) for name, share in shares_of_level(with_embeddings=False).items()}
     alarms = {REJECTS: first_alarms(RejectTest(n, rank, 0.0, streams).update, rejected, limits[REJECTS])}
     test = ScoreTest(rank, streams)
     order = np.argsort(rejected, axis=1, kind="stable")  # the good parts first, in their order

@@ -12,6 +12,7 @@ from ..pipeline_diffad import DiffADPipeline
 from ..runtime.detector import Detector
 from . import batch, inspection
 from .inspection import Inspection
+from .operators_word import OperatorsWord
 from .serving import refuse_addresses
 from .silent_gradio import gr
 from .uploaded_image import UploadedImage
@@ -25,7 +26,11 @@ IDLE = inspection.banner("Waiting for an image", "Drop one on the left, paste it
 
 
 def build_app(
-    pipe: DiffADPipeline | Detector, name: str = "diffad", examples: str | Path | None = None, max_pixels: int = MAX_PIXELS
+    pipe: DiffADPipeline | Detector,
+    name: str = "diffad",
+    examples: str | Path | None = None,
+    max_pixels: int = MAX_PIXELS,
+    feedback: str | Path | None = None,
 ) -> gr.Blocks:
     """The app for one calibrated pipeline; [`diffad.app.serving.launch`] serves it.
 
@@ -33,6 +38,7 @@ def build_app(
         name: headline, for example the model's.
         examples: folder whose images are offered to try.
         max_pixels: of an image; larger ones are refused by a sentence on the page.
+        feedback: list to which verdicts that users call wrong are appended, as JSON lines; None leaves the button out.
 
     Raises:
         ValueError: if the pipeline is not calibrated.
@@ -43,6 +49,7 @@ def build_app(
     example_files = [str(path) for path in image_files(Path(examples))] if examples else []
     if examples and not example_files:
         raise DataError(f"{examples}: no images found to offer as examples")
+    word = None if feedback is None else OperatorsWord(Path(feedback))
     turn = threading.Lock()  # a pipeline serves one caller at a time; users take turns
 
     def view(found: Inspection | None, percent: float) -> tuple:
@@ -64,6 +71,8 @@ def build_app(
             yield gr.skip(), None, refusal, None, None, *no_repair("")
             return
         if Path(path).suffix.lower() not in SHOWN_BY_BROWSERS:
+            if word is not None:
+                word.remember(Path(path), image)
             yield image, *[gr.skip()] * 7  # as PNG, with the same pixels; this change calls `inspect` again
             return
         with turn:
@@ -87,12 +96,26 @@ def build_app(
             return no_repair(str(error))
         if repaired is None:
             return no_repair(f"Nothing to repair: at {percent:.3g} % false alarms this part counts as good.")
+        *pictures, confident = repaired
         note = f"What counts as defective at {percent:.3g} % false alarms has been repaired."
-        return note, *(gr.update(value=value, visible=True) for value in repaired)
+        if not confident:
+            note += " Too much was replaced, or something still looks defective: the part may have looked otherwise."
+        return note, *(gr.update(value=value, visible=True) for value in pictures)
 
     def no_repair(note: str) -> tuple:
         """Note, and nothing where before and after and the way there would be."""
         return note, *(gr.update(value=None, visible=False) for _ in range(2))
+
+    def call_wrong(found: Inspection | None, path: str | None, percent: float, note: str) -> tuple:
+        """What became of the report, and an empty note."""
+        if found is None or path is None:
+            return "There is no verdict yet.", gr.skip()
+        image = read_upload(path, max_pixels)
+        try:
+            record = word.call_wrong(found, pipe.calibration, percent / 100, Path(path), image, note)
+        except OSError as error:
+            return f"This could not be noted: {error.strerror or error}.", gr.skip()
+        return f"Noted: {record.name} was called {record.verdict} and is {record.correct_verdict}.", ""
 
     def inspect_batch(
         paths: list[str] | None,
@@ -143,6 +166,11 @@ def build_app(
                         gr.Examples(example_files, source, examples_per_page=12)
                 with gr.Column(scale=5):
                     banner = gr.HTML(IDLE, elem_id="verdict", elem_classes="banner")
+                    if word is not None:
+                        with gr.Row():
+                            remark = gr.Textbox(placeholder="note, if you like", show_label=False, max_lines=1, scale=3)
+                            wrong = gr.Button("This verdict is wrong", scale=1)
+                        noted = gr.Markdown(elem_id="noted")
                     with gr.Row():
                         picture = gr.Image(label="What stands out", buttons=["fullscreen", "download"], elem_id="overlay")
                         heat = gr.Image(label="Heat map", buttons=["fullscreen", "download"], elem_id="heat")
@@ -172,6 +200,16 @@ def build_app(
                 view, [found, percent], shown, show_progress="hidden", concurrency_limit=None, api_visibility="private"
             )
             again.click(repair, [source, percent, *choice], repaired, show_progress_on=[note], api_visibility="private")
+
+            if word is not None:
+                wrong.click(
+                    call_wrong,
+                    [found, source, percent, remark],
+                    [noted, remark],
+                    show_progress="hidden",
+                    api_visibility="private",
+                )
+                source.change(lambda: "", None, noted, show_progress="hidden", api_visibility="private")
 
         with gr.Tab("Many images"):
             with gr.Row():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import AllGood, BatchSize, Device, ExportedPrecision, FalseAlarmRate
+from .options import AllGood, BatchSize, Device, ExportedPrecision, FalseAlarmRate, Feedback
 
 if TYPE_CHECKING:
     from ..scoring.judging import Judging
@@ -27,6 +27,7 @@ def calibrate(
             show_default=False,
         ),
     ] = None,
+    feedback: Feedback = None,
     all_good: AllGood = False,
     batch_size: BatchSize = 8,
     device: Device = None,
@@ -38,71 +39,85 @@ def calibrate(
     there are too few images for the false-alarm rate. A model of several categories needs images of each, and recognises
     which is which. Of an exported model the thresholds of one precision are set.
 
+    The images must be drawn at random from good parts, whether or not the model rejects them. With --feedback those that are
+    defective by the operator's word are left out, and images most of which were chosen as wrongly rejected are refused.
+
     Examples:
 
     ```
     diffad calibrate runs/part new/good
     diffad calibrate runs/part new/good --output runs/part-new-light --false-alarm-rate 0.01
     diffad calibrate runs/part new/good --roi region.png
+    diffad calibrate runs/part new/good --feedback feedback.jsonl
     diffad calibrate exported new/good --precision bf16
     ```
     """
     from diffad_training.good_images import images_trained_on
 
-    from ..jobs.recalibrate import calibrate_on, calibration_images, save_calibration
+    from ..jobs.recalibrate import calibrate_on, calibration_entry, calibration_images, save_calibration
     from ..scoring.conformal import check_supported, images_behind_thresholds
     from .loading import check_model, is_exported, is_model, load_model
 
     if is_exported(Path(model)):
-        _calibrate_exported(Path(model), good_folder, output, false_alarm_rate, roi, all_good, batch_size, device, precision)
+        for option, value in (("--output", output), ("--roi", roi)):
+            if value is not None:
+                raise ValueError(f"{option}: an exported model is calibrated where it lies, in its own region; export it anew")
+        images = _without_defective(calibration_images(good_folder, all_good), feedback, good_folder)
+        _calibrate_exported(Path(model), images, false_alarm_rate, batch_size, device, precision)
         return
     check_model(model)
     if output is None and not is_model(Path(model)):
         raise ValueError(f"{model}: is on the Hub; give a folder for the calibrated model with --output")
-    images = calibration_images(good_folder, all_good, images_trained_on(Path(model)))
+    images = calibration_images(good_folder, all_good, images_trained_on(Path(model), good_folder))
+    images = _without_defective(images, feedback, good_folder)
     pipe = load_model(model, device)
+    before = pipe.digest
     if false_alarm_rate is not None:  # known before the images are measured
         behind_thresholds = images_behind_thresholds(len(images), pipe.calibration.config.statistics_share)
         check_supported(behind_thresholds, false_alarm_rate)
     calibration = calibrate_on(pipe, images, batch_size, roi)
     rates = calibration.supported_rates(false_alarm_rate)
     if output is None:
-        save_calibration(pipe, Path(model))
+        save_calibration(pipe, Path(model), calibration_entry(before, pipe, good_folder, images))
     else:
         pipe.save_pretrained(output)
     typer.echo(f"{output or model}: calibrated on {len(images)} good images")
-    _show_thresholds(calibration, pipe.category_names, rates)
+    show_thresholds(calibration, pipe.category_names, rates)
 
 
 def _calibrate_exported(
     model: Path,
-    good_folder: Path,
-    output: Path | None,
+    images: Sequence[Path],
     false_alarm_rate: float | None,
-    roi: Path | None,
-    all_good: bool,
     batch_size: int,
     device: str | None,
     precision: str | None,
 ) -> None:
     from ..export.calibration import calibrate_exported
-    from ..jobs.recalibrate import calibration_images
     from ..runtime.description import Description
     from ..scoring.conformal import check_supported
 
-    for option, value in (("--output", output), ("--roi", roi)):
-        if value is not None:
-            raise ValueError(f"{option}: an exported model is calibrated where it lies, in its own region; export it anew")
-    images = calibration_images(good_folder, all_good)
     if false_alarm_rate is not None:
         check_supported(len(images), false_alarm_rate)
     calibration = calibrate_exported(model, images, precision, batch_size=batch_size, device=device or "cpu")
     description = Description.read(model)
     typer.echo(f"{model}: calibrated in {precision or description.weights} on {len(images)} good images")
-    _show_thresholds(calibration, description.category_names, calibration.supported_rates(false_alarm_rate))
+    show_thresholds(calibration, description.category_names, calibration.supported_rates(false_alarm_rate))
 
 
-def _show_thresholds(calibration: "Judging", names: Sequence[str] | None, rates: Mapping[int, float]) -> None:
+def _without_defective(images: Sequence[Path], feedback: Path | None, folder: Path) -> Sequence[Path]:
+    from ..jobs.recalibrate import without_defective
+    from ..monitoring.feedback_list import read_feedback
+
+    if feedback is None:
+        return images
+    kept = without_defective(images, read_feedback(feedback), folder)
+    typer.echo(f"{folder}: {len(images) - len(kept)} of {len(images)} images are defective by the feedback and left out")
+    return kept
+
+
+def show_thresholds(calibration: "Judging", names: Sequence[str] | None, rates: Mapping[int, float]) -> None:
+    """Prints thresholds at the false-alarm rate of each category."""
     for category, rate in rates.items():
         image, pixel = calibration.image_threshold(rate, category), calibration.pixel_threshold(rate, category)
         of_category = f"{names[category]}: " if names else ""

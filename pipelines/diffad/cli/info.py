@@ -24,6 +24,7 @@ def info(
     ```
     """
     from .. import data
+    from ..jobs import history
     from ..jobs.model_summary import is_unfinished, map_choice, summarize_exported, summarize_model
     from .loading import is_exported, is_model, load_model
 
@@ -38,7 +39,7 @@ def info(
         summary = {"training": "unfinished; until then this first model scores by the profile gaussian"} | summary
     if chosen := map_choice(Path(path)):
         summary["map chosen"] = chosen
-    _show(summary)
+    _show(summary | history.summary(history.read_history(Path(path))))
 
 
 def _show(summary: Mapping[str, str]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import AllGood, BatchSize, Category, Device, ExportedPrecision, FalseAlarmRate, Profile
+from .options import AllGood, BatchSize, Category, Device, ExportedPrecision, FalseAlarmRate, Feedback, Profile
 
 if TYPE_CHECKING:
     from ..monitoring.summary import MonitorSummary
@@ -32,6 +32,7 @@ def monitor(
     level: Annotated[float, typer.Option(help="Probability that unchanged production ever raises an alarm.")] = 0.05,
     defect_rate: Annotated[float, typer.Option(help="Share of truly defective parts that is normal.")] = 0.0,
     false_alarm_rate: FalseAlarmRate = None,
+    feedback: Feedback = None,
     category: Category = None,
     all_good: AllGood = False,
     profile: Profile = None,
@@ -42,8 +43,9 @@ def monitor(
     """Say whether production has left the distribution that a model was calibrated on.
 
     Give tables of predictions, a folder of images, or both. Each part is taken once: run the command again when there are new
-    ones. Three tests share the level: scores of parts called good, the reject rate and, of a folder of images with --reference,
-    embeddings. An alarm stays; once its cause is mended or the model is calibrated anew, begin a new state.
+    ones. Up to four tests share the level: scores of parts called good, the reject rate, embeddings (of a folder of images with
+    --reference), and parts that the operator calls wrongly rejected (with --feedback). An alarm stays; once its cause is mended
+    or the model is calibrated anew, begin a new state.
 
     Exit codes: 0 production is as before, 3 it has changed, 1 an error, 2 a wrong option.
 
@@ -64,7 +66,7 @@ def monitor(
     if report is not None:
         _check_report(report)
     pipe = load_scoring(model, device, profile, precision)
-    settings = MonitorSettings(level, false_alarm_rate, defect_rate, category, reference, all_good)
+    settings = MonitorSettings(level, false_alarm_rate, defect_rate, category, reference, all_good, feedback)
     summary = summarize(run_monitor(pipe, state, settings, results or (), folder, batch_size))
     typer.echo(f"{summary.verdict}: {summary.parts} parts, {summary.rejected} of them called defective")
     for line in summary.lines:

@@ -1,5 +1,6 @@
 """Options that several commands share, and how former names of options are taken."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -43,6 +44,10 @@ Device = Annotated[
 ExportedPrecision = Annotated[
     str | None,
     typer.Option(help="Of an exported model: fp32, bf16 or int8; without it that of its graph.", show_default=False),
+]
+Feedback = Annotated[
+    Path | None,
+    typer.Option(help="List of the operator's words, as serve, the app and reports write it (JSON lines).", show_default=False),
 ]
 AllGood = Annotated[
     bool, typer.Option("--all-good", help="All images of a folder are good, though they lie in several subfolders.")

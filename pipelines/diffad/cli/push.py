@@ -19,6 +19,9 @@ def push(
     with_references: Annotated[
         bool, typer.Option("--with_references", help="include the images of good parts that the model holds for repair")
     ] = False,
+    exported: Annotated[
+        list[Path] | None, typer.Option(help="folder that `diffad export` wrote of this model; once for each format")
+    ] = None,
     dry_run: Annotated[Path | None, typer.Option(help="write the repository to this folder instead, upload nothing")] = None,
 ) -> None:
     """Uploads a model with its card, sample pictures and the code that runs it where diffad is not installed.
@@ -29,7 +32,7 @@ def push(
 
     ```
     diffad push runs/part me/part --evaluation runs/part-evaluation --license apache-2.0 --private
-    diffad push runs/part me/part --evaluation runs/part-evaluation --dry-run part-repository
+    diffad push runs/part me/part --evaluation runs/part-evaluation --exported exported --dry-run part-repository
     ```
     """
     # Not at the top: these take seconds to import.
@@ -42,9 +45,11 @@ def push(
     logging.disable_progress_bar()  # of loading
     terms = DataTerms(license=license, datasets=tuple(dataset or ()), note=data_note)
     if dry_run is not None:
-        export_repo(model, dry_run, evaluation or (), terms, repo_id, with_references)
+        export_repo(model, dry_run, evaluation or (), terms, repo_id, with_references, exported or ())
         typer.echo(f"wrote {dry_run}")
     else:
         visibility = True if private else None
-        url = push_model(model, repo_id, evaluation or (), terms, visibility, with_references=with_references)
+        url = push_model(
+            model, repo_id, evaluation or (), terms, visibility, with_references=with_references, exported=exported or ()
+        )
         typer.echo(f"uploaded {url}")

@@ -49,7 +49,7 @@ def tune(
     from diffad_training.good_images import group_names, held_out_samples, images_trained_on
 
     from ..evaluation.measured_terms import GoodImages
-    from ..jobs.recalibrate import calibration_images, save_calibration
+    from ..jobs.recalibrate import calibration_entry, calibration_images, save_calibration
     from ..jobs.tune import defect_samples, tune
     from .loading import check_model, is_model, load_model
 
@@ -60,7 +60,8 @@ def tune(
         )
     known = defect_samples(defects, masks)
     if good is not None:
-        images = GoodImages(calibration_images(good, all_good, images_trained_on(Path(model))))
+        paths = calibration_images(good, all_good, images_trained_on(Path(model), good))
+        images = GoodImages(paths)
     else:
         try:
             samples = held_out_samples(Path(model))
@@ -70,11 +71,12 @@ def tune(
     if good is None:
         categories = [sample.category for sample in samples] if pipe.category_names else None
         images = GoodImages([sample.read for sample in samples], categories, group_names(samples))
+    before = pipe.digest
     tuning = tune(pipe, images, known, batch_size)
     if output is not None:
         pipe.save_pretrained(output)
     elif tuning.is_changed:
-        save_calibration(pipe, Path(model))
+        save_calibration(pipe, Path(model), None if good is None else calibration_entry(before, pipe, good, paths))
     typer.echo(f"{tuning.defects} defective and {tuning.good_images} good images chose")
     typer.echo(f"anomaly map: {_described(tuning.anomaly_map, 'AP and AUPRO' if tuning.has_masks else 'separation')}")
     typer.echo(f"verdict: {_described(tuning.verdict, 'separation', with_area=True)}")

@@ -20,6 +20,9 @@ def serve_app(
     ] = None,
     max_megabytes: Annotated[float, typer.Option(help="Of a file that is sent; larger ones are refused.", min=0.001)] = 20,
     max_megapixels: Annotated[float, typer.Option(help="Of an image; larger ones are refused.", min=0.001)] = 50,
+    feedback: Annotated[
+        Path | None, typer.Option(help="File to which verdicts that users call wrong are appended (JSON lines).")
+    ] = None,
     profile: Profile = None,
     device: Device = None,
     precision: ExportedPrecision = None,
@@ -35,6 +38,7 @@ def serve_app(
     ```
     diffad app runs/part
     diffad app runs/part --examples parts/test --port 8000
+    diffad app runs/part --feedback feedback.jsonl
     diffad app runs/part --host 0.0.0.0 --allowed-host inspection.example.com
     ```
     """
@@ -42,6 +46,8 @@ def serve_app(
     from ..pipeline_diffad import DiffADPipeline
     from .loading import load_scoring
 
+    if feedback is not None and not feedback.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{feedback.parent}: no such folder")
     pipe = load_scoring(model, device, profile, precision)
     if isinstance(pipe, DiffADPipeline):
         pipe.set_progress_bar_config(disable=True)
@@ -51,5 +57,5 @@ def serve_app(
             from ..app.serving import launch
         except ModuleNotFoundError as error:
             raise ValueError(f"the web app needs the Python package {error.name}: pip install 'diffad[app]'") from error
-        app = build_app(pipe, Path(model).resolve().name, examples, round(max_megapixels * 1e6))
+        app = build_app(pipe, Path(model).resolve().name, examples, round(max_megapixels * 1e6), feedback)
         launch(app, host, port, share, max_megabytes, allowed_host or (), inbrowser=browser)

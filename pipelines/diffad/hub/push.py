@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -11,6 +12,7 @@ from huggingface_hub.errors import HTTPError  # the HTTP library's, whichever th
 from huggingface_hub.utils import validate_repo_id
 
 from .. import __version__
+from ..jobs.history import read_history, write_history
 from ..model_index import (
     COMPONENT_CLASSES,
     PACKAGE,
@@ -26,6 +28,7 @@ from ..system.atomic import finish, writing
 from .card import DataTerms, model_card
 from .checked_json import read_checked
 from .evaluation_record import EvaluationRecord, read_evaluation
+from .services import copy_graphs, write_endpoint
 from .single_file import FILE_PREFIX, code_module_name, component_code, single_file_code
 
 MODEL_INDEX = "model_index.json"
@@ -49,6 +52,7 @@ def push(
     token: str | None = None,
     commit_message: str | None = None,
     with_references: bool = False,
+    exported: Sequence[str | Path] = (),
 ) -> str:
     """Uploads a model to the Hub in one commit, and creates the repository where there is none.
 
@@ -61,6 +65,7 @@ def push(
         token: of the Hub; None is the one of `hf auth login`.
         commit_message: None names the version of diffad.
         with_references: also upload the images of good parts that the model holds for repair.
+        exported: folders that `diffad export` wrote of this model, for `onnx/` and `openvino/` of the repository.
 
     Returns:
         The repository's address.
@@ -73,7 +78,7 @@ def push(
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "repository"
-        export_repo(model, folder, evaluations, terms, repo_id, with_references)
+        export_repo(model, folder, evaluations, terms, repo_id, with_references, exported)
         try:
             url = api.create_repo(repo_id, private=private, exist_ok=True)
             # One commit, where upload_folder may make several: nobody loads half a model.
@@ -94,8 +99,11 @@ def export_repo(
     terms: DataTerms | None = None,
     repo_id: str | None = None,
     with_references: bool = False,
+    exported: Sequence[str | Path] = (),
 ) -> None:
-    """Writes a repository: safetensors, configurations, code, card and sample pictures. Asks no network.
+    """Writes a repository: safetensors, configurations, code, card, sample pictures, and a handler for Inference Endpoints.
+
+    Asks no network.
 
     Args:
         model: a pipeline, or the folder of a trained one, which is loaded to be sure that it can be; weights of a folder are
@@ -107,10 +115,11 @@ def export_repo(
         repo_id: name that the card uses; None is the folder.
         with_references: include the images of good parts that the model holds for repair. They are photographs of someone's
             parts, so that they are left out otherwise.
+        exported: folders that `diffad export` wrote of this model, for `onnx/` and `openvino/` of the repository.
 
     Raises:
         ValueError: if the folder is not empty, `model` is no complete pipeline with safetensors and a calibration, one of its
-            files is damaged, or an evaluation is of another model or its data needs a licence (see
+            files is damaged, an evaluation or an exported folder is of another model, or the data needs a licence (see
             [`diffad.hub.card.model_card`]).
     """
     folder = Path(folder)
@@ -121,7 +130,9 @@ def export_repo(
     # Beside the folder until it is complete.
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         unfinished = Path(scratch) / "repository"
-        _write_repo(model, unfinished, read, terms, repo_id or folder.name, with_references)
+        digest = _write_repo(model, unfinished, read, terms, repo_id or folder.name, with_references)
+        write_endpoint(unfinished)
+        copy_graphs([Path(path) for path in exported], unfinished, digest)
         if folder.exists():
             folder.rmdir()
         unfinished.rename(folder)
@@ -134,7 +145,8 @@ def _write_repo(
     terms: DataTerms | None,
     repo_id: str,
     with_references: bool,
-) -> None:
+) -> str:
+    """Writes all but what is for services, and returns the model's digest."""
     if isinstance(model, str | Path):
         source = trained_in = Path(model)
         finish(source)  # what a kill cut off
@@ -161,6 +173,8 @@ def _write_repo(
         _write_json(unfinished / MODEL_INDEX, with_repository_code(_without_paths(index), code_module))
         if held_out := _read_if_there(trained_in, HELD_OUT):  # names only: which images must not be trained on
             _write_json(unfinished / HELD_OUT, held_out)
+    if trained_in is not None and (history := read_history(trained_in)):
+        write_history([replace(entry, folder=Path(entry.folder).name) for entry in history], folder)
     _write_code(folder, index, code, code_module)
     training, summary = (_read_if_there(trained_in, name) for name in (TRAINING_CONFIG, TRAINING_SUMMARY))
     if training is not None:
@@ -180,6 +194,7 @@ def _write_repo(
         terms,
     )
     (folder / "README.md").write_text(f"{card}\n", encoding="utf-8")
+    return pipe.digest
 
 
 def _upload_operations(folder: Path, present: Sequence[str]) -> list[CommitOperationAdd | CommitOperationDelete]:

@@ -13,6 +13,7 @@ from ..imaging.decoding import ImageError, pixel_count
 from ..imaging.reading import read_image
 from ..imaging.streams import read_batches
 from ..monitoring.drift_monitor import DriftMonitor, StateError
+from ..monitoring.feedback_list import read_feedback
 from ..monitoring.image_statistics import Suggestion, position_square, statistics_of, suggestions
 from ..pipeline_diffad import DiffADPipeline
 from ..runtime.detector import Detector
@@ -21,6 +22,7 @@ from ..system.atomic import write_text
 from ..system.text import one_line
 from .folders import image_names
 from .recalibrate import calibration_images
+from .rejected_parts import RejectedParts
 from .resume import files_digest, only_writer
 from .table import read_rows
 
@@ -38,6 +40,7 @@ class MonitorSettings:
         category: that is monitored, of a model of several.
         reference: folder of good images, for the embedding test and to say what changed.
         all_good: all images of the reference folder are good, though they lie in several subfolders.
+        feedback: list of the operator's words, for the test of feedback.
     """
 
     level: float = 0.05
@@ -46,6 +49,7 @@ class MonitorSettings:
     category: str | None = None
     reference: Path | None = None
     all_good: bool = False
+    feedback: Path | None = None
     seed: int = 0
 
 
@@ -102,6 +106,7 @@ class MonitorRun:
         elif with_features:
             self.reference_digest = self._digest_of_reference()
             features = self._reference_features()
+        self.missed = 0  # defects that the list of feedback says were called good
         self.reference_features = None if features is None else np.array(features)
         rate = pipe.calibration.supported_rate(settings.false_alarm_rate, self.category)
         self.monitor = DriftMonitor(
@@ -111,12 +116,14 @@ class MonitorRun:
             settings.defect_rate,
             self.reference_features,
             settings.seed,
+            with_feedback=settings.feedback is not None,
         )
-        self.sources = Sources()
+        self.sources, self.rejected = Sources(), RejectedParts()
         if saved is not None:
             try:
                 self.monitor.restore(saved["monitor"])
                 self.sources = Sources(**saved["sources"])
+                self.rejected = RejectedParts(**saved.get("rejected", {}))
             except (StateError, TypeError) as error:
                 raise ValueError(f"{path}: can't go on from it: {one_line(error)}; name another --state") from None
 
@@ -170,6 +177,17 @@ class MonitorRun:
                 progress.update(len(batch))
         self.save()
 
+    def take_feedback(self) -> None:
+        """Takes the present list of reports, whole, in place of what was taken of it before.
+
+        Raises:
+            ValueError: if the list is damaged.
+        """
+        if self.settings.feedback is not None and self.settings.feedback.is_file():
+            feedback = read_feedback(self.settings.feedback)
+            self.missed = len(feedback.missed)
+            self.monitor.set_reports(self.rejected.places_of(feedback))
+
     def save(self) -> None:
         """Writes the state, whole or not at all."""
         features = self.reference_features
@@ -179,6 +197,7 @@ class MonitorRun:
             "reference_features": None if features is None else features.tolist(),
             "monitor": self.monitor.to_dict(),
             "sources": asdict(self.sources),
+            "rejected": asdict(self.rejected),
         }
         write_text(self.path, json.dumps(state) + "\n")
 
@@ -224,14 +243,21 @@ class MonitorRun:
             self.monitor.update(score)
         except ValueError as error:
             raise ValueError(f"{table}: row {number}: {error}") from None
-        self.sources.add_recent(None if root is None else root / row["path"])
+        path = None if root is None else root / row["path"]
+        self._note(score, row["path"], path)
 
     def _take_images(self, paths: Sequence[Path], images: Sequence) -> None:
         output = self.pipe(images, self.batch_size, self.settings.category, self.settings.false_alarm_rate)
         features = [None] * len(images) if self.reference_features is None else pooled_features(self.pipe, images)
         for path, score, of_image in zip(paths, output.image_scores, features, strict=True):
             self.monitor.update(float(score), of_image)
-            self.sources.add_recent(path.resolve())
+            self._note(float(score), path.name, path.resolve())
+
+    def _note(self, score: float, name: str, path: Path | None) -> None:
+        """What later explains an alarm, or lets a report find its part."""
+        self.sources.add_recent(path)
+        if self.settings.feedback is not None and score > self.monitor.threshold:
+            self.rejected.add(self.monitor.parts - 1, name, path)
 
     def _reference_features(self) -> list[list[float]]:
         """Of reference images whose scores lie below the threshold, as of the parts that they are compared with."""
@@ -305,6 +331,7 @@ def monitor(
             run.take_table(table)
         if folder is not None:
             run.take_folder(folder)
+        run.take_feedback()
         run.save()
     return run
 

@@ -3,7 +3,7 @@
 import math
 
 from ..monitoring.delays import expected_delays
-from ..monitoring.drift_monitor import EMBEDDINGS, REJECTS, SCORES, DriftMonitor
+from ..monitoring.drift_monitor import EMBEDDINGS, FEEDBACK, REJECTS, SCORES, DriftMonitor
 from ..monitoring.summary import MonitorSummary, TestLine
 from .monitor import MonitorRun
 
@@ -37,7 +37,8 @@ def _tests(monitor: DriftMonitor) -> list[TestLine]:
     state = monitor.state
     lines = [
         TestLine(name, f"e-value {state.evidence[name]:.3g}", f"{state.limits[name]:.3g}", state.alarms.get(name))
-        for name in (SCORES, REJECTS)
+        for name in (SCORES, REJECTS, FEEDBACK)
+        if name in state.limits
     ]
     if EMBEDDINGS in state.limits:
         value = f"p-value {state.blocks[-1][0]:.2g}" if state.blocks else "no block of parts is full yet"
@@ -48,6 +49,9 @@ def _tests(monitor: DriftMonitor) -> list[TestLine]:
 
 def _notes(run: MonitorRun) -> list[str]:
     notes = []
+    if run.settings.feedback is not None:
+        reported, missed = len(run.monitor.reported), run.missed
+        notes.append(f"feedback: {reported} of the rejected parts were reported as good, {missed} images as missed defects")
     if run.monitor.embedding_test is None:
         notes.append("embeddings are not tested: that needs a folder of images, --reference, and a model that is not exported")
     if run.monitor.state.changed and run.settings.reference is None:

@@ -1,5 +1,6 @@
 """Calibrates a saved pipeline anew, on a folder of good images."""
 
+import hashlib
 from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
@@ -7,13 +8,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .. import __version__
 from ..data import DataError, find_layout, plain_folder
 from ..imaging.preprocessing import load_region
 from ..imaging.reading import ImageError, read_image
+from ..monitoring.feedback_list import FeedbackList, check_drawn_at_random
 from ..pipeline_diffad import DiffADPipeline
 from ..scoring.calibration import Calibration
 from ..system.atomic import writing
 from .folders import image_names
+from .history import CALIBRATION, HistoryEntry, read_history, write_history
 
 
 def calibration_images(folder: Path, all_good: bool = False, trained_on: Collection[Path] = ()) -> list[Path]:
@@ -40,6 +44,37 @@ def calibration_images(folder: Path, all_good: bool = False, trained_on: Collect
     if not kept:
         raise DataError(f"{folder}: the model was trained on all {len(images)} images; name a folder of others")
     return kept
+
+
+def without_defective(images: Sequence[Path], feedback: FeedbackList, folder: Path) -> list[Path]:
+    """Images but those that are defective by the operator's word.
+
+    Raises:
+        ValueError: if the others were chosen because the model rejected them, or none are left.
+    """
+    digests = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in images}
+    check_drawn_at_random(digests.values(), feedback, folder)
+    kept = [path for path in images if digests[path] not in feedback.defective]
+    if not kept:
+        raise DataError(f"{folder}: all {len(images)} images are defective by the feedback; name a folder of good ones")
+    return kept
+
+
+def calibration_entry(model_before: str, pipe: DiffADPipeline, folder: Path, images: Sequence[Path]) -> HistoryEntry:
+    """What the history says of a calibration on images of a folder.
+
+    Args:
+        model_before: digest of the model before.
+    """
+    return HistoryEntry(
+        event=CALIBRATION,
+        version=__version__,
+        model_before=model_before,
+        model_after=pipe.digest,
+        folder=str(folder.resolve()),
+        calibrated=[path.relative_to(folder).as_posix() for path in images],
+        counts={"images calibrated on": len(images)},
+    )
 
 
 def calibrate_on(pipe: DiffADPipeline, images: Sequence[Path], batch_size: int = 8, roi: Path | None = None) -> Calibration:
@@ -80,10 +115,16 @@ def _read_framed(path: Path, region: np.ndarray, roi: Path) -> Image.Image:
     return image
 
 
-def save_calibration(pipe: DiffADPipeline, model: Path) -> None:
-    """Replaces what calibration sets in a saved pipeline: all of it or, if the process is killed, nothing."""
+def save_calibration(pipe: DiffADPipeline, model: Path, entry: HistoryEntry | None = None) -> None:
+    """Replaces what calibration sets in a saved pipeline: all of it or, if the process is killed, nothing.
+
+    Args:
+        entry: is added to the model's history; None where the images that it is calibrated on stay the same.
+    """
     parts = {"calibration": pipe.calibration, "profiles": pipe.profiles, "discriminant": pipe.discriminant}
     with writing(model) as unfinished:
         for name, part in parts.items():
             if part is not None:
                 part.save_pretrained(unfinished / name)
+        if entry is not None:
+            write_history([*read_history(model), entry], unfinished)

@@ -15,6 +15,27 @@ class StreamingMoments:
         self.mean = torch.zeros(positions, dims, dtype=torch.float64, device=device)
         self.scatter = torch.zeros(positions, dims, dims, dtype=torch.float64, device=device)
 
+    @classmethod
+    def of(cls, count: int, mean: torch.Tensor, lower_triangle: torch.Tensor) -> "StreamingMoments":
+        """An accumulator as another one was left.
+
+        Args:
+            count: samples that it has seen.
+            mean: `(positions, dims)` float64.
+            lower_triangle: of its scatter, `(positions, dims (dims + 1) / 2)` float64, row by row.
+        """
+        moments = cls(*mean.shape, device=mean.device)
+        rows, columns = torch.tril_indices(mean.shape[1], mean.shape[1], device=mean.device)
+        moments.count, moments.mean = count, mean.clone()
+        moments.scatter[:, rows, columns] = moments.scatter[:, columns, rows] = lower_triangle
+        return moments
+
+    @property
+    def lower_triangle(self) -> torch.Tensor:
+        """The scatter matrices without what symmetry repeats, `(positions, dims (dims + 1) / 2)`, row by row."""
+        rows, columns = torch.tril_indices(*self.scatter.shape[1:], device=self.scatter.device)
+        return self.scatter[:, rows, columns]
+
     def update(self, samples: torch.Tensor) -> None:
         """Adds a batch of shape `(n, positions, dims)` of any float type."""
         if len(samples) == 0:

@@ -1,23 +1,33 @@
-"""DriftMonitor: three tests of one stream of parts, with a stated probability of ever calling unchanged production changed."""
+"""DriftMonitor: tests of one stream of parts, with a stated probability of ever calling unchanged production changed."""
 
 import hashlib
 import math
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..scoring.conformal import check_supported, conformal_threshold, default_rate, threshold_rank
 from .embedding_test import EmbeddingTest
+from .feedback_test import log_evidence as feedback_evidence
 from .history import History
 from .reject_test import RejectTest
 from .score_test import KINDS, ScoreTest
 from .urn import gap_index, group_of_gap, tie_breaker, tie_breakers
 
 FORMAT = 1  # of states
-SCORES, REJECTS, EMBEDDINGS = "scores", "reject rate", "embeddings"
-SHARES = {SCORES: 0.6, REJECTS: 0.2, EMBEDDINGS: 0.2}  # of the level
-SHARES_WITHOUT_REFERENCE = {SCORES: 0.75, REJECTS: 0.25}
+SCORES, REJECTS, EMBEDDINGS, FEEDBACK = "scores", "reject rate", "embeddings", "feedback"
+WEIGHTS = {SCORES: 3, REJECTS: 1, EMBEDDINGS: 1, FEEDBACK: 1}  # of the tests that there are, in the level
+
+
+FORMER_SETTINGS = {"feedback": False}  # of states that are older than the setting
+
+
+def shares_of_level(with_embeddings: bool, with_feedback: bool = False) -> dict[str, float]:
+    """Share of the level that each test of a monitor has, by its name; they add up to 1."""
+    tests = [SCORES, REJECTS, *[EMBEDDINGS] * with_embeddings, *[FEEDBACK] * with_feedback]
+    return {name: WEIGHTS[name] / sum(WEIGHTS[each] for each in tests) for name in tests}
 
 
 class StateError(ValueError):
@@ -32,9 +42,9 @@ class MonitorState:
         parts: judged so far.
         rejected: of these, above the threshold.
         alarms: number of parts at the first alarm of each test that has one. An alarm stays.
-        evidence: e-value of each of the tests of scores and of the reject rate: how many times as probable a change makes the
-            parts; the alarm is at `limits`. That of the reject rate is as of the latest reject. Infinite where it exceeds the
-            floating-point range.
+        evidence: e-value of each of the tests of scores, of the reject rate and of feedback: how many times as probable a
+            change makes the parts; the alarm is at `limits`. That of the reject rate is as of the latest reject, that of
+            feedback as of the latest reports. Infinite where it exceeds the floating-point range.
         limits: 1 / (the test's part of the level).
         blocks: p-value and allowed p-value of each block of the embedding test.
         likely_kind: kind of change of the scores that explains the parts best; one of [`diffad.monitoring.score_test.KINDS`] or
@@ -71,6 +81,7 @@ class DriftMonitor:
         reference_features: `(r, D)` pooled features of good parts whose scores lie below the threshold; None leaves the
             embedding test out, and its part of the level goes to the others.
         seed: of tie-breaking and permutations.
+        with_feedback: whether operators' reports of wrongly rejected parts are tested, too; see [`DriftMonitor.set_reports`].
 
     Raises:
         ValueError: if an argument is out of its range, a score is not finite, or there are too few scores for the rate.
@@ -84,6 +95,7 @@ class DriftMonitor:
         defect_rate: float = 0.0,
         reference_features: np.ndarray | None = None,
         seed: int = 0,
+        with_feedback: bool = False,
     ):
         scores = np.sort(np.asarray(calibration_scores, dtype=float))
         if scores.ndim != 1 or not np.isfinite(scores).all():
@@ -97,7 +109,7 @@ class DriftMonitor:
         rank = threshold_rank(len(scores), rate)
         self.threshold = conformal_threshold(scores, rate)
         self.false_alarm_rate, self.level, self.defect_rate, self.seed = rate, level, defect_rate, seed
-        shares = SHARES_WITHOUT_REFERENCE if reference_features is None else SHARES
+        shares = shares_of_level(reference_features is not None, with_feedback)
         self.levels = {name: share * level for name, share in shares.items()}
         self._scores, self._rank, self._breakers = scores, rank, tie_breakers(len(scores), seed)
         self.score_test = ScoreTest(rank)
@@ -106,6 +118,8 @@ class DriftMonitor:
         self.embedding_test = (
             None if reference_features is None else EmbeddingTest(reference_features, self.levels[EMBEDDINGS], seed)
         )
+        self._feedback_evidence = -math.inf  # log, as of the latest reports
+        self.reported: list[int] = []  # places of parts that operators reported as wrongly rejected
         self._identity = self._digest(scores)
         self.alarms: dict[str, int] = {}
         self.parts = 0
@@ -151,6 +165,26 @@ class DriftMonitor:
             self.history.add(self.parts, *evidence.values())
             return self._state(evidence)
 
+    def set_reports(self, reported: Sequence[int]) -> MonitorState:
+        """Takes all reports of wrongly rejected parts so far in place of former ones.
+
+        Args:
+            reported: place of each such part among the parts, from 0 on; late reports count there, too.
+
+        Raises:
+            ValueError: if the monitor has no test of feedback, or a place twice or beyond the parts.
+        """
+        with self._lock:
+            if FEEDBACK not in self.levels:
+                raise ValueError("the monitor was made without a test of feedback: make it anew with with_feedback=True")
+            if len(set(reported)) < len(reported) or not all(0 <= place < self.parts for place in reported):
+                raise ValueError(f"reports must be different places among the {self.parts} parts")
+            self.reported = sorted(reported)
+            self._feedback_evidence = feedback_evidence(self.parts, self.reported, len(self._scores), self._rank)
+            if self._feedback_evidence >= -math.log(self.levels[FEEDBACK]):
+                self.alarms.setdefault(FEEDBACK, self.parts)
+            return self._state(self._log10_evidence())
+
     @property
     def state(self) -> MonitorState:
         """What the monitor says of the parts so far."""
@@ -170,6 +204,8 @@ class DriftMonitor:
                 "reject_test": self.reject_test.state(),
                 "embedding_test": None if self.embedding_test is None else self.embedding_test.state(),
                 "history": self.history.state(),
+                "reported": self.reported,
+                "feedback_evidence": max(self._feedback_evidence, -1e300),  # JSON has no infinity
             }
 
     def restore(self, saved: dict) -> None:
@@ -182,7 +218,7 @@ class DriftMonitor:
             if saved["format"] > FORMAT:
                 raise StateError("written by a later release of diffad")
             for name, value in self._settings().items():
-                if saved["settings"].get(name) != value:
+                if saved["settings"].get(name, FORMER_SETTINGS.get(name)) != value:
                     raise StateError(f"{name.replace('_', ' ')} {saved['settings'].get(name)} there, {value} now")
             if saved["identity"] != self._identity:
                 raise StateError("of another model, calibration or reference")
@@ -191,6 +227,8 @@ class DriftMonitor:
                 self.score_test.restore(saved["score_test"])
                 self.reject_test.restore(saved["reject_test"])
                 self.history = History.restored(saved["history"])
+                self.reported = [int(place) for place in saved.get("reported", ())]
+                self._feedback_evidence = float(saved.get("feedback_evidence", -math.inf))
                 if self.embedding_test is not None:
                     self.embedding_test.restore(saved["embedding_test"])
         except StateError:
@@ -204,6 +242,7 @@ class DriftMonitor:
             "level": self.level,
             "defect_rate": self.defect_rate,
             "reference": self.embedding_test is not None,
+            "feedback": FEEDBACK in self.levels,
             "seed": self.seed,
         }
 
@@ -221,6 +260,8 @@ class DriftMonitor:
 
     def _state(self, evidence: dict[str, float]) -> MonitorState:
         kinds = [*KINDS, "other shape"]
+        if FEEDBACK in self.levels:
+            evidence = evidence | {FEEDBACK: self._feedback_evidence / math.log(10)}
         return MonitorState(
             parts=self.parts,
             rejected=int(self.reject_test.rejects[0]),

@@ -43,6 +43,7 @@ class Repaired(BaseModel):
     name: str
     digest: str = Field(description="SHA-256 of the image file.")
     changed_share: float = Field(description="Of pixels that differ from the input, in [0, 1].")
+    confident: bool = Field(description="False where the part may well have looked otherwise.")
     repaired_png: str = Field(description="PNG in base64, of the input's size.")
 
 

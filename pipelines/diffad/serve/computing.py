@@ -116,7 +116,7 @@ def judged(model, jobs: Sequence[Job], settings: ServeSettings) -> list[Result]:
 
 
 def repaired(model, job: Job, settings: ServeSettings) -> Result:
-    """Rows with the repaired image, and the share of its pixels that differ from the input."""
+    """Rows with the repaired image, the share of its pixels that differ from the input, and whether to rely on it."""
     check_category(model, job.category)
     rows = []
     for batch in decoded(job.images, settings):
@@ -127,7 +127,8 @@ def repaired(model, job: Job, settings: ServeSettings) -> Result:
             output = model.reconstruct(image, categories=job.category, false_alarm_rate=settings.false_alarm_rate)
             changed = float((output.difference_maps[0] > 0).mean())
             picture = as_png(np.asarray(output.images[0]))
-            rows.append({"name": sent.name, "digest": sent.digest, "changed_share": changed, "repaired_png": picture})
+            row = {"name": sent.name, "digest": sent.digest, "changed_share": changed, "repaired_png": picture}
+            rows.append({**row, "confident": bool(output.confident[0])})
     return rows
 
 

@@ -21,7 +21,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -74,8 +74,11 @@ def writing(folder: str | Path, whole: bool = False, size: int = 0) -> Iterator[
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def complete(folder: str | Path) -> bool:
+def complete(folder: str | Path, without: Collection[str] = ()) -> bool:
     """Makes a folder ready to be read: ends what a kill cut off, then compares all files that the digest lists with it.
+
+    Args:
+        without: names of files that are not needed, and not looked at.
 
     Returns:
         Whether there is a digest; folders without one were not written by [`writing`].
@@ -89,6 +92,8 @@ def complete(folder: str | Path) -> bool:
     entries = _read_digest(folder)
     for name, expected in entries.items():
         path = folder / name
+        if name in without:
+            continue
         if not path.is_file():
             raise ValueError(f"{path}: is missing, though {folder / DIGEST} lists it; copy the folder anew, or save it again")
         if _sha256(path) != expected:
@@ -165,6 +170,11 @@ def write_text(path: str | Path, text: str) -> None:
         raise
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Makes new names in a folder last."""
+    _sync_folders(Path(folder), set())
 
 
 def _commit(scratch: Path, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 import numpy as np
 
@@ -37,6 +38,8 @@ class ReportRow:
         pictures: draws the image's pictures; called for the gallery's rows only, one at a time.
         is_defective: the truth, or None if nobody knows.
         defect: its defect type.
+        file: finds the image's file, by whose digest a verdict can be called wrong; None offers no such button.
+        is_unknown: called neither good nor defective, but of an unknown product, which counts as called defective.
     """
 
     name: str
@@ -46,6 +49,13 @@ class ReportRow:
     pictures: Callable[[], Pictures]
     is_defective: bool | None = None
     defect: str | None = None
+    file: Callable[[], Path] | None = None
+    is_unknown: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """As records of feedback have it."""
+        return "unknown" if self.is_unknown else "defective" if self.called_defective else "good"
 
     @property
     def outcome(self) -> Outcome:

@@ -53,6 +53,8 @@ def report_from_predictions(
             p_value=float(row["p_value"]),
             called_defective=row["label"] != "good",
             pictures=partial(_pictures, pipe, folder, row["path"], row["label"] != "good", category, false_alarm_rate),
+            file=partial(_file_of, folder, row["path"]),
+            is_unknown=row["label"] == "unknown",
         )
         for row in scored
     ]

@@ -1,5 +1,6 @@
 """Writes a report as one HTML file that needs nothing else."""
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -198,9 +199,23 @@ def _cards(rows: Sequence[ReportRow]) -> list[dict]:
                 "key": row.outcome.name.lower(),
                 "pictures": {name: data_uri(picture) for name, picture in shown.items() if picture is not None},
                 "size": pictures.input.size,
+                "record": None if row.file is None else _record(row),
             }
         )
     return cards
+
+
+def _record(row: ReportRow) -> dict:
+    """What is added to the list of feedback where the verdict is called wrong, but for the time."""
+    return {
+        "name": printable(row.name),
+        "digest": hashlib.sha256(row.file().read_bytes()).hexdigest(),
+        "verdict": row.verdict,
+        "correct_verdict": "good" if row.called_defective else "defective",
+        "score": row.score,
+        "p_value": row.p_value,
+        "note": "",
+    }
 
 
 def _scores_and_truth(report: Report) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,104 @@
+"""The list of what operators said of verdicts, read: the latest word on each image, and what follows from it.
+
+An operator looks at parts because of what the model said of them, so that the parts of the list are no random sample: wrongly
+rejected parts alone have scores above the threshold, all of them. They may show a model what good parts look like, but
+thresholds come from parts that were drawn whatever their score was.
+"""
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+from datetime import datetime
+from pathlib import Path
+
+from .feedback import FeedbackRecord
+
+
+@dataclass(frozen=True)
+class FeedbackList:
+    """The latest record on each image.
+
+    Args:
+        records: by the digest of the image file.
+        cut_off: lines that are no whole JSON, as a power failure leaves them; they are passed over.
+    """
+
+    records: dict[str, FeedbackRecord]
+    cut_off: int = 0
+
+    @property
+    def wrongly_rejected(self) -> set[str]:
+        """Digests of good parts that were not called good."""
+        return {d for d, record in self.records.items() if record.verdict != "good" and record.correct_verdict == "good"}
+
+    @property
+    def missed(self) -> set[str]:
+        """Digests of defective parts that were called good."""
+        return {d for d, record in self.records.items() if record.verdict == "good" and record.correct_verdict == "defective"}
+
+    @property
+    def defective(self) -> set[str]:
+        """Digests of all parts that are defective by the operator's word, missed or found."""
+        return {d for d, record in self.records.items() if record.correct_verdict == "defective"}
+
+
+def read_feedback(path: Path) -> FeedbackList:
+    """Reads a list that serve, the app or a report wrote; of several records on one image the latest counts.
+
+    Raises:
+        ValueError: naming the file, or the line that is JSON but no record.
+        OSError: if it can't be read.
+    """
+    records: dict[str, FeedbackRecord] = {}
+    cut_off = 0
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            cut_off += 1
+            continue
+        record = _record(values, f"{path}: line {number}")
+        former = records.get(record.digest)
+        if former is None or datetime.fromisoformat(former.time) <= datetime.fromisoformat(record.time):
+            records[record.digest] = record
+    if cut_off and not records:
+        raise ValueError(f"{path}: no line of it is JSON; give a list of feedback, as serve, the app or a report writes it")
+    return FeedbackList(records, cut_off)
+
+
+def check_drawn_at_random(digests: Collection[str], feedback: FeedbackList, source: object) -> None:
+    """Refuses images to calibrate on of which most are in the list because the model rejected them.
+
+    It finds what is plain only. That images were drawn whatever the model said of them is for the user to see to.
+
+    Args:
+        digests: of the images.
+        source: where they come from, for the error.
+
+    Raises:
+        ValueError: saying what to do.
+    """
+    chosen = len(feedback.wrongly_rejected & set(digests))
+    if 2 * chosen > len(digests):
+        raise ValueError(
+            f"{source}: {chosen} of {len(digests)} images were reported as wrongly rejected. Images that were chosen because "
+            "of their score can't set thresholds: give good parts drawn at random, rejected or not"
+        )
+
+
+def _record(values: object, where: str) -> FeedbackRecord:
+    names = [field.name for field in fields(FeedbackRecord)]
+    if not isinstance(values, dict) or {*values, "note"} != set(names):
+        raise ValueError(f"{where}: not a record of feedback, which has {', '.join(names)}")
+    for name in ("name", "digest", "verdict", "correct_verdict", "time", "note"):
+        if not isinstance(values.get(name, ""), str):
+            raise ValueError(f"{where}: {name} must be text, got {values[name]!r:.60}")
+    for name in ("score", "p_value"):
+        if not isinstance(values[name], int | float | None) or isinstance(values[name], bool):
+            raise ValueError(f"{where}: {name} must be a number or null, got {values[name]!r:.60}")
+    try:
+        return FeedbackRecord(**values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
