@@ -101,7 +101,7 @@ def answers(client: httpx.Client) -> bool:
 
 
 def test_the_unit_of_the_guide_is_one(tmp_path):
-    (unit,) = [text for _, text in GUIDE.blocks if "[Service]" in text]
+    (unit,) = [text for _, text in GUIDE.blocks if "[Service]" in text and "diffad serve" in text]
     (start,) = re.findall(r"^ExecStart=(.*)$", unit.replace("\\\n", ""), re.MULTILINE)
     program, command, *words = shlex.split(start)
     assert Path(program).name == "diffad" and command == "serve"
