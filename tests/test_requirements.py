@@ -27,6 +27,7 @@ DISTRIBUTIONS = {
 PARTS = {
     "pipelines/diffad": ("", "train", "export"),  # plots and export need more, and say so
     "pipelines/diffad/app": ("", "app"),
+    "pipelines/diffad/hub/templates": ("", "app"),
     "pipelines/diffad/serve": ("", "serve"),
     "pipelines/diffad/watch": ("", "watch"),
     "training": ("", "train", "demo"),
