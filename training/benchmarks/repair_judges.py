@@ -14,6 +14,7 @@ from diffad_training.good_images import held_out_samples
 from PIL import Image
 
 FALSE_ALARM_RATE = 0.05
+CORESET_CANDIDATES = 30_000  # patches, drawn at random, among which PatchCore's coreset is chosen; its time grows with them
 # Images to whether each is called defective.
 Judge = Callable[[Sequence[Image.Image]], np.ndarray]
 
@@ -25,7 +26,7 @@ def pipeline_judge(model: Path) -> Judge:
     return lambda images: pipe(list(images)).is_defective
 
 
-def patchcore_judge(model: Path, data: Path, seed: int, candidates: int | None = None) -> Judge:
+def patchcore_judge(model: Path, data: Path, seed: int) -> Judge:
     """anomalib's PatchCore, fitted on the good training images that a pipeline was not calibrated on.
 
     The held-out ones set its threshold, by the same rank as in diffad, or the highest score where they are too few for it.
@@ -33,14 +34,13 @@ def patchcore_judge(model: Path, data: Path, seed: int, candidates: int | None =
     Args:
         model: folder of the pipeline; says which images were held out.
         data: folder in MVTec layout.
-        candidates: patches, drawn at random, among which the coreset is chosen; None is all.
     """
     from diffad_training.benchmarks.peers import fit
 
     held_out = held_out_samples(model)
     names = {sample.name for sample in held_out}
     fitted_on = [sample for sample in training_samples(data) if sample.name not in names]
-    patchcore, _ = fit("PatchCore (anomalib)", fitted_on, seed, candidates)
+    patchcore, _ = fit("PatchCore (anomalib)", fitted_on, seed, CORESET_CANDIDATES)
     scores = np.sort(_scores(patchcore, [sample.read() for sample in held_out]))
     threshold = scores[min(threshold_rank(len(scores), FALSE_ALARM_RATE), len(scores)) - 1]
     return lambda images: _scores(patchcore, images) > threshold
