@@ -1,6 +1,6 @@
 """Kills processes that save a model over another, and looks at what is left. Run as a script, with the number of kills first.
 
-    PYTHONPATH=tests python tests/killed_saving.py 40 model FOLDER
+    PYTHONPATH=tests python tests/killed_saving.py 40 model,calibration FOLDER
 
 Every child is killed (SIGKILL) at a random moment of its saving. What loads afterwards must be one of the two models, whole: by
 its weights, its settings and its scores. Prints how many kills left which.
@@ -46,7 +46,7 @@ def main(kills: int, what: str, folder: Path) -> None:
         killed_while_saving += os.WIFSIGNALED(status)
         found["the other model" if digests.index(_load(model)) != now else "the former model"] += os.WIFSIGNALED(status)
     rest = [path.name for path in model.iterdir() if path.name.startswith(".")]
-    print(f"{killed_while_saving} kills while saving: {dict(found)}; left behind: {rest}")
+    print(f"{killed_while_saving} kills while saving the {what}: {dict(found)}; left behind: {rest}")
     shutil.rmtree(model)
 
 
@@ -66,4 +66,5 @@ def _load(model: Path) -> str:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    for saved in sys.argv[2].split(","):
+        main(int(sys.argv[1]), saved, Path(sys.argv[3]))

@@ -25,13 +25,14 @@ from accelerate.commands.launch import launch_command_parser
 from accelerate.state import AcceleratorState
 from adm_reference import trained
 from diffad.cli import app
-from diffad_training import demo, map_choice
+from diffad_training import demo
 from diffad_training.config import TrainingConfig, parse_config
 from documents import DOCUMENTS, GUIDE, README, ROOT, Step
 from elpv_dataset import utils as elpv
 from hub_server import TOKEN, hub_server
 from PIL import Image
 from tiny_pipeline import save_test_images, smooth_images
+from tiny_training import choose_maps_quickly
 from typer.testing import CliRunner
 
 COMMANDS = typer.main.get_command(app).commands
@@ -52,6 +53,8 @@ SMALL = [*SHORT, "--resolution", "32", "--unet", json.dumps(TINY_UNET)]
 # The paper's recipe without what needs a network; its UNet is the converted one.
 SMALL_PAPER = [*SHORT, "--resolution", "16", "--unet", "{feature_block: 1}", "--extractor", "lite0", "--feature_stride", "8"]
 SMALL_PAPER += ["--gaussian_dims", "null"]
+# Tracing the default profile's graph takes half a minute: tests of export do that.
+APPENDED = {"train": SMALL, "audit": ["--resolution", "32", "--levels", "[2]"], "export": ["--profile", "gaussian"]}
 
 INSTALLERS = ("pip", "uv", "venv")
 # Folders of good images, with the number of images in each.
@@ -111,9 +114,7 @@ def as_a_new_process(monkeypatch, workplace):
     monkeypatch.chdir(workplace)
     # Many small operations: threads would only wait for each other.
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)
-    # Fewer choose as well here.
-    monkeypatch.setattr(map_choice, "DEFECTS", 6)
-    monkeypatch.setattr(map_choice, "RESAMPLES", 20)
+    choose_maps_quickly(monkeypatch.setattr)
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
@@ -151,7 +152,7 @@ def test_runs(step: Step, monkeypatch, workplace, sessions):
 
 
 def run_diffad(words: list[str]) -> None:
-    appended = {"train": SMALL, "audit": ["--resolution", "32", "--levels", "[2]"]}.get(words[0], [])
+    appended = APPENDED.get(words[0], [])
     if "--short_side" in words:
         appended = [*appended, "--short_side", "48"]
     result = CliRunner().invoke(app, [*words, *appended], catch_exceptions=False)
