@@ -1,6 +1,6 @@
 """Kills processes that save a model over another, and looks at what is left. Run as a script, with the number of kills first.
 
-    PYTHONPATH=tests python tests/killed_saving.py 40 model,calibration FOLDER
+    PYTHONPATH=tests python tests/killed_saving.py 40 model FOLDER
 
 Every child is killed (SIGKILL) at a random moment of its saving. What loads afterwards must be one of the two models, whole: by
 its weights, its settings and its scores. Prints how many kills left which.
@@ -66,5 +66,4 @@ def _load(model: Path) -> str:
 
 
 if __name__ == "__main__":
-    for saved in sys.argv[2].split(","):
-        main(int(sys.argv[1]), saved, Path(sys.argv[3]))
+    main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))

@@ -1,11 +1,11 @@
-"""Trainings small enough for a test: their settings, and processes that train without importing everything anew."""
+"""Trainings small enough for a test: their settings, and processes that train."""
 
-import multiprocessing
 import os
 import socket
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import new_process
 import torch
 from diffad.scoring.profiles import PROFILES
 from diffad_training import map_choice
@@ -86,13 +86,11 @@ def start(config: TrainingConfig, processes: int = 1, act=None) -> list[BaseProc
     Args:
         act: is called with the configuration in place of `train.main`.
     """
-    context, port = _forkserver(), _free_port()
-    started = []
+    port, started = _free_port(), []
     for rank in range(processes):
         ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        process = context.Process(target=_train, args=(config, ranks if processes > 1 else {}, act))
-        process.start()
-        started.append(process)
+        environment = {name: str(value) for name, value in ranks.items()} if processes > 1 else {}
+        started.append(new_process.start(_train, config, act, environment=environment))
     return started
 
 
@@ -104,41 +102,16 @@ def train_in(processes: int, config: TrainingConfig, act=None) -> None:
     assert [process.exitcode for process in started] == [0] * processes
 
 
-def launch(words: list[str], output: Path) -> str:
-    """Runs `accelerate launch` in a new process, which must succeed, and returns what all processes print.
-
-    Args:
-        words: after `accelerate launch`.
-        output: of what is printed, a file.
-    """
-    process = _forkserver().Process(target=_launch, args=(words, output))
-    process.start()
-    process.join()
-    assert process.exitcode == 0, output.read_text()
-    return output.read_text()
-
-
-def _launch(words: list[str], output: Path) -> None:
+def launch(words: list[str]) -> None:
+    """What `accelerate launch` does with the words after it."""
     from accelerate.commands.launch import launch_command, launch_command_parser
 
-    with output.open("w") as file:
-        for descriptor in (1, 2):
-            os.dup2(file.fileno(), descriptor)
-        os.environ["OMP_NUM_THREADS"] = "1"
-        launch_command(launch_command_parser().parse_args(words))
+    launch_command(launch_command_parser().parse_args(words))
 
 
-def _forkserver() -> multiprocessing.context.ForkServerContext:
-    """New processes of it have everything imported, which takes as long as many a test."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["diffad_training.train"])
-    return context
-
-
-def _train(config: TrainingConfig, environment: dict, act) -> None:
+def _train(config: TrainingConfig, act) -> None:
     from diffad_training import train
 
-    os.environ.update({name: str(value) for name, value in environment.items()})
     use_one_thread()
     (act or train.main)(config)
 

@@ -5,6 +5,7 @@ import io
 import re
 from contextlib import redirect_stdout
 
+import new_process
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -32,7 +33,7 @@ def two_processes(settings, tmp_path_factory):
     save_config(config, folder.parent / "config.json")
     words = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
     words += ["--dynamo_backend", "no", train.__file__, "--config", str(folder.parent / "config.json")]
-    printed = launch(words, folder.parent / "printed.txt")
+    printed = new_process.run(launch, words, printed=folder.parent / "printed.txt", environment={"OMP_NUM_THREADS": "1"})
     assert "2 process(es)" in printed
     return config, folder, printed
 
