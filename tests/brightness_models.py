@@ -29,6 +29,7 @@ def brightness_context(
         distance=distance,
         add_noise=lambda x, t: x,
         predict_x0=predict_x0,
+        draw_noise=None,
         reverse_step=None,
         betas=torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64),
         chain_timesteps=lambda num_inference_steps: list(range(999, -1, -1)),

@@ -1,7 +1,6 @@
 """DiffADPipeline: images in; scores, maps and verdicts out (paper Sec. 3.2), and repaired images (Sec. 3.3)."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -26,8 +25,8 @@ from .pipeline_former_names import FormerNames
 from .pipeline_output import DiffADOutput, ReconstructionOutput
 from .pipeline_profiles import ScoresByProfile
 from .pipeline_saving import SavedWhole
-from .repair.binding import ContextBuilder, mean_mahalanobis_loss
-from .repair.presets import RepairMethod, check_fits_tiles, resolve_method
+from .repair.binding import ContextBuilder
+from .repair.presets import RepairMethod, resolve_method
 from .repair.run import repair_batch, step_callback
 from .scoring.arguments import check_arguments
 from .scoring.calibrated_profiles import CalibratedProfiles
@@ -192,8 +191,7 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         Args:
             images, batch_size, categories, false_alarm_rate, return_dict: as for scoring; the rate decides what is repaired.
             preset: `default` (ours: repairs the marked region only), `paper` (Algorithm 1 as its released code runs it),
-                `algorithm_1` (as printed), `gradient_descent` (Eq. 13), `partial_diffusion`, or a method of [`diffad.repair`];
-                a model of tiles takes `default` only.
+                `algorithm_1` (as printed), `gradient_descent` (Eq. 13), `partial_diffusion`, or a method of [`diffad.repair`].
             seed: of all noise; one image's noise does not depend on the others.
             intermediate_steps: steps (from 1) after which the images are kept, or "all".
             callback_on_step_end: called as `callback(pipe, step, batch_start, {"images": (B, 3, H, W)})`; may return others.
@@ -211,7 +209,6 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         self.check_inputs(images, batch_size, false_alarm_rate if categories is None else None)
         method = resolve_method(preset, settings)
         scorer, device = self.scorer, self._execution_device
-        check_fits_tiles(method, scorer.config.short_side)
         reader = InputReader(scorer, self.discriminant, device)
         category_of, _ = reader.categories(images, categories, batch_size)
         rates = self.calibration.rates(false_alarm_rate, category_of, len(images))  # (N,)
@@ -224,8 +221,8 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
             for batch in reader.batches(images, category_of, batch_size):
                 context = builder.context(batch.category, *thresholds[:, batch.indices])
                 callback = callback_on_step_end and step_callback(callback_on_step_end, self, batch.indices[0])
-                loss = partial(mean_mahalanobis_loss, context, scorer.config.tile_overlap) if return_traces else None
-                of_batch = repair_batch(method, batch, context, callback, intermediate_steps, loss)
+                overlap = scorer.config.tile_overlap
+                of_batch = repair_batch(method, batch, context, overlap, callback, intermediate_steps, return_traces)
                 for index, of_image in zip(batch.indices, of_batch, strict=True):
                     repaired[index] = of_image
                 progress.update(len(batch.indices))

@@ -25,6 +25,7 @@ from diffad_training.benchmarks import (
     monitoring_tables,
     precisions,
     records,
+    reference_content,
     repair,
     speed,
     speed_tables,
@@ -172,6 +173,8 @@ def test_tables_are_those_of_the_kept_results(tmp_path, monkeypatch):
     speed_tables.update_tables(tmp_path / "model_cards/speed.md", kept / "speed.jsonl")
     monitoring_tables.update_tables(tmp_path / "model_cards/monitoring.md", kept / "monitoring.jsonl")
     precisions.update_table(tmp_path / "model_cards/speed.md", kept / "precisions.jsonl")
+    audit.update_table(tmp_path / "model_cards/audit.md", kept / "audit.jsonl")
+    reference_content.update_table(tmp_path / "model_cards/repair.md", kept / "reference_content.jsonl")
     for document in DOCUMENTS:
         copy = tmp_path / document.name
         assert not copy.is_file() or copy.read_text() == document.text, document.name
@@ -183,5 +186,5 @@ def test_every_table_is_rendered_by_a_benchmark():
         kinds = set(re.findall(r"<!-- (\w+)", document.text)) - {"benchmark"}
         cards = {"ablation": ablation.CARD, "repair": repair.CARD, "label_ambiguity": label_ambiguity.CARD}
         cards |= {"speed": speed.CARD, "precisions": precisions.CARD}
-        cards |= {"monitoring": monitoring.CARD, "audit": audit.CARD}
+        cards |= {"monitoring": monitoring.CARD, "audit": audit.CARD, "reference_content": reference_content.CARD}
         assert all(cards[kind].name == document.path.name for kind in kinds), document.name

@@ -7,7 +7,7 @@ import pytest
 from diffad.repair.gradient_denoising import GradientDenoising, GradientDescent
 from diffad.repair.inpainting import Inpainting
 from diffad.repair.partial_diffusion import PartialDiffusion
-from diffad.repair.presets import PRESETS, check_fits_tiles, resolve_method
+from diffad.repair.presets import PRESETS, resolve_method
 from PIL import Image
 from tiny_pipeline import smooth_images, tiny_pipeline
 
@@ -72,11 +72,3 @@ def test_former_names_work_through_the_pipeline():
 def test_settings_out_of_range_are_named(method, settings, message):
     with pytest.raises(ValueError, match=message):
         method(**settings)
-
-
-def test_only_inpainting_fits_a_model_of_tiles():
-    check_fits_tiles(Inpainting(), 512)
-    for method in (GradientDenoising(), GradientDescent(), PartialDiffusion()):
-        check_fits_tiles(method, None)
-        with pytest.raises(ValueError, match=f"{type(method).__name__} changes whole images"):
-            check_fits_tiles(method, 512)

@@ -154,10 +154,3 @@ def test_windows_are_repaired_with_the_category_of_their_image():
     assert alone.difference_maps[0].any()
     assert np.abs(grey(alone.images[0]) - grey(both.images[1])).max() <= 1
     assert np.abs(grey(both.images[0]) - grey(both.images[1])).max() > 1
-
-
-def test_methods_for_whole_images_are_refused(pipe):
-    image = smooth_images(1, seed=6, size=(96, 64))[0]
-    for preset in ("paper", "algorithm_1", "gradient_descent", "partial_diffusion"):
-        with pytest.raises(ValueError, match="scores them in tiles: repair with the default preset"):
-            pipe.reconstruct(image, preset)

@@ -45,7 +45,12 @@ def main(arguments: list[str] | None = None) -> None:
         for share in SHARES:
             for seed in range(options.seeds if share else 1):
                 append_result(RESULTS, {"category": folder.name, **measure(images, good, bad, share, seed)})
-                fill_tables(CARD, "audit", lambda _: table(latest_results(RESULTS, IDENTITY)))
+                update_table(CARD, RESULTS)
+
+
+def update_table(card: Path, results: Path) -> None:
+    """Renders the table between the card's markers from the newest results."""
+    fill_tables(card, "audit", lambda _: table(latest_results(results, IDENTITY)))
 
 
 def measure(images: AuditedImages, good: list[Sample], bad: list[Sample], share: float, seed: int) -> dict:

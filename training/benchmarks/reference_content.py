@@ -49,7 +49,12 @@ def main(arguments: list[str] | None = None) -> None:
         record = measure(options.data_root / category, options.holes, options.references, options.resolution, options.seed)
         machine = f"{torch.get_num_threads()} threads on {os.cpu_count()} cores {platform.machine()}"
         append_result(RESULTS, {"category": category, "date": datetime.date.today().isoformat(), "machine": machine, **record})
-    fill_tables(CARD, "reference_content", lambda _: table(latest_results(RESULTS, ["category"])))
+    update_table(CARD, RESULTS)
+
+
+def update_table(card: Path, results: Path) -> None:
+    """Renders the table between the card's markers from the newest results."""
+    fill_tables(card, "reference_content", lambda _: table(latest_results(results, ["category"])))
 
 
 def measure(data: Path, holes: int, count: int, resolution: int, seed: int) -> dict:

@@ -7,12 +7,9 @@ from diffusers import DDPMScheduler
 
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.noise import timestep_noise
-from ..imaging.tensors import cut
 from ..models.reference_images import ReferenceImages
 from ..scoring.scorer import Scorer
-from ..scoring.tiling import tile_corners
 from .context import RepairContext
-from .gradient_denoising import mahalanobis_loss
 
 
 class ContextBuilder:
@@ -71,15 +68,18 @@ class ContextBuilder:
         """
         full_length = self.scheduler.config.num_train_timesteps
 
-        def in_parts(network: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
-            return torch.cat([network(part) for part in images.split(self.batch_size)])
+        def in_parts(network: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> torch.Tensor:
+            parts = zip(*(tensor.split(self.batch_size) for tensor in tensors), strict=True)
+            return torch.cat([network(*part) for part in parts])
 
         def timestep(t: int) -> torch.Tensor:
             return torch.tensor([t], device=self.device)
 
-        def reverse_step(xt: torch.Tensor, t: int, length: int, draw: int | None) -> torch.Tensor:
-            noise = None if draw is None else self.noise(xt, full_length + draw)
-            return in_parts(lambda part: self.denoiser(length).reverse_step(part, timestep(t), category, noise), xt)
+        def reverse_step(xt: torch.Tensor, t: int, length: int | None, noise: torch.Tensor | None) -> torch.Tensor:
+            def step(part: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+                return self.denoiser(length).reverse_step(part, timestep(t), category, noise)
+
+            return in_parts(step, xt) if noise is None else in_parts(step, xt, noise)
 
         def score(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             scored = self.scorer(images, category, tiles_per_pass=self.batch_size)
@@ -94,6 +94,7 @@ class ContextBuilder:
             ),
             add_noise=lambda images, t: self.denoiser().add_noise(images, self.noise(images, t), timestep(t)),
             predict_x0=lambda xt, t: in_parts(lambda part: self.denoiser()(part, timestep(t), category).x0, xt),
+            draw_noise=lambda images, draw: self.noise(images, full_length + draw).expand_as(images),
             reverse_step=reverse_step,
             betas=self.scheduler.betas.double().cpu(),
             chain_timesteps=lambda length: list(self.denoiser(length).chain.timesteps),
@@ -103,11 +104,3 @@ class ContextBuilder:
             references=self.references_of(category),
             parts_turn=self.references is not None and self.references.config.turns,
         )
-
-
-def mean_mahalanobis_loss(context: RepairContext, tile_overlap: float, images: torch.Tensor) -> torch.Tensor:
-    """Eq. 12 of images `(B, 3, H, W)`, `(B,)`: of those that are scored in tiles, the mean over their tiles."""
-    corners = tile_corners(tuple(images.shape[-2:]), context.size, tile_overlap)
-    index = torch.arange(len(images), device=images.device).repeat_interleave(len(corners))
-    loss = mahalanobis_loss(context.select(index).distance(cut(images, corners, context.size)))
-    return loss.view(len(images), -1).mean(dim=1)

@@ -48,8 +48,10 @@ class RepairContext:
         distance: images to squared Mahalanobis distances `(B, h, w)`, differentiable.
         add_noise: `(images, t)` to x_t, with the one noise image that seed, t and the images' size determine.
         predict_x0: `(x_t, t)` to the clean images; one UNet pass.
-        reverse_step: `(x_t, t, num_inference_steps, draw)` to x_{t-1} of the respaced chain; one UNet pass. The mean of
-            p_theta where `draw` is None, else a sample with the noise of that number.
+        draw_noise: `(images, draw)` to the standard normal noise of their shape that seed, number of the draw and the images'
+            size determine, the same for all images; apart from that of `add_noise`.
+        reverse_step: `(x_t, t, num_inference_steps, noise)` to x_{t-1} of the respaced chain; one UNet pass. The mean of
+            p_theta where `noise` is None, else a sample with that noise, of the shape of x_t.
         betas: `(T,)`, noise schedule of the full chain, float64 on the CPU.
         chain_timesteps: `num_inference_steps` to the descending timesteps of the respaced chain; None to those of the full one.
         score: images to anomaly maps `(B, H, W)` and image scores `(B,)`; as many UNet passes as the score has timesteps.
@@ -65,7 +67,8 @@ class RepairContext:
     distance: Distance
     add_noise: Callable[[torch.Tensor, int], torch.Tensor]
     predict_x0: Callable[[torch.Tensor, int], torch.Tensor]
-    reverse_step: Callable[[torch.Tensor, int, int, int | None], torch.Tensor]
+    draw_noise: Callable[[torch.Tensor, int], torch.Tensor]
+    reverse_step: Callable[[torch.Tensor, int, int | None, torch.Tensor | None], torch.Tensor]
     betas: torch.Tensor
     chain_timesteps: Callable[[int | None], list[int]]
     score: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]

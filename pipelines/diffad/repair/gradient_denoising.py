@@ -164,7 +164,8 @@ class GradientDenoising(_GradientSteps):
         """
         if self.num_inference_steps is None:
             return context.predict_x0(images, timestep)
-        return context.reverse_step(images, timestep, self.num_inference_steps, draw if self.stochastic else None)
+        noise = context.draw_noise(images, draw) if self.stochastic else None
+        return context.reverse_step(images, timestep, self.num_inference_steps, noise)
 
 
 def mahalanobis_loss(distances: torch.Tensor) -> torch.Tensor:

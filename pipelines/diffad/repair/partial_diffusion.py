@@ -28,6 +28,6 @@ class PartialDiffusion:
         images = context.add_noise(images, timesteps[start])
         for t in timesteps[start:]:
             # The last step, to the clean image, is its mean in any case.
-            draw = t if self.stochastic and t > 0 else None
-            images = on_step(context.reverse_step(images, t, self.num_inference_steps, draw))
+            noise = context.draw_noise(images, t) if self.stochastic and t > 0 else None
+            images = on_step(context.reverse_step(images, t, self.num_inference_steps, noise))
         return RepairResult.of_adjusted(images)

@@ -38,19 +38,3 @@ def resolve_method(preset: str | RepairMethod, settings: Mapping[str, object]) -
     if unknown := sorted(set(settings).difference(names)):
         raise ValueError(f"{type(method).__name__} has no setting {', '.join(unknown)}; it has {', '.join(names)}")
     return replace(method, **settings)
-
-
-def check_fits_tiles(method: RepairMethod, short_side: int | None) -> None:
-    """Refuses a method that changes whole images for a model that scores images in tiles.
-
-    Args:
-        short_side: of the scored image, in pixels; None for a model that scores whole images at its resolution.
-
-    Raises:
-        ValueError: naming the method.
-    """
-    if short_side is not None and not isinstance(method, Inpainting):
-        raise ValueError(
-            f"{type(method).__name__} changes whole images at the model's resolution, but this model scores them in tiles: "
-            "repair with the default preset, which changes marked regions only"
-        )

@@ -10,8 +10,11 @@ from PIL import Image
 from ..imaging.blending import blend_change
 from ..scoring.inputs import ImageBatch
 from .context import RepairContext
+from .gradient_denoising import mahalanobis_loss
+from .inpainting import Inpainting
 from .presets import RepairMethod
 from .recorder import StepRecorder
+from .tiled_context import over_tiles
 
 
 class RepairedImage(NamedTuple):
@@ -27,18 +30,24 @@ def repair_batch(
     method: RepairMethod,
     batch: ImageBatch,
     context: RepairContext,
+    tile_overlap: float,
     callback: Callable[[int, torch.Tensor], torch.Tensor] | None = None,
     kept_steps: Sequence[int] | Literal["all"] = (),
-    loss: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    measures_loss: bool = False,
 ) -> list[RepairedImage]:
     """Repairs the images of a batch.
 
     Args:
-        callback, kept_steps, loss: as of [`StepRecorder`].
+        tile_overlap: of tiles, in which networks see images larger than the model's resolution.
+        callback, kept_steps: as of [`StepRecorder`].
+        measures_loss: whether to measure Eq. 12 of the input and after every step.
     """
+    tiled = over_tiles(context, tile_overlap)
+    loss = (lambda images: mahalanobis_loss(tiled.distance(images))) if measures_loss else None
     recorder = StepRecorder(callback, kept_steps, loss)
     recorder.measure(batch.pixels)
-    result = method.run(batch.pixels, context, recorder)
+    # Inpainting cuts windows of its own around the defects.
+    result = method.run(batch.pixels, context if isinstance(method, Inpainting) else tiled, recorder)
     repaired = []
     for i, original in enumerate(batch.originals):
         image = blend_change(original, batch.pixels[i], result.images[i], result.replaced[i])
