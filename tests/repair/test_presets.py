@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from diffad.repair.gradient_denoising import GradientDenoising, GradientDescent
 from diffad.repair.inpainting import Inpainting
-from diffad.repair.partial_diffusion import PartialDiffusion
 from diffad.repair.presets import PRESETS, resolve_method
 from PIL import Image
 from tiny_pipeline import smooth_images, tiny_pipeline
