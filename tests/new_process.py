@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import runpy
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -45,6 +46,7 @@ def module(name: str, *words: str) -> None:
 
 def _call(target: Callable, arguments: tuple, printed: Path | None, environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
+    tempfile.tempdir = None  # is looked up anew, in the environment
     if printed is not None:
         with printed.open("w") as file:
             for descriptor in (1, 2):
