@@ -18,7 +18,7 @@ def brightness_context(
     def select(index: torch.Tensor) -> RepairContext:
         return brightness_context(predict_x0, distance, len(index), stride)
 
-    def score(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def score(images: torch.Tensor, replaced: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         maps = (1 - brightness(images)) / 2
         return maps, maps.amax(dim=(1, 2))
 

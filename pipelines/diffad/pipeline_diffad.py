@@ -219,7 +219,7 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         repaired: list = [None] * len(images)
         with self.progress_bar(total=len(images)) as progress:
             for batch in reader.batches(images, category_of, batch_size):
-                context = builder.context(batch.category, *thresholds[:, batch.indices])
+                context = builder.context(batch, *thresholds[:, batch.indices])
                 callback = callback_on_step_end and step_callback(callback_on_step_end, self, batch.indices[0])
                 overlap = scorer.config.tile_overlap
                 of_batch = repair_batch(method, batch, context, overlap, callback, intermediate_steps, return_traces)
@@ -227,8 +227,9 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
                     repaired[index] = of_image
                 progress.update(len(batch.indices))
         self.maybe_free_model_hooks()
-        *fields, traces = map(list, zip(*repaired, strict=True))
-        output = ReconstructionOutput(*fields, traces if return_traces else None)
+        *fields, traces, confident = map(list, zip(*repaired, strict=True))
+        is_told = None not in confident
+        output = ReconstructionOutput(*fields, traces if return_traces else None, np.array(confident) if is_told else None)
         return output if return_dict else output.to_tuple()
 
     @accepts_former_names(class_labels="categories", normal_images="calibration_images")

@@ -91,8 +91,9 @@ def test_banner_shows_file_names_as_text():
 def test_repair_shows_before_and_after_and_leaves_good_parts(pipe):
     image = part(102, defective=True)
     assert pipe(image, false_alarm_rate=0.5).is_defective[0]
-    (before, after), strip = inspection.repair(pipe, image, 0.5)
+    (before, after), strip, confident = inspection.repair(pipe, image, 0.5)
     assert before.size == after.size == image.size and before.tobytes() == image.tobytes() != after.tobytes()
     assert strip.width > 2 * strip.height
+    assert confident == pipe.reconstruct(image, false_alarm_rate=0.5).confident[0]
     calm = next(image for image in smooth_images(30, seed=7) if not pipe(image, false_alarm_rate=0.05).is_defective[0])
     assert inspection.repair(pipe, calm, 0.05) is None

@@ -10,9 +10,13 @@ import re
 import runpy
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
+import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -108,6 +112,46 @@ def sessions() -> dict[str, dict]:
     return {}
 
 
+class Servers:
+    """`diffad serve`, on a free port in place of its own, until the next one is started."""
+
+    def __init__(self):
+        self.process, self.port = None, 0
+
+    def start(self, words: list[str]) -> None:
+        self.stop()
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            self.port = other.getsockname()[1]
+        command = [sys.executable, "-m", "diffad.cli", *words, "--port", str(self.port), "--threads", "1"]
+        self.process = subprocess.Popen(command)
+        for _ in range(600):
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{self.port}/ready"):
+                return
+            assert self.process.poll() is None, words
+            time.sleep(0.1)
+        pytest.fail(f"not ready after a minute: {words}")
+
+    def ask(self, words: list[str]) -> None:
+        """By curl; the answer has to be a good one."""
+        if shutil.which(words[0]) is None:
+            pytest.skip("curl is not installed")
+        words = [word.replace("localhost:8000", f"127.0.0.1:{self.port}") for word in words]
+        answer = subprocess.run([*words, "--silent", "--fail-with-body"], capture_output=True, text=True)
+        assert answer.returncode == 0 and json.loads(answer.stdout), answer
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    found = Servers()
+    yield found
+    found.stop()
+
+
 @pytest.fixture(autouse=True)
 def as_a_new_process(monkeypatch, workplace):
     """In the reader's folder; each training is its process's first, as on the command line."""
@@ -119,7 +163,7 @@ def as_a_new_process(monkeypatch, workplace):
 
 
 @pytest.mark.parametrize("step", STEPS, ids=str)
-def test_runs(step: Step, monkeypatch, workplace, sessions):
+def test_runs(step: Step, monkeypatch, workplace, sessions, servers):
     if step.kind == "python":
         exec(compile(step.text, step.document, "exec"), sessions.setdefault(step.document, {}))
         return
@@ -133,6 +177,10 @@ def test_runs(step: Step, monkeypatch, workplace, sessions):
         shutil.copy(*words[1:])
     elif words[:2] == ["diffad", "app"]:
         serve(words[1:], monkeypatch)
+    elif words[:2] == ["diffad", "serve"]:
+        servers.start(words[1:])
+    elif program == "curl":
+        servers.ask(words)
     elif words[:2] == ["diffad", "push"] and "--dry-run" not in words:
         push(words[1:], workplace)
     elif program == "diffad":

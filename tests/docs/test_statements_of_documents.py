@@ -16,6 +16,19 @@ from diffad.repair.presets import PRESETS
 from diffad.scoring.config import DEFAULT_EDGE, SCALE_TERMS, TERMS, ScoreConfig
 from diffad.scoring.conformal import check_supported, images_behind_thresholds, smallest_rate, threshold_rank
 from diffad.scoring.presets import DEFAULT
+from diffad.watch.results import COLUMNS
+from diffad.watch.sinks.registers import (
+    BEAT,
+    CAUSES,
+    DEFECTS,
+    MONITOR,
+    NUMBER,
+    SCORE,
+    STATE,
+    THRESHOLD,
+    VERDICT,
+)
+from diffad.watch.states import Cause, State
 from diffad_training.benchmarks import (
     ablation,
     audit,
@@ -27,6 +40,7 @@ from diffad_training.benchmarks import (
     records,
     reference_content,
     repair,
+    serving,
     speed,
     speed_tables,
 )
@@ -119,6 +133,21 @@ def test_the_guide_names_all_columns_of_the_table():
     assert re.findall(r"`([a-z_]+)`", columns) == SCHEMA.names
 
 
+def test_the_guide_names_states_causes_and_registers_of_the_line():
+    assert {row[0].strip("`"): int(row[1]) for row in table_after(GUIDE.text, "state | number")} == {
+        state.name: state.value for state in State
+    }
+    assert {row[0].strip("`"): int(row[1]) for row in table_after(GUIDE.text, "cause | bit")} == {
+        cause.name: cause.value for cause in Cause
+    }
+    places = [STATE, CAUSES, BEAT, NUMBER, VERDICT, MONITOR, SCORE, THRESHOLD, DEFECTS]
+    names = [f"FIRST{f' + {first}' * bool(first)}" for first in places]
+    names = [f"{name}, {place + 1}" if place in (NUMBER, SCORE, THRESHOLD) else name for name, place in zip(names, places)]
+    assert [row[0] for row in table_after(GUIDE.text, "register | value")] == names
+    (fields,) = re.findall(r"with the fields (.*?)\. `diffad monitor", GUIDE.text, re.DOTALL)
+    assert re.findall(r"`(\w+)`", fields) == [name for name in COLUMNS if name not in SCHEMA.names]
+
+
 def test_the_guide_names_all_image_formats():
     (formats,) = re.findall(r"\*\*Image files\*\* are (.*?), in grey", GUIDE.text)
     suffixes = {f".{name.lower()}" for name in re.split(r", | and ", formats)} | {".jpg", ".tif"}
@@ -172,6 +201,7 @@ def test_tables_are_those_of_the_kept_results(tmp_path, monkeypatch):
     repair.update_tables(tmp_path / "model_cards/repair.md", kept / "repair.jsonl")
     speed_tables.update_tables(tmp_path / "model_cards/speed.md", kept / "speed.jsonl")
     monitoring_tables.update_tables(tmp_path / "model_cards/monitoring.md", kept / "monitoring.jsonl")
+    serving.update_tables(tmp_path / "model_cards/serving.md", kept / "serving.jsonl")
     precisions.update_table(tmp_path / "model_cards/speed.md", kept / "precisions.jsonl")
     audit.update_table(tmp_path / "model_cards/audit.md", kept / "audit.jsonl")
     reference_content.update_table(tmp_path / "model_cards/repair.md", kept / "reference_content.jsonl")
@@ -187,4 +217,5 @@ def test_every_table_is_rendered_by_a_benchmark():
         cards = {"ablation": ablation.CARD, "repair": repair.CARD, "label_ambiguity": label_ambiguity.CARD}
         cards |= {"speed": speed.CARD, "precisions": precisions.CARD}
         cards |= {"monitoring": monitoring.CARD, "audit": audit.CARD, "reference_content": reference_content.CARD}
+        cards |= {"serving": serving.CARD}
         assert all(cards[kind].name == document.path.name for kind in kinds), document.name

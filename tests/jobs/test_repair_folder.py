@@ -56,3 +56,10 @@ def test_the_former_name_of_the_trajectory_works_with_a_warning(pipe, folder, tm
     with pytest.warns(FutureWarning, match="film is now called trajectory"):
         repair_folder(pipe, folder, tmp_path / "out", film=True)
     assert files_below(tmp_path / "out" / "trajectory") == ["lot/bad.gif", "lot/bad.png"]
+
+
+def test_images_of_which_too_little_is_left_are_named(pipe, folder, tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / "noise.png")
+    summary = repair_folder(pipe, folder, tmp_path / "out")
+    assert "noise.png" in summary.not_confident and "good.png" not in summary.not_confident
+    assert repair_folder(pipe, folder, tmp_path / "paper", preset="gradient_descent").not_confident == []

@@ -111,3 +111,20 @@ def test_no_attempt_leaves_the_images_as_they_are():
     images = -torch.ones(1, 3, 32, 32)
     result = run(images, attempts=0)
     assert torch.equal(result.images, images) and not result.replaced.any()
+
+
+@pytest.mark.parametrize(("side", "confident"), [(8, True), (16, False)])
+def test_a_large_repair_is_not_called_confident(side, confident):
+    """16 of 32 pixels squared are a quarter of the image."""
+    images = torch.ones(2, 3, 32, 32)
+    images[0, :, 8 : 8 + side, 8 : 8 + side] = -1
+    context = brightness_context(lambda noisy, t: torch.full_like(noisy, 0.5), batch=2)
+    result = Inpainting(timesteps=(1,), spins=1, margin=0, attempts=1, denoiser_error=0.0).run(images, context, lambda x: x)
+    assert result.confident.tolist() == [confident, True]  # the other one is good as it is
+
+
+def test_what_still_scores_as_defective_is_not_called_confident():
+    images = torch.ones(1, 3, 32, 32)
+    images[..., 8:16, 8:16] = -1
+    result = Inpainting(timesteps=(1,), spins=1, attempts=0).run(images, brightness_context(None), lambda x: x)
+    assert result.confident.tolist() == [False]

@@ -13,8 +13,11 @@ from tiny_pipeline import smooth_images, tiny_pipeline
 
 @pytest.mark.parametrize(("preset", "method"), PRESETS.items())
 def test_a_preset_is_its_method_with_the_settings_given(preset, method):
-    as_printed = {"timestep": None, "stochastic": True, "schedule": "betas"} if preset == "algorithm_1" else {}
-    assert resolve_method(preset, {}) == method == type(method)(**as_printed)
+    settings = {
+        "mean": {"content": "mean", "texture_strength": 0.0},
+        "algorithm_1": {"timestep": None, "stochastic": True, "schedule": "betas"},
+    }
+    assert resolve_method(preset, {}) == method == type(method)(**settings.get(preset, {}))
     assert resolve_method(method, {}) == method
 
 
@@ -57,6 +60,7 @@ def test_former_names_work_through_the_pipeline():
         (Inpainting, {"spins": 0}, "spins must be at least 1, got 0"),
         (Inpainting, {"margin": -1}, "margin must be at least 0, got -1"),
         (Inpainting, {"attempts": -1}, "attempts must be at least 0, got -1"),
+        (Inpainting, {"content": "median"}, "content must be best or mean, got 'median'"),
         (GradientDescent, {"num_steps": -1}, "num_steps must be at least 0, got -1"),
         (GradientDescent, {"step_size": 1.5}, r"step_size must lie in 0\.\.1, got 1\.5"),
         (GradientDescent, {"omega": 1.1}, r"omega must lie in 0\.\.1 and step_size be at least 0, got 1\.1 and 0\.02"),

@@ -8,7 +8,7 @@ import torch
 from brightness_models import brightness_context
 from diffad import ReferenceImages
 from diffad.repair.inpainting import Inpainting
-from diffad.repair.proposals import propose
+from diffad.repair.proposals import aligned_contents, blend_in, grow_region
 from tiny_pipeline import smooth_images, tiny_pipeline
 
 SIDE = 32
@@ -24,6 +24,10 @@ def parts() -> torch.Tensor:
     return torch.stack([in_range(image) for image in smooth_images(5, seed=3)])
 
 
+def propose(image: torch.Tensor, region: torch.Tensor, references: torch.Tensor, count: int) -> torch.Tensor:
+    return blend_in(image, region, aligned_contents(image, region, references, False, count))
+
+
 @pytest.fixture
 def region() -> torch.Tensor:
     region = torch.zeros(1, SIDE, SIDE)
@@ -33,7 +37,7 @@ def region() -> torch.Tensor:
 
 def test_content_comes_back_under_another_light_and_nothing_else_changes(parts, region):
     damaged = torch.where(region > 0, 1.0, 0.9 * parts[2] + 0.05)
-    (best, *others) = propose(damaged, region, parts, False, count=3)
+    (best, *others) = propose(damaged, region, parts, count=3)
     truth = 0.9 * parts[2] + 0.05
     assert (best - truth)[:, region[0] > 0].abs().mean() < 0.02
     assert len(others) <= 2
@@ -46,12 +50,31 @@ def test_what_differs_at_the_border_is_continued_smoothly(region):
     content = torch.full((3, SIDE, SIDE), 0.1)
     ramp = torch.linspace(-0.3, 0.3, SIDE).expand(3, SIDE, SIDE)
     damaged = torch.where(region > 0, 1.0, content + ramp)
-    for proposal in propose(damaged, region, content[None], False, count=1):
+    for proposal in propose(damaged, region, content[None], count=1):
         assert torch.allclose(proposal, content + ramp, atol=1e-3)
 
 
 def test_nothing_is_proposed_for_a_whole_image(parts):
-    assert propose(parts[0], torch.ones(1, SIDE, SIDE), parts, False, 3).shape == (0, 3, SIDE, SIDE)
+    assert propose(parts[0], torch.ones(1, SIDE, SIDE), parts, 3).shape == (0, 3, SIDE, SIDE)
+
+
+def test_a_region_grows_along_what_every_content_contradicts(region):
+    """A scratch that runs on beyond the region, a spot apart from it, and a place that differs from one content only."""
+    contents = 0.05 * torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    image = contents[0].clone()
+    image[:, 14:17, 10:28] = 0.9  # the scratch; of its 18 columns the region holds 8
+    image[:, 26:29, 26:29] = 0.9
+    contents[1][:, 20:24, 12:15] = -0.9
+    grown = grow_region(image, region, contents, least=0.15, factor=4.0)
+    assert grown[0, 14:17, 10:28].all() and (grown >= region).all()
+    assert not grown[0, 24:].any() and not grown[0, :, 31:].any()
+    assert not grown[0, 23:].any() and grown.sum() < 3 * region.sum()
+
+
+def test_where_good_images_differ_as_much_everywhere_nothing_grows(region):
+    noise = torch.rand(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(grow_region(noise[0], region, noise[1:], least=0.15, factor=4.0), region)
+    assert torch.equal(grow_region(noise[0], region, noise[:0], least=0.15, factor=4.0), region)
 
 
 def test_repair_takes_the_good_image_where_it_scores_lower(parts, region):

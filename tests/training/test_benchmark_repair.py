@@ -1,15 +1,21 @@
 """The figures of the repair benchmark mean what they say."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import skimage.metrics
 import torch
+from diffad.data import Sample
+from diffad_training.benchmarks import peers, repair_judges, repair_methods
 from diffad_training.benchmarks import repair as benchmark_repair
 from diffad_training.benchmarks.repair import UNetPasses, compare, measure, psnr, run
-from diffad_training.benchmarks.repair_tables import SUMMARY, summary, update_tables
+from diffad_training.benchmarks.repair_judges import patchcore_judge
+from diffad_training.benchmarks.repair_methods import PASTED, Repaired
+from diffad_training.benchmarks.repair_tables import SUMMARY, by_size, update_tables
 from diffad_training.benchmarks.synthetic_defects import defect_set
+from PIL import Image
 from tiny_pipeline import smooth_images, tiny_pipeline
 
 
@@ -56,11 +62,17 @@ def test_unet_passes_are_counted_per_image(pipe):
 
 
 def test_worst_decile_is_on_the_bad_side(pipe, defects):
-    figures = measure(pipe, lambda image: image, defects, "nothing")
+    figures = measure(pipe, Repaired, defects, "nothing")
     for key, higher_is_better in benchmark_repair.COLUMNS.items():
         median, worst = figures[key]["median"], figures[key]["worst_decile"]
         assert worst <= median if higher_is_better else worst >= median
-    assert figures["unet_passes"] == 0
+    assert figures["unet_passes"] == 0 and figures["confident"] is None
+    assert figures["changed_of_defect"]["median"] == 0
+
+
+def test_the_share_of_confident_repairs_is_measured(pipe, defects):
+    said = iter([True, False, True, True])
+    assert measure(pipe, lambda image: Repaired(image, next(said)), defects, "")["confident"] == 0.75
 
 
 def test_all_methods_run_and_their_tables_are_rendered(pipe, tmp_path, monkeypatch):
@@ -69,29 +81,53 @@ def test_all_methods_run_and_their_tables_are_rendered(pipe, tmp_path, monkeypat
         (data / folder).mkdir(parents=True)
         for i, image in enumerate(smooth_images(3, seed)):
             image.save(data / folder / f"{i}.png")
-    fast = {name: {"preset": "default"} for name in benchmark_repair.METHODS} | {
+    fast = {name: {"preset": "default"} for name in repair_methods.SETTINGS} | {
         "Algorithm 1": {"preset": "paper", "num_steps": 5}
     }
-    monkeypatch.setattr(benchmark_repair, "METHODS", fast)
+    monkeypatch.setattr(repair_methods, "SETTINGS", fast)
+    monkeypatch.setattr(benchmark_repair, "SHARES", (0.02, 0.3))
+    judges = {"the model": lambda images: pipe(images).is_defective, "nobody": lambda images: np.zeros(len(images), bool)}
     with torch.no_grad():
-        result = run(pipe, data, synthetic=3, real=2, seed=1)
-    assert list(result["synthetic"]) == ["nothing", "fill", *fast]
-    assert result["synthetic"]["Algorithm 1"]["unet_passes"] == 1
+        result = run(pipe, data, judges, synthetic=2, real=2, seed=1)
+    assert list(result["synthetic"]) == ["0.02", "0.3"]
+    for methods in result["synthetic"].values():
+        assert list(methods) == ["nothing", "fill", *fast]  # the model keeps no good images to paste
+        assert methods["Algorithm 1"]["unet_passes"] == 1 and methods["Algorithm 1"]["confident"] is None
+        assert methods["diffad"]["confident"] is not None
+    assert result["real"]["defective"]["judges"]["nobody"]["normal_before"] == 1
     record = {"category": "nut", "seed": 1, "date": "2026-01-01", "machine": "a machine", **result}
     (tmp_path / "repair.jsonl").write_text(json.dumps(record) + "\n")
-    (tmp_path / "README.md").write_text("before\n<!-- repair -->\nold\n<!-- /repair -->\nafter\n")
+    kinds = ["", ":psnr", ":features", ":outside", ":real"]
+    blank = "".join(f"<!-- repair{kind} -->\nold\n<!-- /repair -->\n" for kind in kinds)
+    (tmp_path / "README.md").write_text(blank)
     update_tables(tmp_path / "README.md", tmp_path / "repair.jsonl")
     text = (tmp_path / "README.md").read_text()
-    assert "old" not in text and "| Algorithm 1 |" in text and text.endswith("<!-- /repair -->\nafter\n")
+    assert "old" not in text and "| 30 % | Algorithm 1 |" in text and "| nobody: before | nobody: after |" in text
 
 
-def test_summary_has_a_row_per_category():
-    measures = {"psnr_inside": {"median": 20.0}, "psnr_outside": {"median": 40.0}, "unet_passes": 9.6, "seconds": 1.25}
-    record = {
-        "category": "nut",
-        "synthetic": {name: {**measures, "psnr_inside": {"median": 20.0 + i}} for i, name in enumerate(SUMMARY)},
-        "real": {"defective": {"normal_before": 0.25, "normal_after": 0.75}, "good": {"changed_pixels": 0.0012}},
-    }
-    header, _, row = summary([record]).splitlines()
-    assert header.count("|") == row.count("|")
-    assert row == "| nut | 20.0 | 21.0 | 22.0 | 23.0 | 24.0 | 25.0 | 40.0 | 40.0 | 10 | 1.2 | 25 % | 75 % | 0.12 % |"
+def test_a_row_for_each_category_and_size_and_nothing_where_a_method_is_missing():
+    figures = {name: {"psnr_inside": {"median": 20.0 + i}} for i, name in enumerate(SUMMARY) if name != PASTED}
+    header, _, small, large = by_size(
+        [{"category": "nut", "synthetic": {"0.005": figures, "0.35": figures}}], "psnr_inside", 1
+    ).splitlines()
+    assert header.count("|") == small.count("|")
+    assert small == "| nut | 0.5 % | 20.0 | 21.0 |  | 23.0 | 24.0 | 25.0 | 26.0 |"
+    assert large.startswith("| nut | 35 % |")
+
+
+def test_patchcore_calls_at_most_the_stated_share_of_good_images_defective(tmp_path, monkeypatch):
+    """The threshold is that of the held-out images' scores, which a stub gives as brightness."""
+    names = [f"train/good/{i:02}.png" for i in range(40)]
+    images = [Image.new("RGB", (8, 8), (i, i, i)) for i in range(40)]
+    samples = [Sample(name, lambda image=image: image) for name, image in zip(names, images)]
+    fitted = []
+    monkeypatch.setattr(repair_judges, "held_out_samples", lambda model: samples[:20])
+    monkeypatch.setattr(repair_judges, "training_samples", lambda data: samples)
+    monkeypatch.setattr(peers, "fit", lambda peer, samples, seed, candidates: (fitted.extend(samples) or brightness_model, {}))
+    judge = patchcore_judge(tmp_path, tmp_path, seed=0)
+    assert [sample.name for sample in fitted] == names[20:]
+    np.testing.assert_array_equal(judge([images[i] for i in (0, 19, 20, 39)]), [False, False, True, True])
+
+
+def brightness_model(images: torch.Tensor) -> SimpleNamespace:
+    return SimpleNamespace(pred_score=images.mean())

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from diffad.imaging.preprocessing import resize_rgb
 from diffad.imaging.reading import read_image
-from diffad.repair.alignment import surroundings
 from diffad.repair.fill import fill_from_surroundings
-from diffad.repair.proposals import propose
+from diffad.repair.proposals import aligned_contents, blend_in
 from diffad_training.benchmarks.records import append_result, fill_tables, latest_results
+from diffad_training.benchmarks.repair_methods import nearest
 from diffad_training.components import build_extractor
 from diffad_training.config import load_config
 from diffad_training.reference_choice import choose_references
@@ -75,7 +75,7 @@ def measure(data: Path, holes: int, count: int, resolution: int, seed: int) -> d
             damaged = torch.where(region, 0.9, image)
             mask = region[None].float()
             started = time.perf_counter()
-            proposals = propose(damaged, mask, good, references.config.turns, PROPOSALS)
+            proposals = blend_in(damaged, mask, aligned_contents(damaged, mask, good, references.config.turns, PROPOSALS))
             seconds += time.perf_counter() - started
             filled = fill_from_surroundings(damaged[None], mask[None])[0]
             contents = (filled, nearest(damaged, region, good), proposals.mean(dim=0), proposals[0])
@@ -105,12 +105,6 @@ def hole(image: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarra
     rows, columns = np.ogrid[: grey.shape[0], : grey.shape[1]]
     ripple = gaussian_filter(rng.normal(size=grey.shape), sigma=max(radius / 2, 1))
     return np.hypot(rows - row, columns - column) / radius + 0.3 * ripple / ripple.std() < 1
-
-
-def nearest(damaged: torch.Tensor, region: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
-    """The reference `(3, H, W)` whose pixels around the region are nearest, as it is."""
-    weight = torch.from_numpy(surroundings(region.numpy(), reach=16.0)).float()
-    return references[(weight * (references - damaged).square()).sum(dim=(1, 2, 3)).argmin()]
 
 
 def psnr(content: torch.Tensor, image: torch.Tensor, region: torch.Tensor) -> float:

@@ -1,10 +1,11 @@
-"""Measures repair where the truth is known, and on real defects.
+"""Measures repair where the truth is known, by the size of the defect, and on real defects.
 
-    python training/benchmarks/repair.py --data_root DATA --models runs/screw-cpu-small-0 runs/magnetic_tile-cpu-small-0
+    python training/benchmarks/repair.py --data_root DATA --models runs/screw --judges runs/screw-gaussian-1
 
 Synthetic defects are put on good TEST images, which no choice has seen, so that the true image is known: PSNR, SSIM and the
 distance of features inside the defect (repair) and outside (preservation), Eq. 12, time and UNet passes, for every method. On
-real test images: how many defective ones score as normal after repair, and how much of good ones is changed.
+real test images: how many defective ones count as normal before and after repair, by the model itself, by another one
+(--judges, one for each of --models) and by anomalib's PatchCore (--patchcore), and how much of good ones is changed.
 Appends one line per model to training/benchmarks/results/repair.jsonl and renders the tables between the markers of
 model_cards/repair.md from it.
 """
@@ -15,7 +16,6 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +24,10 @@ from diffad import DiffADPipeline
 from diffad.data import evaluation_samples
 from diffad.imaging.maps import resize_map
 from diffad.imaging.preprocessing import resize_rgb
-from diffad.imaging.tensors import single_batch
-from diffad.repair.fill import fill_from_surroundings
-from diffad.repair.presets import PRESETS
+from diffad.imaging.tensors import to_model_range
 from diffad_training.benchmarks.records import append_result
+from diffad_training.benchmarks.repair_judges import Judge, patchcore_judge, pipeline_judge
+from diffad_training.benchmarks.repair_methods import Method, methods_of
 from diffad_training.benchmarks.repair_tables import table, update_tables
 from diffad_training.benchmarks.synthetic_defects import SyntheticDefect, defect_set
 from PIL import Image
@@ -37,15 +37,7 @@ from tqdm.auto import tqdm
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "training" / "benchmarks" / "results" / "repair.jsonl"
 CARD = ROOT / "model_cards" / "repair.md"
-# Fewer gradient steps than the paper's 500, which take five times as long.
-METHODS = {
-    "diffad": {"preset": "default"},
-    "Algorithm 1": {"preset": "paper", "num_steps": 100},
-    "gradient descent": {"preset": "gradient_descent", "num_steps": 30},
-    "partial diffusion, t = 100": {"preset": "partial_diffusion", "timestep": 100},
-    "partial diffusion, t = 200": {"preset": "partial_diffusion", "timestep": 200},
-}
-Method = Callable[[np.ndarray], np.ndarray]  # repairs an image (H, W, 3) uint8
+SHARES = (0.005, 0.02, 0.08, 0.35)  # of the image that synthetic defects cover
 CHANGED = 2  # grey levels above which a pixel counts as changed
 
 
@@ -53,16 +45,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Benchmark repair.", allow_abbrev=False)
     parser.add_argument("--models", nargs="+", type=Path, required=True, help="pipelines written by train.py")
     parser.add_argument("--data_root", type=Path, required=True, help="folder of categories in MVTec layout")
-    parser.add_argument("--synthetic", type=int, default=10, help="synthetic defects of each category")
+    parser.add_argument("--judges", nargs="+", type=Path, help="another pipeline of each category, such as of another seed")
+    parser.add_argument("--patchcore", action="store_true", help="anomalib's PatchCore judges, too")
+    parser.add_argument("--synthetic", type=int, default=8, help="synthetic defects of each size")
     parser.add_argument("--real", type=int, default=60, help="real defective and good images of each category, at most")
     parser.add_argument("--seed", type=int, default=101)
     options = parser.parse_args(arguments)
-    for model in options.models:
+    if options.judges and len(options.judges) != len(options.models):
+        parser.error("--judges must name one pipeline for each of --models")
+    for i, model in enumerate(options.models):
         pipe = DiffADPipeline.from_pretrained(model)
         pipe.to("cuda" if torch.cuda.is_available() else "cpu")
         pipe.set_progress_bar_config(disable=True)
         category = Path(json.loads((model / "training_config.json").read_text())["data"]).name
-        result = run(pipe, options.data_root / category, options.synthetic, options.real, options.seed)
+        data = options.data_root / category
+        judges: dict[str, Judge] = {"the model": lambda images: pipe(images).is_defective}  # noqa: B023
+        if options.judges:
+            judges["another model"] = pipeline_judge(options.judges[i])
+        if options.patchcore:
+            judges["PatchCore"] = patchcore_judge(model, data, options.seed)
+        result = run(pipe, data, judges, options.synthetic, options.real, options.seed)
         record = {
             "category": category,
             "seed": options.seed,
@@ -75,22 +77,24 @@ def main(arguments: list[str] | None = None) -> None:
     update_tables(CARD, RESULTS)
 
 
-def run(pipe: DiffADPipeline, data: Path, synthetic: int, real: int, seed: int) -> dict:
+def run(pipe: DiffADPipeline, data: Path, judges: dict[str, Judge], synthetic: int, real: int, seed: int) -> dict:
     """All figures of one category."""
     samples = evaluation_samples(data)
     good = [sample for sample in samples if not sample.is_defective]
     defective = [sample for sample in samples if sample.is_defective]
     rng = np.random.default_rng(seed)
     good_images = [_pixels(good[i].read(), pipe) for i in rng.permutation(len(good))]
-    defects = list(defect_set(good_images, synthetic, seed))
-    methods: dict[str, Method] = {"nothing": lambda image: image, "fill": lambda image: fill(pipe, image)}
-    methods |= {name: _repair(pipe, settings) for name, settings in METHODS.items()}
+    methods = methods_of(pipe)
     chosen = [defective[i] for i in rng.permutation(len(defective))[:real]]
+    by_share = {}
+    for share in SHARES:
+        defects = list(defect_set(good_images, synthetic, seed, share))
+        by_share[str(share)] = {name: measure(pipe, method, defects, f"{name}, {share}") for name, method in methods.items()}
     return {
-        "synthetic": {name: measure(pipe, method, defects, name) for name, method in methods.items()},
-        "synthetic_images": len(defects),
+        "synthetic": by_share,
+        "synthetic_images": synthetic,
         "real": {
-            "defective": real_defects(pipe, [sample.read() for sample in chosen]),
+            "defective": real_defects(pipe, judges, [sample.read() for sample in chosen]),
             "good": changes_of_good_images(pipe, [Image.fromarray(image) for image in good_images[:real]]),
         },
     }
@@ -98,14 +102,12 @@ def run(pipe: DiffADPipeline, data: Path, synthetic: int, real: int, seed: int) 
 
 def measure(pipe: DiffADPipeline, method: Method, defects: list[SyntheticDefect], name: str) -> dict:
     """Median and worst decile of every figure over the defects, and means of the costs."""
-    rows = []
     passes = UNetPasses(pipe)
     started = time.perf_counter()
     repaired = [method(defect.defective) for defect in tqdm(defects, desc=name, mininterval=2)]
     seconds = (time.perf_counter() - started) / len(defects)
     unet_passes = passes.stop()
-    for defect, image in zip(defects, repaired):
-        rows.append(compare(pipe, defect, image))
+    rows = [compare(pipe, defect, result.image) for defect, result in zip(defects, repaired)]
     summary = {}
     for key, higher_is_better in COLUMNS.items():
         values = np.array([row[key] for row in rows])
@@ -113,9 +115,11 @@ def measure(pipe: DiffADPipeline, method: Method, defects: list[SyntheticDefect]
             "median": float(np.median(values)),
             "worst_decile": float(np.quantile(values, 0.1 if higher_is_better else 0.9)),
         }
+    said = [result.confident for result in repaired if result.confident is not None]
     return {
         **summary,
         "scored_normal": float(np.mean([row["scored_normal"] for row in rows])),
+        "confident": float(np.mean(said)) if said else None,
         "seconds": seconds,
         "unet_passes": unet_passes / len(defects),
     }
@@ -130,6 +134,7 @@ COLUMNS = {
     "feature_distance_inside": False,
     "feature_distance_outside": False,
     "mahalanobis": False,
+    "changed_of_defect": True,
 }
 
 
@@ -141,7 +146,7 @@ def compare(pipe: DiffADPipeline, defect: SyntheticDefect, repaired: np.ndarray)
         for name, reference in (("inside", defect.normal), ("outside", defect.defective))
     }
     features = {
-        name: pipe.feature_extractor(single_batch(image, pipe.device))
+        name: pipe.feature_extractor(_model_input(image, pipe))
         for name, image in (("repaired", repaired), ("normal", defect.normal))
     }
     distance = (features["repaired"] - features["normal"]).square().mean(dim=1)  # (1, h, w)
@@ -156,6 +161,7 @@ def compare(pipe: DiffADPipeline, defect: SyntheticDefect, repaired: np.ndarray)
         "feature_distance_inside": float(distance[inside].mean()),
         "feature_distance_outside": float(distance[covered == 0].mean()),
         "mahalanobis": float(pipe.gaussian(features["repaired"]).mean()),
+        "changed_of_defect": float((np.abs(repaired[mask].astype(int) - defect.defective[mask]).max(axis=1) > CHANGED).mean()),
         "scored_normal": not output.is_defective[0],
     }
 
@@ -166,30 +172,18 @@ def psnr(image: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> float:
     return min(99.0, 10 * np.log10(255**2 / error)) if error else 99.0
 
 
-def fill(pipe: DiffADPipeline, image: np.ndarray) -> np.ndarray:
-    """The plainest repair: what our region marks, continued smoothly from its surroundings."""
-    output = pipe(image)
-    if not output.is_defective[0]:
-        return image
-    method = PRESETS["default"]
-    anomaly_map = torch.from_numpy(output.anomaly_maps[0])[None]
-    threshold = torch.from_numpy(output.pixel_thresholds)
-    region = method.find_region(anomaly_map, threshold, method.peak_share)
-    filled = fill_from_surroundings(single_batch(image, pipe.device).cpu(), region)[0]
-    return ((filled + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-
-
-def real_defects(pipe: DiffADPipeline, images: list[Image.Image]) -> dict:
-    """Of real defective images: how many are found, and how many score as normal before and after."""
-    before = pipe(images).is_defective
-    repaired = pipe.reconstruct(images).images
-    after = pipe(repaired).is_defective
-    return {
-        "images": len(images),
-        "normal_before": float((~before).mean()),
-        "normal_after": float((~after).mean()),
-        "found_then_normal": float((~after[before]).mean()) if before.any() else float("nan"),
-    }
+def real_defects(pipe: DiffADPipeline, judges: dict[str, Judge], images: list[Image.Image]) -> dict:
+    """Of real defective images: how many each judge calls normal before and after repair, and of those that it had found."""
+    repaired = pipe.reconstruct(images)
+    figures = {}
+    for name, judge in judges.items():
+        before, after = np.asarray(judge(images)), np.asarray(judge(repaired.images))
+        figures[name] = {
+            "normal_before": float((~before).mean()),
+            "normal_after": float((~after).mean()),
+            "found_then_normal": float((~after[before]).mean()) if before.any() else float("nan"),
+        }
+    return {"images": len(images), "confident": float(np.mean(repaired.confident)), "judges": figures}
 
 
 def changes_of_good_images(pipe: DiffADPipeline, images: list[Image.Image]) -> dict:
@@ -218,12 +212,14 @@ class UNetPasses:
         return self.count
 
 
-def _repair(pipe: DiffADPipeline, settings: dict) -> Method:
-    return lambda image: np.asarray(pipe.reconstruct(image, **settings).images[0])
-
-
 def _pixels(image: Image.Image, pipe: DiffADPipeline) -> np.ndarray:
-    return resize_rgb(image, pipe.image_size).transpose(1, 2, 0)
+    """`(H, W, 3)` at the largest size that the score looks at."""
+    return resize_rgb(image, pipe.scorer.detail_size or pipe.image_size).transpose(1, 2, 0)
+
+
+def _model_input(image: np.ndarray, pipe: DiffADPipeline) -> torch.Tensor:
+    """`(1, 3, H, W)` of an image `(h, w, 3)` at the model's resolution."""
+    return to_model_range(torch.from_numpy(resize_rgb(Image.fromarray(image), pipe.image_size))[None].to(pipe.device))
 
 
 if __name__ == "__main__":

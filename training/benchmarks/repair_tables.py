@@ -1,6 +1,7 @@
 """Markdown tables of the repair benchmark."""
 
 from pathlib import Path
+from statistics import fmean
 
 from diffad_training.benchmarks.records import fill_tables, latest_results
 
@@ -8,64 +9,100 @@ from diffad_training.benchmarks.records import fill_tables, latest_results
 SUMMARY = {
     "nothing": "untouched",
     "fill": "filled",
-    "gradient descent": "gradient descent",
-    "partial diffusion, t = 100": "partial diffusion, t = 100",
+    "nearest good image pasted": "nearest good image",
+    "partial diffusion, t = 200": "partial diffusion, t = 200",
     "Algorithm 1": "Algorithm 1",
+    "diffad, mean": "**diffad, mean**",
     "diffad": "**diffad**",
+}
+FIGURES = {
+    "PSNR inside": ("psnr_inside", 1),
+    "PSNR outside": ("psnr_outside", 1),
+    "SSIM inside": ("ssim_inside", 2),
+    "feature distance inside": ("feature_distance_inside", 2),
+    "Eq. 12": ("mahalanobis", 0),
+    "changed of the defect": ("changed_of_defect", 2),
 }
 
 
 def table(record: dict) -> str:
     """Markdown table of one category."""
-    columns = ["method", "PSNR inside", "PSNR outside", "SSIM inside", "feature distance inside", "Eq. 12", "scored normal"]
-    columns += ["s/image", "UNet passes"]
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    for name, figures in record["synthetic"].items():
-        cells = [
-            f"{figures[key]['median']:.{digits}f} ({figures[key]['worst_decile']:.{digits}f})"
-            for key, digits in (
-                ("psnr_inside", 1),
-                ("psnr_outside", 1),
-                ("ssim_inside", 2),
-                ("feature_distance_inside", 2),
-                ("mahalanobis", 0),
-            )
-        ]
-        cells += [f"{100 * figures['scored_normal']:.0f} %", f"{figures['seconds']:.2f}", f"{figures['unet_passes']:.0f}"]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    defective, good = record["real"]["defective"], record["real"]["good"]
+    columns = ["defect", "method", *FIGURES, "scored normal", "confident", "s/image", "UNet passes"]
+    lines = _head(columns)
+    for share, methods in record["synthetic"].items():
+        for name, figures in methods.items():
+            cells = [f"{figures[k]['median']:.{n}f} ({figures[k]['worst_decile']:.{n}f})" for k, n in FIGURES.values()]
+            cells += [_percent(figures["scored_normal"]), _percent(figures["confident"])]
+            cells += [f"{figures['seconds']:.2f}", f"{figures['unet_passes']:.0f}"]
+            lines.append(f"| {_size(share)} | {name} | " + " | ".join(cells) + " |")
+    good = record["real"]["good"]
     lines += [
         "",
-        f"{record['synthetic_images']} synthetic defects on good test images, median and (worst decile). Real test images: of "
-        f"{defective['images']} defective ones {100 * defective['normal_before']:.0f} % score as normal before and "
-        f"{100 * defective['normal_after']:.0f} % after repair; {100 * good['changed_pixels']:.2f} % of the pixels "
-        f"of {good['images']} good ones are changed. Seed {record['seed']}, {record['machine']}, {record['date']}.",
+        f"{record['synthetic_images']} synthetic defects of each size on good test images, median and (worst decile). "
+        f"{100 * good['changed_pixels']:.2f} % of the pixels of {good['images']} good test images are changed. "
+        f"Seed {record['seed']}, {record['machine']}, {record['date']}.",
     ]
     return "\n".join(lines) + "\n"
 
 
-def summary(records: list[dict]) -> str:
-    """Markdown table of all categories: median PSNR inside and outside the defect, cost, and what becomes of real defects."""
-    columns = ["category", *(f"inside: {title}" for title in SUMMARY.values()), "outside: Algorithm 1", "outside: **diffad**"]
-    columns += ["UNet passes", "s/image", "real defects scored normal: before", "after", "pixels of good images changed"]
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+def by_size(records: list[dict], key: str, digits: int) -> str:
+    """Markdown table of one figure: medians of all categories and sizes for the methods of the summary."""
+    lines = _head(["category", "defect", *SUMMARY.values()])
     for record in records:
-        synthetic, ours = record["synthetic"], record["synthetic"]["diffad"]
-        defective, good = record["real"]["defective"], record["real"]["good"]
-        cells = [f"{synthetic[name]['psnr_inside']['median']:.1f}" for name in SUMMARY]
-        cells += [f"{synthetic[name]['psnr_outside']['median']:.1f}" for name in ("Algorithm 1", "diffad")]
-        cells += [f"{ours['unet_passes']:.0f}", f"{ours['seconds']:.1f}"]
-        cells += [f"{100 * defective[key]:.0f} %" for key in ("normal_before", "normal_after")]
-        cells += [f"{100 * good['changed_pixels']:.2f} %"]
+        for share, methods in record["synthetic"].items():
+            cells = [f"{methods[name][key]['median']:.{digits}f}" if name in methods else "" for name in SUMMARY]
+            lines.append(f"| {record['category']} | {_size(share)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def outside(records: list[dict]) -> str:
+    """Markdown table of what is kept and what it costs, in the mean of all sizes."""
+    lines = _head(["category", "outside: Algorithm 1", "outside: **diffad**", "UNet passes", "s/image", "good pixels changed"])
+    for record in records:
+        sizes = record["synthetic"].values()
+        psnr = {name: fmean(methods[name]["psnr_outside"]["median"] for methods in sizes) for name in ("Algorithm 1", "diffad")}
+        passes, seconds = (fmean(methods["diffad"][key] for methods in sizes) for key in ("unet_passes", "seconds"))
+        cells = [*(f"{value:.1f}" for value in psnr.values()), f"{passes:.0f}", f"{seconds:.1f}"]
+        cells += [f"{100 * record['real']['good']['changed_pixels']:.2f} %"]
         lines.append(f"| {record['category']} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
+def real(records: list[dict]) -> str:
+    """Markdown table of real defects: how many each judge calls normal, before and after repair."""
+    judges = list(dict.fromkeys(name for record in records for name in record["real"]["defective"]["judges"]))
+    titles = [f"{judge}: {when}" for judge in judges for when in ("before", "after")]
+    lines = _head(["category", "images", *titles, "confident"])
+    for record in records:
+        of_images = record["real"]["defective"]
+        cells = [str(of_images["images"])]
+        for judge in judges:
+            figures = of_images["judges"].get(judge, {})
+            cells += [_percent(figures.get(key)) for key in ("normal_before", "normal_after")]
+        lines.append(f"| {record['category']} | " + " | ".join([*cells, _percent(of_images["confident"])]) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def update_tables(document: Path, results: Path) -> None:
-    """Fills `<!-- repair -->` (newest table of every category) and `<!-- repair:summary -->`, up to `<!-- /repair -->`."""
+    """Fills the tables `<!-- repair:NAME -->` of a document, and `<!-- repair -->` with that of every category."""
     newest = latest_results(results, ["category"])
     tables = {
         "": "\n".join(f"**{record['category']}**\n\n{table(record)}" for record in newest),
-        "summary": summary(newest),
+        "psnr": by_size(newest, "psnr_inside", 1),
+        "features": by_size(newest, "feature_distance_inside", 2),
+        "outside": outside(newest),
+        "real": real(newest),
     }
     fill_tables(document, "repair", tables.__getitem__)
+
+
+def _head(columns: list[str]) -> list[str]:
+    return ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f} %"
+
+
+def _size(share: str) -> str:
+    return f"{100 * float(share):g} %"

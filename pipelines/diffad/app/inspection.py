@@ -108,8 +108,9 @@ def banner(headline: str, *lines: str, colour: str = NEUTRAL) -> str:
 
 def repair(
     pipe: DiffADPipeline | Detector, image: Image.Image, rate: float, category: str | None = None
-) -> tuple[tuple[Image.Image, Image.Image], Image.Image] | None:
-    """The image before and after repair, at display size, and a filmstrip of the way from one to the other.
+) -> tuple[tuple[Image.Image, Image.Image], Image.Image, bool] | None:
+    """The image before and after repair, at display size, a filmstrip of the way from one to the other, and whether the repair
+    is confident.
 
     None if there was nothing to repair at this false-alarm rate.
 
@@ -122,7 +123,7 @@ def repair(
     if not output.difference_maps[0].any():
         return None
     before, after = (shrunk(picture, DISPLAY_SIDE) for picture in (image, output.images[0]))
-    return (before, after), filmstrip(*trajectory_row(before, output.intermediates[0], after))
+    return (before, after), filmstrip(*trajectory_row(before, output.intermediates[0], after)), bool(output.confident[0])
 
 
 def shrunk(image: Image.Image, side: int) -> Image.Image:

@@ -87,8 +87,11 @@ def build_app(
             return no_repair(str(error))
         if repaired is None:
             return no_repair(f"Nothing to repair: at {percent:.3g} % false alarms this part counts as good.")
+        *pictures, confident = repaired
         note = f"What counts as defective at {percent:.3g} % false alarms has been repaired."
-        return note, *(gr.update(value=value, visible=True) for value in repaired)
+        if not confident:
+            note += " Too much was replaced, or something still looks defective: the part may have looked otherwise."
+        return note, *(gr.update(value=value, visible=True) for value in pictures)
 
     def no_repair(note: str) -> tuple:
         """Note, and nothing where before and after and the way there would be."""

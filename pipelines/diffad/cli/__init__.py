@@ -16,8 +16,10 @@ from .options import present_name
 from .predict import predict
 from .push import push
 from .reconstruct import reconstruct
+from .serve import serve
 from .train import TrainCommand, train
 from .tune import tune
+from .watch import watch
 from .web_app import serve_app
 
 app = typer.Typer(
@@ -48,6 +50,6 @@ def main(
 
 
 app.command(cls=TrainCommand)(train)
-for command in (audit, evaluate, predict, monitor, reconstruct, calibrate, tune, export, info, push):
+for command in (audit, evaluate, predict, watch, monitor, reconstruct, calibrate, tune, export, serve, info, push):
     app.command()(command)
 app.command("app")(serve_app)

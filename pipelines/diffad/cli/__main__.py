@@ -2,4 +2,5 @@
 
 from . import app
 
-app(prog_name="diffad")
+if __name__ == "__main__":  # processes that a command starts import it under another name
+    app(prog_name="diffad")

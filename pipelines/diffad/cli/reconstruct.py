@@ -15,8 +15,8 @@ def reconstruct(
     preset: Annotated[
         str,
         typer.Option(
-            help="default (marked regions only), paper (Algorithm 1 as released), algorithm_1 (as printed), gradient_descent "
-            "or partial_diffusion."
+            help="default (marked regions only), mean (the same with less error and less detail), paper (Algorithm 1 as "
+            "released), algorithm_1 (as printed), gradient_descent or partial_diffusion."
         ),
     ] = "default",
     false_alarm_rate: FalseAlarmRate = None,
@@ -45,6 +45,8 @@ def reconstruct(
     pipe = load_model(model, device)
     summary = repair_folder(pipe, folder, output, preset, false_alarm_rate, seed, batch_size, category, trajectory=trajectory)
     typer.echo(f"wrote {output}: {summary.images - len(summary.errors)} images, {summary.changed} of them changed")
+    if summary.not_confident:
+        typer.echo(f"what these should have looked like could not be told: {', '.join(summary.not_confident)}")
     if summary.errors:
         typer.echo(f"unreadable images: {len(summary.errors)}", err=True)
         for message in summary.errors:

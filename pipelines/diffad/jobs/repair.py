@@ -24,11 +24,13 @@ class RepairSummary:
     Args:
         images: their number, unreadable ones included.
         changed: how many were not returned as they came.
+        not_confident: names of those whose repair may well not be what the part should have looked like.
         errors: a message per unreadable image.
     """
 
     images: int = 0
     changed: int = 0
+    not_confident: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
 
@@ -85,6 +87,8 @@ def repair_folder(
                 for i, (name, before) in enumerate(readable.items()):
                     after, difference = repair.images[i], repair.difference_maps[i]
                     _save_repair(output, name, after, difference)
+                    if repair.confident is not None and not repair.confident[i]:
+                        summary.not_confident.append(name)
                     if difference.any():
                         summary.changed += 1
                         if trajectory:

@@ -77,14 +77,19 @@ def write_table(rows: Iterable[dict], path: Path) -> None:
     os.replace(unfinished, path)
 
 
+def csv_row(row: dict) -> dict:
+    """A row with the cells that a CSV file holds: no formulas, and boxes as JSON."""
+    texts = {name: safe_cell(row[name]) for name in TEXT_COLUMNS if row.get(name)}
+    boxes = None if row.get("boxes") is None else json.dumps(row["boxes"])
+    return {**row, **texts, "boxes": boxes}
+
+
 def _write_csv(rows: Iterable[dict], path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, SCHEMA.names, extrasaction="ignore")
         writer.writeheader()
         for row in rows:
-            texts = {name: safe_cell(row[name]) for name in TEXT_COLUMNS if row.get(name)}
-            boxes = None if row.get("boxes") is None else json.dumps(row["boxes"])
-            writer.writerow({**row, **texts, "boxes": boxes})
+            writer.writerow(csv_row(row))
 
 
 def _write_json_lines(rows: Iterable[dict], path: Path) -> None:

@@ -7,7 +7,9 @@ from diffusers import DDPMScheduler
 
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.noise import timestep_noise
+from ..imaging.blending import carry_over
 from ..models.reference_images import ReferenceImages
+from ..scoring.inputs import ImageBatch, select_images
 from ..scoring.scorer import Scorer
 from .context import RepairContext
 
@@ -59,13 +61,13 @@ class ContextBuilder:
         """The one noise image that seed, number and the size of images `(B, C, H, W)` determine, `(C, H, W)`."""
         return timestep_noise(tuple(like.shape[1:]), number, self.seed).to(like)
 
-    def context(self, category: int | None, image_threshold: torch.Tensor, pixel_threshold: torch.Tensor) -> RepairContext:
+    def context(self, batch: ImageBatch, image_threshold: torch.Tensor, pixel_threshold: torch.Tensor) -> RepairContext:
         """The context of a batch of B images.
 
         Args:
-            category: that of all images, or None.
             image_threshold, pixel_threshold: `(B,)`.
         """
+        category = batch.category
         full_length = self.scheduler.config.num_train_timesteps
 
         def in_parts(network: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> torch.Tensor:
@@ -81,14 +83,21 @@ class ContextBuilder:
 
             return in_parts(step, xt) if noise is None else in_parts(step, xt, noise)
 
-        def score(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            scored = self.scorer(images, category, tiles_per_pass=self.batch_size)
+        def select(index: torch.Tensor) -> RepairContext:
+            return self.context(select_images(batch, index), image_threshold[index], pixel_threshold[index])
+
+        def score(images: torch.Tensor, replaced: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            detail = batch.detail
+            if detail is not None and replaced.any():
+                levels = carry_over((detail + 1) * 127.5, batch.pixels, images, replaced)
+                detail = torch.where(replaced.flatten(1).any(dim=1)[:, None, None, None], levels / 127.5 - 1, detail)
+            scored = self.scorer(images, category, tiles_per_pass=self.batch_size, detail=detail)
             return scored.anomaly_maps, scored.image_scores
 
         return RepairContext(
             size=self.scorer.image_size,
             stride=self.stride,
-            select=lambda index: self.context(category, image_threshold[index], pixel_threshold[index]),
+            select=select,
             distance=lambda images: in_parts(
                 lambda part: self.scorer.gaussian(self.scorer.feature_extractor(part), category), images
             ),

@@ -21,10 +21,13 @@ class RepairResult:
     Args:
         images: `(B, 3, H, W)` in [-1, 1], perhaps beyond.
         replaced: `(B, 1, H, W)` in [0, 1], 1 where nothing of the input is to remain.
+        confident: `(B,)` bool, False where what is shown may well not be what the part should have looked like; None of
+            methods that can't tell.
     """
 
     images: torch.Tensor
     replaced: torch.Tensor
+    confident: torch.Tensor | None = None
 
     @classmethod
     def of_adjusted(cls, images: torch.Tensor) -> "RepairResult":
@@ -54,7 +57,8 @@ class RepairContext:
             p_theta where `noise` is None, else a sample with that noise, of the shape of x_t.
         betas: `(T,)`, noise schedule of the full chain, float64 on the CPU.
         chain_timesteps: `num_inference_steps` to the descending timesteps of the respaced chain; None to those of the full one.
-        score: images to anomaly maps `(B, H, W)` and image scores `(B,)`; as many UNet passes as the score has timesteps.
+        score: `(images, replaced)` to anomaly maps `(B, H, W)` and image scores `(B,)`; as many UNet passes as the score has
+            timesteps. The images are those of the batch, but for what was done to them; `replaced` is as of [`RepairResult`].
         image_threshold: `(B,)`, scores above it make an image defective.
         pixel_threshold: `(B,)`, values of the anomaly map above it make a pixel defective.
         references: `(R, 3, height, width)`, images of good parts; None where the model has none.
@@ -71,7 +75,7 @@ class RepairContext:
     reverse_step: Callable[[torch.Tensor, int, int | None, torch.Tensor | None], torch.Tensor]
     betas: torch.Tensor
     chain_timesteps: Callable[[int | None], list[int]]
-    score: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+    score: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
     image_threshold: torch.Tensor
     pixel_threshold: torch.Tensor
     references: torch.Tensor | None = None

@@ -1,6 +1,7 @@
 """Our repair: denoising of what the anomaly map marks."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
@@ -9,7 +10,7 @@ from .cycle_spinning import cycle_spin
 from .fill import fill_from_surroundings, structure_weight
 from .gradient_denoising import mahalanobis_loss
 from .mask import defect_region, differs_from_prediction, soft_edge
-from .proposals import propose
+from .proposals import aligned_contents, blend_in, grow_region
 from .texture import transfer_texture
 from .windows import Window, cut_windows, in_rounds, paste_windows, repair_masks, repair_windows
 
@@ -48,6 +49,10 @@ class Inpainting:
         margin: pixels by which region and border zone are widened, at the resolution of the anomaly map.
         attempts: how often the region is found anew.
         proposals: how many contents from good images each attempt tries at most, of images of the model's resolution.
+        content: `best` tries each of these contents, `mean` their mean, which is nearer to the true image and more blurred.
+        reference_difference, reference_factor: from which difference to all these contents what adjoins a region is repaired
+            with it, and from which multiple of the median difference around the region; see [`grow_region`].
+        most_replaced: share of the image up to which what was replaced counts as told by the rest.
 
     Raises:
         ValueError: if a setting is out of its range.
@@ -64,6 +69,10 @@ class Inpainting:
     margin: int = 4
     attempts: int = 2
     proposals: int = 3
+    content: Literal["best", "mean"] = "best"
+    reference_difference: float = 0.1
+    reference_factor: float = 4.0
+    most_replaced: float = 0.15
 
     def __post_init__(self):
         if not self.timesteps:
@@ -71,6 +80,8 @@ class Inpainting:
         for name, lowest in (("spins", 1), ("margin", 0), ("attempts", 0), ("proposals", 0)):
             if getattr(self, name) < lowest:
                 raise ValueError(f"{name} must be at least {lowest}, got {getattr(self, name)}")
+        if self.content not in ("best", "mean"):
+            raise ValueError(f"content must be best or mean, got {self.content!r}")
 
     def run(self, images: torch.Tensor, context: RepairContext, on_step: OnStep) -> RepairResult:
         """Repairs those of the images `(B, 3, H, W)` that score as defective.
@@ -82,8 +93,9 @@ class Inpainting:
         region, border = torch.zeros_like(images[:, :1]), torch.zeros_like(images[:, :1])  # (B, 1, H, W), of all attempts
         best = _BestAttempt(images)
         repaired = images  # (B, 3, H, W)
-        anomaly_map, score = _score(images, context)  # (B, H, W), (B,)
-        defective = (score > context.image_threshold).nonzero()[:, 0]  # (D,), indices of the images to repair
+        anomaly_map, score = _score(images, region, context)  # (B, H, W), (B,)
+        is_good = score <= context.image_threshold  # (B,)
+        defective = (~is_good).nonzero()[:, 0]  # (D,), indices of the images to repair
         anomaly_map = anomaly_map[defective]  # (D, H, W)
         for attempt in range(self.attempts):
             if len(defective) == 0:
@@ -93,20 +105,26 @@ class Inpainting:
             threshold = context.select(defective).pixel_threshold  # (D,)
             for mask, share in ((region, self.peak_share), (border, self.border_share)):
                 mask[defective] = torch.maximum(mask[defective], self.find_region(anomaly_map, threshold, share))
+            contents = self._contents(images, region, defective, context)  # of each of the D images, (k, 3, H, W)
+            for index, of_image in zip(defective.tolist(), contents):
+                least, factor = self.reference_difference, self.reference_factor
+                region[index] = grow_region(images[index], region[index], of_image, least, factor)
             windows = _windows_around(torch.maximum(region, border), defective, context.size)
             # Further attempts start from the input again, and transfer texture whole.
             repaired = repaired.index_copy(0, defective, images[defective])
             method = replace(self, texture_strength=1.0) if attempt and self.texture_strength else self
             repaired, replaced = method._repair(repaired, region, windows, context, on_step)
-            anomaly_map, score = _score(repaired[defective], context.select(defective))  # (D, H, W), (D,)
+            of_defective = context.select(defective)
+            anomaly_map, score = _score(repaired[defective], replaced[defective], of_defective)  # (D, H, W), (D,)
             best.update(defective, repaired[defective], replaced[defective], score)
             if self._takes_from_references(images, context):
                 marked = torch.maximum(region, replaced)  # (B, 1, H, W)
-                self._try_references(images, marked, defective, context, best)
+                self._try_contents(images, marked, defective, contents, context, best)
                 repaired = best.images = on_step(best.images)
             still_defective = best.score[defective] > context.image_threshold[defective]  # (D,)
             defective, anomaly_map = defective[still_defective], anomaly_map[still_defective]
-        return RepairResult(best.images, soft_edge(best.replaced))
+        is_told = (best.replaced.mean(dim=(1, 2, 3)) <= self.most_replaced) & (best.score <= context.image_threshold)
+        return RepairResult(best.images, soft_edge(best.replaced), is_good | is_told)
 
     def find_region(self, anomaly_map: torch.Tensor, threshold: torch.Tensor, peak_share: float) -> torch.Tensor:
         """`(B, 1, H, W)`, 1 where the map `(B, H, W)` shows a defect down to a share of its peak."""
@@ -121,18 +139,35 @@ class Inpainting:
     def _takes_from_references(self, images: torch.Tensor, context: RepairContext) -> bool:
         return self.proposals > 0 and context.references is not None and tuple(images.shape[-2:]) == context.size
 
-    def _try_references(
-        self, images: torch.Tensor, marked: torch.Tensor, defective: torch.Tensor, context: RepairContext, best: "_BestAttempt"
+    def _contents(
+        self, images: torch.Tensor, region: torch.Tensor, defective: torch.Tensor, context: RepairContext
+    ) -> list[torch.Tensor]:
+        """What good images hold in the region of each of the D defective ones of images `(B, 3, H, W)`: `(k, 3, H, W)` each."""
+        if not self._takes_from_references(images, context):
+            return [images[:0]] * len(defective)
+        references, turn, count = context.references, context.parts_turn, self.proposals
+        return [aligned_contents(images[i], region[i], references, turn, count) for i in defective.tolist()]
+
+    def _try_contents(
+        self,
+        images: torch.Tensor,
+        marked: torch.Tensor,
+        defective: torch.Tensor,
+        contents: list[torch.Tensor],
+        context: RepairContext,
+        best: "_BestAttempt",
     ) -> None:
-        """Attempts at those of the images `(B, 3, H, W)` that are defective, with what is marked taken from good ones."""
-        for index in defective.tolist():
-            region = marked[index]  # (1, H, W)
-            tried = propose(images[index], region, context.references, context.parts_turn, self.proposals)  # (k, 3, H, W)
-            if len(tried):
-                of_image = torch.tensor([index], device=images.device)
-                _, scores = _score(tried, context.select(of_image.expand(len(tried))))  # (k,)
+        """Attempts at the defective ones of images `(B, 3, H, W)`, with what is marked taken from their contents."""
+        for index, of_image in zip(defective.tolist(), contents, strict=True):
+            if len(of_image):
+                tried = blend_in(images[index], marked[index], of_image)  # (k, 3, H, W)
+                if self.content == "mean":
+                    tried = tried.mean(dim=0, keepdim=True)  # (1, 3, H, W)
+                image = torch.tensor([index], device=images.device)
+                replaced = marked[index].expand(len(tried), -1, -1, -1)  # (k, 1, H, W)
+                _, scores = _score(tried, replaced, context.select(image.expand(len(tried))))  # (k,)
                 lowest = scores.argmin()[None]
-                best.update(of_image, tried[lowest], region[None], scores[lowest])
+                best.update(image, tried[lowest], marked[index][None], scores[lowest])
 
     def _repair(
         self, images: torch.Tensor, region: torch.Tensor, windows: list[Window], context: RepairContext, on_step: OnStep
@@ -216,9 +251,9 @@ def _denoise(images: torch.Tensor, t: int, spins: int, context: RepairContext) -
     return cycle_spin(lambda frame: context.predict_x0(context.add_noise(frame, t), t), images, context.stride, spins)
 
 
-def _score(images: torch.Tensor, context: RepairContext) -> tuple[torch.Tensor, torch.Tensor]:
-    """Anomaly maps `(B, H, W)` and scores `(B,)`."""
-    anomaly_map, score = context.score(images)
+def _score(images: torch.Tensor, replaced: torch.Tensor, context: RepairContext) -> tuple[torch.Tensor, torch.Tensor]:
+    """Anomaly maps `(B, H, W)` and scores `(B,)` of images in which something was replaced, where `(B, 1, H, W)` is 1."""
+    anomaly_map, score = context.score(images, soft_edge(replaced))
     if not score.isfinite().all():
         # It would pass for normal.
         raise ValueError("the score of an image is not finite; use float32 or bfloat16 weights")

@@ -11,6 +11,7 @@ from .partial_diffusion import PartialDiffusion
 RepairMethod = Inpainting | GradientDenoising | GradientDescent | PartialDiffusion
 PRESETS: dict[str, RepairMethod] = {
     "default": Inpainting(),
+    "mean": Inpainting(content="mean", texture_strength=0.0),
     "paper": GradientDenoising(),
     "algorithm_1": GradientDenoising(timestep=None, stochastic=True, schedule="betas"),
     "gradient_descent": GradientDescent(),

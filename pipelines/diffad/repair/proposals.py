@@ -2,41 +2,78 @@
 
 import numpy as np
 import torch
+from scipy.ndimage import binary_dilation, binary_fill_holes, binary_propagation, gaussian_filter
 
 from .alignment import best_placements, matched_levels, placed, sources_of, surroundings
 from .fill import fill_from_surroundings
 
 
-def propose(image: torch.Tensor, region: torch.Tensor, references: torch.Tensor, turns: bool, count: int) -> torch.Tensor:
-    """Repairs of one image, each with its region taken from another good image, or from elsewhere in the image itself.
-
-    The content is aligned by what surrounds the region, its contrast matched there, and blended in the domain of gradients
-    (Perez et al. 2003): what it lacks at the region's border is continued smoothly across the region.
+def aligned_contents(
+    image: torch.Tensor, region: torch.Tensor, references: torch.Tensor, turns: bool, count: int
+) -> torch.Tensor:
+    """Good images, and the image itself from elsewhere, moved so that they agree with what surrounds a region of one image.
 
     Args:
         image: `(3, H, W)` in [-1, 1].
-        region: `(1, H, W)`, above 0 where the image is replaced.
+        region: `(1, H, W)`, above 0 where the image is not to be trusted.
         references: `(N, 3, H, W)`, images of good parts.
         turns: whether parts lie in any direction.
         count: how many, at most.
 
     Returns:
-        `(k, 3, H, W)` with k <= count, the best agreement with the surroundings first.
+        `(k, 3, H, W)` with k <= count and the contrast of what surrounds the region, the best agreement first.
     """
     pixels, inside = image.cpu().double().numpy(), region[0].cpu().numpy() > 0
     sources = references.cpu().double().numpy()
     placements = best_placements(pixels, inside, sources, turns, count)
     weight = surroundings(inside, reach=8.0)
     around = weight > 0
-    share = weight[around]
     contents = []
     for placement, source in zip(placements, sources_of(pixels, sources, placements), strict=True):
         content = placed(source, placement)
-        gain, a, b = matched_levels(content[:, around], pixels[:, around], share)
+        gain, a, b = matched_levels(content[:, around], pixels[:, around], weight[around])
         contents.append(gain * (content - a[..., None]) + b[..., None])
-    if not contents:
-        return image[None][:0]
-    content = torch.from_numpy(np.stack(contents)).to(image)  # (k, 3, H, W)
-    mask = (region > 0).to(image).expand(len(content), 1, *region.shape[-2:])
-    difference = fill_from_surroundings((image - content) * (1 - mask), mask)
-    return torch.where(mask > 0, (content + difference).clamp(-1, 1), image)
+    return torch.from_numpy(np.stack(contents)).to(image) if contents else image[None][:0]
+
+
+def blend_in(image: torch.Tensor, region: torch.Tensor, contents: torch.Tensor) -> torch.Tensor:
+    """Repairs `(k, 3, H, W)` of one image, each with its region taken from one of the contents.
+
+    Blended is in the domain of gradients (Perez et al. 2003): what a content lacks at the region's border is continued smoothly
+    across the region.
+
+    Args:
+        image: `(3, H, W)` in [-1, 1].
+        region: `(1, H, W)`, above 0 where the image is replaced.
+        contents: `(k, 3, H, W)`, aligned.
+    """
+    mask = (region > 0).to(image).expand(len(contents), 1, *region.shape[-2:])
+    difference = fill_from_surroundings((image - contents) * (1 - mask), mask)
+    return torch.where(mask > 0, (contents + difference).clamp(-1, 1), image)
+
+
+def grow_region(image: torch.Tensor, region: torch.Tensor, contents: torch.Tensor, least: float, factor: float) -> torch.Tensor:
+    """The region with what adjoins it and differs from every content: defect that the anomaly map does not show.
+
+    Where parts vary, contents differ from good places, too. So what counts is measured by how much they do so all around the
+    region, where most pixels are good.
+
+    Args:
+        image, region, contents: as of [`blend_in`].
+        least: mean absolute difference over channels, in the range [-1, 1], below which nothing counts.
+        factor: multiple of the median difference around the region below which nothing counts.
+
+    Returns:
+        `(1, H, W)`, 1 inside, without holes.
+    """
+    inside = region[0].cpu().numpy() > 0
+    around = surroundings(inside, reach=0.35 * np.sqrt(inside.sum())) > 0
+    if not len(contents) or not around.any():
+        return region
+    difference = (image - contents).abs().mean(dim=1).cpu().numpy()  # (k, H, W)
+    smallest = np.min([gaussian_filter(one, sigma=1.0) for one in difference], axis=0)  # (H, W)
+    differs = smallest > max(least, factor * np.median(smallest[around]))
+    grown = binary_propagation(inside, mask=inside | differs)
+    # What is replaced ends a little beyond what differs, where the defect fades.
+    added = binary_dilation(grown & ~inside, iterations=2)
+    return torch.from_numpy(binary_fill_holes(inside | added)).to(region)[None]

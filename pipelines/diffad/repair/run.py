@@ -24,6 +24,7 @@ class RepairedImage(NamedTuple):
     difference_map: np.ndarray
     intermediates: list[Image.Image]
     trace: np.ndarray
+    confident: bool | None
 
 
 def repair_batch(
@@ -54,7 +55,8 @@ def repair_batch(
         change = np.abs(np.asarray(image, dtype=np.float32) - np.asarray(original, dtype=np.float32))
         trace = np.array([losses[i] for losses in recorder.losses], dtype=np.float32)
         kept = [pictures[i] for pictures in recorder.pictures]
-        repaired.append(RepairedImage(image, change.mean(axis=2) / 255, kept, trace))
+        confident = None if result.confident is None else bool(result.confident[i])
+        repaired.append(RepairedImage(image, change.mean(axis=2) / 255, kept, trace, confident))
     return repaired
 
 

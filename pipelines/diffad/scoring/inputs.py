@@ -47,6 +47,18 @@ class ImageBatch(NamedTuple):
     originals: list[Image.Image]
 
 
+def select_images(batch: ImageBatch, index: torch.Tensor) -> ImageBatch:
+    """Those images of a batch that an index `(N,)` names; each may occur several times."""
+    chosen = index.tolist()
+    return ImageBatch(
+        [batch.indices[i] for i in chosen],
+        batch.pixels[index],
+        batch.category,
+        None if batch.detail is None else batch.detail[index],
+        [batch.originals[i] for i in chosen],
+    )
+
+
 def load_region_at(region: str | Path | Image.Image | np.ndarray, size: Callable[[int, int], tuple[int, int]]) -> torch.Tensor:
     """A region of interest, bool `(height, width)` at the size that images of its own height and width are scored at.
 

@@ -167,6 +167,11 @@ def write_text(path: str | Path, text: str) -> None:
         scratch.unlink(missing_ok=True)
 
 
+def sync_folder(folder: str | Path) -> None:
+    """Makes new names in a folder last."""
+    _sync_folders(Path(folder), set())
+
+
 def _commit(scratch: Path, folder: Path) -> None:
     """Decides that a finished folder counts; from here on a kill is mended by going forward."""
     if not folder.exists():

@@ -1,0 +1,167 @@
+"""What the process that computes does: loads a model, then answers groups of requests until the server is gone."""
+
+import base64
+import io
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from multiprocessing.connection import Connection
+
+import numpy as np
+from PIL import Image
+
+from ..imaging.decoding import ImageError, check_pixels, opened, pixel_count
+from ..imaging.drawing import overlay
+from ..imaging.reading import read_image
+from ..imaging.streams import read_batches
+from ..runtime.detector import Detector
+from ..runtime.rows import rows_of
+from ..system.text import one_line
+from .messages import Job, LoadingFailed, ModelInfo, Result, SentImage
+from .refusal import Refusal
+from .settings import ServeSettings
+
+Load = Callable[[str], object]  # path of a model to a pipeline or Detector; runs in the process that computes
+NO_REPAIR_EXPORTED = "an exported model marks defects and does not repair them; serve the trained model for that"
+
+
+def compute(connection: Connection, load: Load, path: str, settings: ServeSettings) -> None:
+    """Sends [`ModelInfo`] or [`LoadingFailed`], then for every sequence of [`Job`] the list of their results.
+
+    The jobs of one sequence are of the same kind and category. Ends when it receives None, or when the server is gone.
+    """
+    # The server decides when to end: a signal to the whole group, such as Ctrl+C, must not cut off what it still answers.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        model = load(path)
+        info = describe(model, settings)
+        warm_up(model, settings)
+    except Exception as error:
+        connection.send(LoadingFailed(one_line(error)))
+        return
+    connection.send(info)
+    while True:
+        try:
+            jobs = connection.recv()
+        except EOFError:
+            return
+        if jobs is None:
+            return
+        connection.send(answer(model, jobs, settings))
+
+
+def describe(model, settings: ServeSettings) -> ModelInfo:
+    """Raises ValueError if the model is not calibrated, or can't give the false-alarm rate."""
+    calibration = model.calibration
+    rates = calibration.supported_rates(settings.false_alarm_rate)
+    if isinstance(model, Detector):
+        no_repair = NO_REPAIR_EXPORTED
+    else:
+        model.set_progress_bar_config(disable=True)
+        no_repair = None if model.residual_gaussian is not None else "this model's diffusion model is not trained yet"
+    return ModelInfo(
+        digest=model.digest,
+        category_names=None if model.category_names is None else tuple(model.category_names),
+        no_repair=no_repair,
+        calibration_scores=tuple(tuple(calibration.calibration_scores_of(category).tolist()) for category in rates),
+        false_alarm_rates=tuple(rates.values()),
+    )
+
+
+def warm_up(model, settings: ServeSettings) -> None:
+    """Scores grey images, alone and as a full batch, so that no request waits for what runtimes prepare at first use."""
+    grey = Image.new("RGB", (256, 256), (128, 128, 128))
+    for count in dict.fromkeys((1, settings.batch_size)):
+        model([grey] * count, settings.batch_size, None if model.category_names is None else model.category_names[0])
+
+
+def answer(model, jobs: Sequence[Job], settings: ServeSettings) -> list[Result]:
+    """Results in the order of the jobs; whatever goes wrong with one changes no other."""
+    try:
+        if jobs[0].repair:
+            return [repaired(model, job, settings) for job in jobs]
+        return judged(model, jobs, settings)
+    except Refusal as refusal:
+        return [refusal] * len(jobs)
+    except Exception as error:
+        if len(jobs) > 1:
+            return [answer(model, [job], settings)[0] for job in jobs]
+        return [Refusal(500, f"the model failed on {jobs[0].images[0].name}: {one_line(error)}")]
+
+
+def judged(model, jobs: Sequence[Job], settings: ServeSettings) -> list[Result]:
+    """Rows as `diffad predict` writes them, with the image's `name` and `digest` in place of its path."""
+    check_category(model, jobs[0].category)
+    wanted = [(job, image) for job in jobs for image in job.images]
+    rows: dict[int, dict | ImageError] = {}
+    for batch in decoded([sent for _, sent in wanted], settings):
+        rows |= {index: image for index, image in batch if isinstance(image, ImageError)}
+        readable = {index: image for index, image in batch if not isinstance(image, ImageError)}
+        if not readable:
+            continue
+        output = model(list(readable.values()), len(readable), jobs[0].category, settings.false_alarm_rate)
+        table = rows_of([wanted[index][1].name for index in readable], output)
+        for i, (index, image) in enumerate(readable.items()):
+            job, sent = wanted[index]
+            row = {"name": table[i].pop("path"), "digest": sent.digest, **table[i]}
+            if job.mask:
+                row["mask_png"] = as_png(output.masks[i].astype(np.uint8) * 255)
+            if job.overlay:
+                shown = overlay(np.asarray(image), output.anomaly_maps[i], output.pixel_thresholds[i])
+                row["overlay_png"] = as_png(shown)
+            rows[index] = row
+    of_all = iter([rows[index] for index in range(len(wanted))])
+    return [_of_job(list(islice(of_all, len(job.images)))) for job in jobs]
+
+
+def repaired(model, job: Job, settings: ServeSettings) -> Result:
+    """Rows with the repaired image, and the share of its pixels that differ from the input."""
+    check_category(model, job.category)
+    rows = []
+    for batch in decoded(job.images, settings):
+        for index, image in batch:
+            if isinstance(image, ImageError):
+                return Refusal(422, str(image))
+            sent = job.images[index]
+            output = model.reconstruct(image, categories=job.category, false_alarm_rate=settings.false_alarm_rate)
+            changed = float((output.difference_maps[0] > 0).mean())
+            picture = as_png(np.asarray(output.images[0]))
+            rows.append({"name": sent.name, "digest": sent.digest, "changed_share": changed, "repaired_png": picture})
+    return rows
+
+
+def decoded(images: Sequence[SentImage], settings: ServeSettings) -> Iterator[list[tuple[int, Image.Image | ImageError]]]:
+    """Batches of indices with RGB images or their errors, bounded as [`diffad.imaging.streams.read_batches`] says."""
+
+    def read(index: str) -> Image.Image:
+        sent = images[int(index)]
+        with opened(io.BytesIO(sent.data), sent.name) as image:
+            check_pixels(image.size, sent.name, settings.max_pixels)
+        return read_image(io.BytesIO(sent.data), sent.name)
+
+    def pixels(index: str) -> int:
+        return pixel_count(io.BytesIO(images[int(index)].data))
+
+    for batch in read_batches([str(index) for index in range(len(images))], read, settings.batch_size, pixels):
+        yield [(int(index), image) for index, image in batch]
+
+
+def check_category(model, category: str | None) -> None:
+    """Raises a refusal if the model does not know a category."""
+    try:
+        model.category_indices(category, 1)
+    except ValueError as error:
+        raise Refusal(422, one_line(error)) from None
+
+
+def as_png(pixels: np.ndarray) -> str:
+    """An image `(H, W[, 3])` uint8 as a PNG file in base64."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _of_job(rows: list[dict | ImageError]) -> Result:
+    errors = [row for row in rows if isinstance(row, ImageError)]
+    return Refusal(422, str(errors[0])) if errors else rows

@@ -1,0 +1,125 @@
+"""Watches whether the parts that a server judges still are as the model's calibration images were."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ..monitoring.drift_monitor import DriftMonitor
+from ..system.atomic import write_text
+from ..system.text import one_line
+from .messages import ModelInfo
+from .metrics import Metrics
+
+LOG = logging.getLogger("uvicorn.error")
+FORMAT = 1
+
+
+class Drift:
+    """A monitor of each category of one model; they share the level.
+
+    Args:
+        info: of the model.
+        level: probability that unchanged production ever raises an alarm.
+        saved: states of models by their keys, as [`read_states`] gives them; one of this model and level is gone on from.
+
+    Raises:
+        StateError: if that is damaged.
+    """
+
+    def __init__(self, info: ModelInfo, level: float, saved: Mapping[str, dict]):
+        names = info.category_names or (None,)
+        scores, rates = info.calibration_scores, info.false_alarm_rates
+        self.monitors = {
+            name: DriftMonitor(of_category, rate, level / len(names))
+            for name, of_category, rate in zip(names, scores, rates, strict=True)
+        }
+        self.key = hashlib.sha256(repr((info, level)).encode()).hexdigest()[:16]
+        for name, state in saved.get(self.key, {}).items():
+            self.monitors[name or None].restore(state)
+
+    def update(self, rows: Iterable[dict]) -> None:
+        """Takes judged images in their order; those of unknown products are no parts of any category."""
+        for row in rows:
+            if row["label"] != "unknown":
+                self.monitors[row["category"]].update(row["score"])
+
+    def summary(self) -> list[dict]:
+        """State of each category's monitor; the keys are fields of [`diffad.serve.answers.MonitorState`]."""
+        summaries = []
+        for name, monitor in self.monitors.items():
+            state = monitor.state
+            # Beyond the floating-point range they are infinite, which JSON does not have.
+            evidence = {test: min(value, 1e308) for test, value in state.evidence.items()}
+            summaries.append(
+                {
+                    "category": name,
+                    "parts": state.parts,
+                    "rejected": state.rejected,
+                    "changed": state.changed,
+                    "alarms": state.alarms,
+                    "evidence": evidence,
+                    "limits": state.limits,
+                }
+            )
+        return summaries
+
+    def show(self, metrics: Metrics) -> None:
+        """Sets the gauges of the monitor."""
+        for one in self.summary():
+            category = one["category"] or ""
+            metrics.monitored.labels(category).set(one["parts"])
+            metrics.changed.labels(category).set(one["changed"])
+            for test, evidence in one["evidence"].items():
+                metrics.evidence.labels(category, test).set(evidence)
+                metrics.limit.labels(category, test).set(one["limits"][test])
+
+    def state(self) -> dict:
+        """All that parts have changed, as values JSON can hold."""
+        return {name or "": monitor.to_dict() for name, monitor in self.monitors.items()}
+
+
+class SavedStates:
+    """States of monitors by the keys of their models, in a file.
+
+    Args:
+        path: of the file, which need not exist; None keeps them in memory.
+
+    Raises:
+        ValueError: if the file holds something else.
+    """
+
+    def __init__(self, path: Path | None):
+        self.path = path
+        self.of_models = {} if path is None else read_states(path)
+        self._written = dict(self.of_models)
+
+    def keep(self, drift: Drift) -> None:
+        """Takes the state of a monitor, and writes the file, whole or not at all, if that is new; a full disk is logged."""
+        self.of_models[drift.key] = drift.state()
+        if self.path is None or self.of_models == self._written:
+            return
+        states = dict(self.of_models)
+        try:
+            write_text(self.path, json.dumps({"format": FORMAT, "models": states}) + "\n")
+            self._written = states
+        except OSError as error:
+            LOG.error("the monitor's state could not be saved: %s", error)
+
+
+def read_states(path: Path) -> dict[str, dict]:
+    """States of each model's monitors by category.
+
+    Raises:
+        ValueError: if the file holds something else.
+    """
+    if not path.exists():
+        return {}
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        if saved["format"] > FORMAT or not all(isinstance(of_model, dict) for of_model in saved["models"].values()):
+            raise ValueError("not the state of a server")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: can't be read ({one_line(error)}); name another --monitor-state, or remove it") from None
+    return saved["models"]

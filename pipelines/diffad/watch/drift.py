@@ -1,0 +1,104 @@
+"""The drift monitor of an inspection: sees every verdict once, over any number of kills."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..monitoring.drift_monitor import DriftMonitor, StateError
+from .journal import PartJournal
+from .results import AS_CALIBRATED, CHANGED
+
+SAVED_EVERY = 100  # parts; those after the saved state are replayed from the journal
+
+
+@dataclass(frozen=True)
+class DriftSettings:
+    """Settings of [`DriftMonitor`], and whether to begin anew.
+
+    Args:
+        level, defect_rate: of [`DriftMonitor`].
+        reset: forget what was seen, because its cause was mended.
+    """
+
+    level: float = 0.05
+    defect_rate: float = 0.0
+    reset: bool = False
+
+
+class Drift:
+    """A monitor whose state lies in the journal.
+
+    Tests scores and the reject rate, not embeddings, which need a reference.
+
+    Args:
+        pipe: the model; of several categories `category` is monitored, and nothing is where that is None.
+        report: takes lines for the operator.
+
+    Raises:
+        ValueError: if a setting can't be used.
+    """
+
+    def __init__(
+        self,
+        journal: PartJournal,
+        pipe: Any,
+        settings: DriftSettings,
+        category: str | None = None,
+        false_alarm_rate: float | None = None,
+        report: Callable[[str], None] = lambda line: None,
+    ):
+        self._journal, self._model, self._report = journal, pipe.digest, report
+        self._unsaved = 0
+        self.monitor: DriftMonitor | None = None
+        if pipe.category_names is not None and category is None:
+            report("not monitored: a model of several categories; name the one to monitor with --category")
+            return
+        indices = pipe.category_indices(category, 1)
+        index = 0 if indices is None else indices[0]
+        rate = pipe.calibration.supported_rate(false_alarm_rate, index)
+        scores = pipe.calibration.calibration_scores_of(index)
+        self.monitor = DriftMonitor(scores, rate, settings.level, settings.defect_rate)
+        saved = journal.saved_monitor()
+        if settings.reset or saved is None or not self._resumed(saved):
+            self._save(journal.next_number - 1)
+
+    def update(self, row: dict) -> str | None:
+        """Takes the next part's row; what the monitor says then, None where nothing is monitored.
+
+        A part without a verdict or of an unknown product is none of the monitored ones.
+        """
+        if self.monitor is None:
+            return None
+        changed_before = set(self.monitor.alarms)
+        if row.get("label") in ("good", "defective"):
+            self.monitor.update(row["score"])
+        for name in set(self.monitor.alarms) - changed_before:
+            self._report(f"ALARM of the monitor ({name}): production is not as calibrated; see `diffad monitor`")
+        return CHANGED if self.monitor.alarms else AS_CALIBRATED
+
+    def keep(self, number: int) -> None:
+        """To be called when a part is in the journal; saves the state now and then."""
+        self._unsaved += 1
+        if self.monitor is not None and self._unsaved >= SAVED_EVERY:
+            self._save(number)
+
+    def _resumed(self, saved: dict) -> bool:
+        """Whether the monitor could go on from a saved state and the parts after it."""
+        if saved["model"] != self._model:
+            self._report("the monitor begins anew: another model")
+            return False
+        try:
+            self.monitor.restore(saved["state"])
+        except StateError as error:
+            self._report(f"the monitor begins anew: {error}")
+            return False
+        number, last = saved["number"], self._journal.next_number - 1
+        while results := self._journal.results(number, last, SAVED_EVERY):
+            for result in results:
+                self.update(result)
+            number = results[-1]["number"]
+        return True
+
+    def _save(self, number: int) -> None:
+        self._journal.save_monitor({"model": self._model, "number": number, "state": self.monitor.to_dict()})
+        self._unsaved = 0
