@@ -1,7 +1,8 @@
 """Every command and snippet of the documents runs, in their order, in one folder with small made-up data under their names.
 
-Commands are shortened by appended options only, but for the model that is exported. Not run, and shown as skipped: what installs something, and the benchmarks and
-launches of several processes, of which the options are parsed. Later steps use what earlier ones have made: run the whole file.
+Commands are shortened by appended options only, but for the model that is exported. Not run, and shown as skipped: what installs
+something, and the benchmarks and launches of several processes, of which the options are parsed. Later steps use what earlier
+ones have made: run the whole file.
 """
 
 import json
@@ -210,7 +211,7 @@ def run_diffad(words: list[str]) -> None:
 
 
 def save_simple_model() -> str:
-    """To be exported: its graph is traced in seconds. That of a trained model takes half a minute; tests of export trace such."""
+    """To be exported: its graph is traced in seconds, that of a trained model in half a minute, which tests of export take."""
     pipe = tiny_pipeline(weights={"mahalanobis": 1.0}, smoothing_sigma=1.0)
     pipe.calibrate(smooth_images(21, seed=4))
     pipe.save_pretrained("runs/simple")
