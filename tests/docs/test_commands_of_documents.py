@@ -1,8 +1,8 @@
 """Every command and snippet of the documents runs, in their order, in one folder with small made-up data under their names.
 
-Commands are shortened by appended options only, but for the model that is exported. Not run, and shown as skipped: what installs
-something, and the benchmarks and launches of several processes, of which the options are parsed. Later steps use what earlier
-ones have made: run the whole file.
+Commands are shortened by appended options only, but for the model that is exported. Not run, and shown as skipped: what
+installs something, and the benchmarks and launches of several processes, of which the options are parsed. Later steps use
+what earlier ones have made: run the whole file.
 """
 
 import json
