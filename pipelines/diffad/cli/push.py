@@ -22,7 +22,14 @@ def push(
     exported: Annotated[
         list[Path] | None, typer.Option(help="folder that `diffad export` wrote of this model; once for each format")
     ] = None,
-    dry_run: Annotated[Path | None, typer.Option(help="write the repository to this folder instead, upload nothing")] = None,
+    space: Annotated[
+        str | None,
+        typer.Option(metavar="OWNER/NAME", help="also upload a Space with a page that inspects parts with the model"),
+    ] = None,
+    dry_run: Annotated[
+        Path | None,
+        typer.Option(help="write the repository to this folder instead, and the Space to FOLDER-space; upload nothing"),
+    ] = None,
 ) -> None:
     """Uploads a model with its card, sample pictures and the code that runs it where diffad is not installed.
 
@@ -41,11 +48,14 @@ def push(
     from ..hub.card import DataTerms
     from ..hub.push import export_repo
     from ..hub.push import push as push_model
+    from ..hub.space import push_space, write_space
 
     logging.disable_progress_bar()  # of loading
     terms = DataTerms(license=license, datasets=tuple(dataset or ()), note=data_note)
     if dry_run is not None:
         export_repo(model, dry_run, evaluation or (), terms, repo_id, with_references, exported or ())
+        if space is not None:
+            write_space(dry_run.with_name(f"{dry_run.name}-space"), space, repo_id)
         typer.echo(f"wrote {dry_run}")
     else:
         visibility = True if private else None
@@ -53,3 +63,5 @@ def push(
             model, repo_id, evaluation or (), terms, visibility, with_references=with_references, exported=exported or ()
         )
         typer.echo(f"uploaded {url}")
+        if space is not None:
+            typer.echo(f"uploaded {push_space(space, repo_id, visibility)}")

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HTTPError  # the HTTP library's, whichever the Hub's client uses
 from huggingface_hub.utils import validate_repo_id
 
 from .. import __version__
@@ -29,7 +27,8 @@ from .card import DataTerms, model_card
 from .checked_json import read_checked
 from .evaluation_record import EvaluationRecord, read_evaluation
 from .services import copy_graphs, write_endpoint
-from .single_file import FILE_PREFIX, code_module_name, component_code, single_file_code
+from .single_file import code_module_name, component_code, single_file_code
+from .upload import upload
 
 MODEL_INDEX = "model_index.json"
 TRAINING_CONFIG, TRAINING_SUMMARY, HELD_OUT = "training_config.json", "training_summary.json", "held_out.json"
@@ -75,21 +74,10 @@ def push(
         ConnectionError: if the Hub can't be reached or refuses.
     """
     validate_repo_id(repo_id)
-    api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "repository"
         export_repo(model, folder, evaluations, terms, repo_id, with_references, exported)
-        try:
-            url = api.create_repo(repo_id, private=private, exist_ok=True)
-            # One commit, where upload_folder may make several: nobody loads half a model.
-            api.create_commit(
-                url.repo_id,
-                _upload_operations(folder, api.list_repo_files(url.repo_id)),
-                commit_message=commit_message or f"Upload with diffad {__version__}",
-            )
-        except (HTTPError, OSError, RuntimeError) as error:
-            raise ConnectionError(f"{repo_id} could not be uploaded to {api.endpoint}: {_reason(error)}") from error
-    return str(url)
+        return upload(folder, repo_id, commit_message or f"Upload with diffad {__version__}", private, token)
 
 
 def export_repo(
@@ -195,20 +183,6 @@ def _write_repo(
     )
     (folder / "README.md").write_text(f"{card}\n", encoding="utf-8")
     return pipe.digest
-
-
-def _upload_operations(folder: Path, present: Sequence[str]) -> list[CommitOperationAdd | CommitOperationDelete]:
-    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    # Code of an earlier upload, which the new model_index.json doesn't name.
-    stale = [name for name in present if Path(name).name.startswith(FILE_PREFIX) and name not in paths]
-    return [CommitOperationAdd(name, path) for name, path in paths.items()] + [CommitOperationDelete(name) for name in stale]
-
-
-def _reason(error: Exception) -> str:
-    reason = getattr(error, "server_message", None) or str(error).partition("\n")[0]
-    response = getattr(error, "response", None)
-    refused = response is not None and response.status_code in (401, 403)
-    return f"{reason} (log in with `hf auth login`, with a token that may write)" if refused else reason
 
 
 def _saved_pipeline(folder: Path) -> dict:

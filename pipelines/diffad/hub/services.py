@@ -16,7 +16,7 @@ EXPORTED_CODE = ("detector.py", "requirements.txt")
 
 def write_endpoint(folder: Path) -> None:
     """Writes `handler.py`, and `requirements.txt` with the versions of this installation, with which the model was made."""
-    shutil.copyfile(Path(__file__).with_name("endpoint_handler.py"), folder / HANDLER)
+    shutil.copyfile(Path(__file__).parent / "templates" / "endpoint_handler.py", folder / HANDLER)
     (folder / REQUIREMENTS).write_text("".join(f"{line}\n" for line in pinned_requirements()), encoding="utf-8")
 
 
