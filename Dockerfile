@@ -8,7 +8,7 @@ COPY LICENSE README.md pyproject.toml setup.cfg ./
 COPY pipelines pipelines
 COPY training training
 RUN pip install --no-cache-dir fastapi filelock matplotlib numpy onnxruntime openvino pillow prometheus-client pydantic \
-    python-multipart scipy starlette swagger-ui-bundle typer uvicorn
+    python-multipart pyyaml scipy starlette swagger-ui-bundle typer uvicorn
 RUN pip install --no-cache-dir --no-deps .
 USER nobody
 ENV MPLCONFIGDIR=/tmp

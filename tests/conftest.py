@@ -18,6 +18,31 @@ import numpy as np
 import pytest
 from PIL import Image
 
+# Files whose tests share what takes long to make: in this order before all others, so that none is left to a single worker at
+# the end. With `--dist loadfile` a worker takes the next file when it is done with its own.
+LONGEST = (
+    "test_commands_of_documents.py",
+    "test_parity.py",
+    "test_push.py",
+    "test_training_processes.py",
+    "test_page.py",
+    "test_benchmark_speed.py",
+    "test_checkpoints.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk():
+    """Saving waits for the disk thousands of times, for the sake of a power failure, which no test has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
 
 @pytest.fixture
 def pixels() -> np.ndarray:

@@ -59,7 +59,8 @@ def openvino(whole_images, tmp_path_factory) -> Exported:
 
 @pytest.fixture(scope="session")
 def of_categories(tmp_path_factory) -> Exported:
-    return exported(three_products(), "of_categories", tmp_path_factory)
+    """With two timesteps, each of which is traced."""
+    return exported(three_products(timesteps=(20, 201)), "of_categories", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

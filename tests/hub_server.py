@@ -19,7 +19,7 @@ LFS_PATTERNS = ("*.safetensors", "*.png")
 
 
 class HubServer(ThreadingHTTPServer):
-    """State: `repos` maps a name to its commits, oldest first, each `{path: content}`."""
+    """State: `repos` maps a name, of a model or a Space, to its commits, oldest first, each `{path: content}`."""
 
     daemon_threads = True
 
@@ -28,6 +28,7 @@ class HubServer(ThreadingHTTPServer):
         self.endpoint = f"http://127.0.0.1:{self.server_port}"
         self.repos: dict[str, list[dict[str, bytes]]] = {}
         self.private: dict[str, bool] = {}
+        self.kinds: dict[str, str] = {}
         self.lfs_objects: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.lock = threading.Lock()
@@ -67,9 +68,9 @@ class _Handler(BaseHTTPRequestHandler):
                 {
                     r"/api/repos/create": self._create,
                     r"/api/validate-yaml": lambda body: self._json({"errors": [], "warnings": []}),
-                    r"/api/models/(?P<repo_id>[^/]+/[^/]+)/preupload/main": self._preupload,
+                    r"/api/(?:models|spaces)/(?P<repo_id>[^/]+/[^/]+)/preupload/main": self._preupload,
                     r"/(?P<repo_id>[^/]+/[^/]+)\.git/info/lfs/objects/batch": self._lfs_batch,
-                    r"/api/models/(?P<repo_id>[^/]+/[^/]+)/commit/main": self._commit,
+                    r"/api/(?:models|spaces)/(?P<repo_id>[^/]+/[^/]+)/commit/main": self._commit,
                 },
                 body,
             )
@@ -82,8 +83,8 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self._dispatch(
                 {
-                    r"/api/models/(?P<repo_id>[^/]+/[^/]+)(/revision/(?P<revision>[^/]+))?": self._info,
-                    r"/api/models/(?P<repo_id>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)": self._tree,
+                    r"/api/(?:models|spaces)/(?P<repo_id>[^/]+/[^/]+)(/revision/(?P<revision>[^/]+))?": self._info,
+                    r"/api/(?:models|spaces)/(?P<repo_id>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)": self._tree,
                     r"/(?P<repo_id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)": self._resolve,
                 }
             )
@@ -96,8 +97,10 @@ class _Handler(BaseHTTPRequestHandler):
         if repo_id in self.server.repos:
             return self._json({"error": "You already created this model repo", "url": f"{self.server.endpoint}/{repo_id}"}, 409)
         self.server.repos[repo_id] = [{".gitattributes": b""}]
+        self.server.kinds[repo_id] = request.get("type") or "model"
         self.server.private[repo_id] = request.get("visibility") == "private" or bool(request.get("private"))
-        self._json({"url": f"{self.server.endpoint}/{repo_id}"})
+        place = f"spaces/{repo_id}" if self.server.kinds[repo_id] == "space" else repo_id
+        self._json({"url": f"{self.server.endpoint}/{place}"})
 
     def _preupload(self, body: bytes, repo_id: str):
         files = [

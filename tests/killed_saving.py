@@ -48,7 +48,7 @@ def main(kills: int, what: str, folder: Path) -> None:
         killed_while_saving += os.WIFSIGNALED(status)
         found["the other model" if digests.index(_load(model)) != now else "the former model"] += os.WIFSIGNALED(status)
     rest = [path.name for path in model.iterdir() if path.name.startswith(".")]
-    print(f"{killed_while_saving} kills while saving: {dict(found)}; left behind: {rest}")
+    print(f"{killed_while_saving} kills while saving the {what}: {dict(found)}; left behind: {rest}")
     shutil.rmtree(model)
 
 

@@ -1,4 +1,4 @@
-"""Prints the lowest versions that setup.cfg allows, as pins. The tests run with these so; those of export fail with torch 2.10:
+"""Prints the lowest versions that setup.cfg allows, as pins. The tests run with these so:
 
     python -m venv .lowest && uv pip install -p .lowest $(python tests/lowest_versions.py) -e '.[test]'
     .lowest/bin/python -m pytest
@@ -7,6 +7,7 @@ What setup.cfg does not name, such as the packages that these need, is installed
 """
 
 import re
+from collections.abc import Iterable
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -33,10 +34,24 @@ def lowest(requirement: str) -> str | None:
     return f"{name}=={bound}" + (f"; {marker}" if marker else "")
 
 
+def highest_pins(pins: Iterable[str]) -> list[str]:
+    """One pin for each package: where extras have bounds of their own, the highest, which all of them allow."""
+    chosen: dict[str, str] = {}
+    for pin in pins:
+        name, _, version = pin.partition("==")
+        if name not in chosen or _numbers(version) > _numbers(chosen[name].partition("==")[2]):
+            chosen[name] = pin
+    return sorted(chosen.values())
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in version.split(".")]
+
+
 def main() -> None:
     pins = {lowest(line) for extra, lines in requirements().items() if extra != "peers" for line in lines} - {None}
-    # A bound of an extra may be the higher one; a marker can't be given in a shell's words.
-    print(*sorted(pin for pin in pins if ";" not in pin))
+    # A marker can't be given in a shell's words.
+    print(*highest_pins(pin for pin in pins if ";" not in pin))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
-from lowest_versions import SETUP, lowest, requirements
+from lowest_versions import SETUP, highest_pins, lowest, requirements
 
 ROOT = SETUP.parent
 # Names under which packages are imported, where they differ.
@@ -27,6 +27,7 @@ DISTRIBUTIONS = {
 PARTS = {
     "pipelines/diffad": ("", "train", "export"),  # plots and export need more, and say so
     "pipelines/diffad/app": ("", "app"),
+    "pipelines/diffad/hub/templates": ("", "app"),
     "pipelines/diffad/serve": ("", "serve"),
     "pipelines/diffad/watch": ("", "watch"),
     "training": ("", "train", "demo"),
@@ -90,10 +91,14 @@ def test_every_folder_of_code_is_packaged():
 
 
 def test_lower_bounds_are_pins_of_the_lowest_environment():
-    assert lowest("torch>=2.10") == "torch==2.10"
+    assert lowest("torch>=2.13") == "torch==2.13"
     assert lowest("anomalib>=2.7,<2.8") == "anomalib==2.7"
     assert lowest('psutil>=5.9.5; platform_system == "Windows"') == 'psutil==5.9.5; platform_system == "Windows"'
     assert lowest("diffad[train]") is None
     for lines in requirements().values():
         for line in lines:
             lowest(line)
+
+
+def test_of_several_bounds_of_a_package_the_highest_is_taken():
+    assert highest_pins(["torch==2.9.1", "torch==2.10", "numpy==2.0", "torch==2.8"]) == ["numpy==2.0", "torch==2.10"]

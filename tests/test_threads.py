@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_pipeline import smooth_images, tiny_pipeline
 
-CALLS = 50
+SHORT, LONG = 8, 50  # calls of each thread
 FEW_STEPS = {
     "default": {"timesteps": (50,), "attempts": 1, "spins": 2},
     "paper": {"num_steps": 2, "denoise_every": 2, "stochastic": True},
@@ -27,7 +27,8 @@ def one_torch_thread():
     torch.set_num_threads(before)
 
 
-def test_eight_threads_of_scores_and_repairs_give_what_lone_calls_give(one_torch_thread):
+@pytest.mark.parametrize("count", [SHORT, pytest.param(LONG, marks=pytest.mark.long)], ids=["short", "long"])
+def test_threads_of_scores_and_repairs_give_what_lone_calls_give(count, one_torch_thread):
     pipe = tiny_pipeline(weights={"kl": 0.5, "feature": 0.5}, smoothing_sigma=1.0)
     pipe.calibrate(smooth_images(21, seed=4))
     image = smooth_images(1, seed=9)[0]
@@ -52,7 +53,7 @@ def test_eight_threads_of_scores_and_repairs_give_what_lone_calls_give(one_torch
         torch.set_num_threads(1)
         start.wait()
         try:
-            for _ in range(CALLS):
+            for _ in range(count):
                 now = calls[number]()
                 if not all(map(np.array_equal, now, alone[number])):
                     wrong.append(number)
@@ -66,4 +67,4 @@ def test_eight_threads_of_scores_and_repairs_give_what_lone_calls_give(one_torch
     for thread in threads:
         thread.join()
     assert not errors
-    assert not wrong, f"{len(wrong)} of {CALLS * len(calls)} calls differ, in threads {sorted(set(wrong))}"
+    assert not wrong, f"{len(wrong)} of {count * len(calls)} calls differ, in threads {sorted(set(wrong))}"

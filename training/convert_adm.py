@@ -5,7 +5,7 @@ accelerate launch training/train.py --config paper --pretrained_unet adm-256 --d
 
 The file is a pickle, as all of OpenAI's are. It is read with `weights_only=True`, which rebuilds tensors and plain containers
 and is meant to refuse anything that would run code. That was broken twice (CVE-2025-32434, CVE-2026-24747) and is mended in
-torch 2.10, which is therefore the lowest version; still convert only files whose origin you trust.
+torch 2.10, before the lowest version that diffad accepts; still convert only files whose origin you trust.
 
 The weights are copied one by one: the converted model computes what the checkpoint's own code computes, epsilon in the first
 three channels and the variance interpolation v in the last three. Its feature head is empty and is replaced in training.

@@ -5,13 +5,13 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 import uuid
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import new_process
 import pytest
 from app_images import part
 from diffad.app.page import build_app
@@ -153,33 +153,30 @@ def test_sigterm_ends_the_app_and_leaves_no_files(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "diffad.cli", "app", str(tmp_path / "model"), "--no-browser", "--port", str(port)],
-        env={**os.environ, "TMPDIR": str(temporary)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    words = ["app", tmp_path / "model", "--no-browser", "--port", port]
+    printed, environment = tmp_path / "printed.txt", {"TMPDIR": str(temporary)}
+    process = new_process.start(new_process.module, "diffad.cli", *words, printed=printed, environment=environment)
     address = f"127.0.0.1:{port}"
     try:
-        _wait_until_answered(process, address)
+        _wait_until_answered(process, printed, address)
         assert b"model" in request(address, "GET", "/")[1]
         (path,) = json.loads(send_file(address, (tmp_path / "part.png").read_bytes())[1])
         assert Path(path).is_relative_to(temporary) and Path(path).is_file()
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
+        os.kill(process.pid, signal.SIGTERM)
+        process.join(60)
     finally:
         process.kill()
-    assert process.returncode == 0, errors
+    errors = printed.read_text()
+    assert process.exitcode == 0, errors
     assert list(temporary.iterdir()) == [] and "Traceback" not in errors
 
 
-def _wait_until_answered(process: subprocess.Popen, address: str) -> None:
+def _wait_until_answered(process: BaseProcess, printed: Path, address: str) -> None:
     stop = time.monotonic() + 120
-    while time.monotonic() < stop and process.poll() is None:
+    while time.monotonic() < stop and process.is_alive():
         try:
             request(address, "GET", "/")
             return
         except OSError:
             time.sleep(0.2)
-    pytest.fail(f"the app does not answer: {process.stderr.read() if process.poll() is not None else ''}")
+    pytest.fail(f"the app does not answer: {printed.read_text()}")

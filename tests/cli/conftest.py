@@ -3,7 +3,14 @@
 import shutil
 
 import pytest
+from accelerate.state import AcceleratorState
 from tiny_pipeline import save_test_images, smooth_images, tiny_pipeline
+
+
+@pytest.fixture(autouse=True)
+def as_a_new_process():
+    """A training in a test is its process's first, as on the command line."""
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ def check(result: dict, least: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_short(kind):
-    check(run_apart(kind, seed=1, count=2000, seconds=4), least=100)
+    check(run_apart(kind, seed=1, count=2000, seconds=2), least=50)
 
 
 @pytest.mark.long

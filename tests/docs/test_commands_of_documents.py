@@ -1,7 +1,8 @@
 """Every command and snippet of the documents runs, in their order, in one folder with small made-up data under their names.
 
-Commands are shortened by appended options only. Not run, and shown as skipped: what installs something, and the benchmarks and
-launches of several processes, of which the options are parsed. Later steps use what earlier ones have made: run the whole file.
+Commands are shortened by appended options only, but for the model that is exported. Not run, and shown as skipped: what
+installs something, and the benchmarks and launches of several processes, of which the options are parsed. Later steps use
+what earlier ones have made: run the whole file.
 """
 
 import json
@@ -29,14 +30,15 @@ from accelerate.commands.launch import launch_command_parser
 from accelerate.state import AcceleratorState
 from adm_reference import trained
 from diffad.cli import app
-from diffad_training import demo, map_choice
+from diffad_training import demo
 from diffad_training.config import TrainingConfig, parse_config
 from documents import DOCUMENTS, GUIDE, README, ROOT, Step
 from elpv_dataset import utils as elpv
 from feedback_records import write_feedback
 from hub_server import TOKEN, hub_server
 from PIL import Image
-from tiny_pipeline import save_test_images, smooth_images
+from tiny_pipeline import save_test_images, smooth_images, tiny_pipeline
+from tiny_training import choose_maps_quickly
 from typer.testing import CliRunner
 
 COMMANDS = typer.main.get_command(app).commands
@@ -57,7 +59,6 @@ SMALL = [*SHORT, "--resolution", "32", "--unet", json.dumps(TINY_UNET)]
 # The paper's recipe without what needs a network; its UNet is the converted one.
 SMALL_PAPER = [*SHORT, "--resolution", "16", "--unet", "{feature_block: 1}", "--extractor", "lite0", "--feature_stride", "8"]
 SMALL_PAPER += ["--gaussian_dims", "null"]
-
 INSTALLERS = ("pip", "uv", "venv")
 # Folders of good images, with the number of images in each.
 FOLDERS = {"parts/good": 140, "large/good": 4, "new": 4, "held_out": 21, "lots/monday": 4, "lots/tuesday": 4}
@@ -158,9 +159,7 @@ def as_a_new_process(monkeypatch, workplace):
     monkeypatch.chdir(workplace)
     # Many small operations: threads would only wait for each other.
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)
-    # Fewer choose as well here.
-    monkeypatch.setattr(map_choice, "DEFECTS", 6)
-    monkeypatch.setattr(map_choice, "RESAMPLES", 20)
+    choose_maps_quickly(monkeypatch.setattr)
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
@@ -203,10 +202,20 @@ def test_runs(step: Step, monkeypatch, workplace, sessions, servers):
 
 def run_diffad(words: list[str]) -> None:
     appended = {"train": SMALL, "audit": ["--resolution", "32", "--levels", "[2]"]}.get(words[0], [])
+    if words[0] == "export":
+        words = [words[0], save_simple_model(), *words[2:]]
     if "--short_side" in words:
         appended = [*appended, "--short_side", "48"]
     result = CliRunner().invoke(app, [*words, *appended], catch_exceptions=False)
     assert result.exit_code == 0, result.output
+
+
+def save_simple_model() -> str:
+    """To be exported: its graph is traced in seconds, that of a trained model in half a minute, which tests of export take."""
+    pipe = tiny_pipeline(weights={"mahalanobis": 1.0}, smoothing_sigma=1.0)
+    pipe.calibrate(smooth_images(21, seed=4))
+    pipe.save_pretrained("runs/simple")
+    return "runs/simple"
 
 
 def run_script(words: list[str], monkeypatch) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from diffad.data import DataError, find_layout, training_samples
 from diffad.evaluation.report.audit_page import audit_pictures
-from diffad.jobs.audit import audit, audit_page, read_images
+from diffad.jobs.audit import audit, read_images
+from diffad.jobs.audit_gallery import audit_page
 from diffad.jobs.exclusion import read_excluded, without_excluded, write_list
 from PIL import Image
 from tiny_pipeline import smooth_images, tiny_extractor

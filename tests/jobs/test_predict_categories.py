@@ -86,5 +86,5 @@ def test_parts_of_an_unknown_product_are_labelled_so(tmp_path):
     assert {row["category"] for name, row in rows.items() if not name.startswith("stripes")} == {"bright"}
     assert (summary.images, summary.unknown) == (len(images) + 2, 2)
     assert report_from_predictions(pipe, rows.values(), data / "test/good", 0.1).rows[-1].called_defective
-    results = evaluate_model(pipe, data, tmp_path / "evaluation", false_alarm_rate=0.1, report=False)
+    results = evaluate_model(pipe, data, tmp_path / "evaluation", false_alarm_rate=0.1, map_size=(32, 32), report=False)
     assert results["class_labels"]["images"]["unknown"] >= 2

@@ -54,7 +54,7 @@ def damage_and_load(sound: Path, folder: Path, count: int, seed: int) -> Counter
 
 
 def test_short(sound, tmp_path):
-    assert damage_and_load(sound, tmp_path, 60, seed=1)["refused"] > 20
+    assert damage_and_load(sound, tmp_path, 30, seed=1)["refused"] > 10
 
 
 @pytest.mark.long

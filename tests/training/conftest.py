@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 from accelerate.state import AcceleratorState
 from diffad_training import train
-from tiny_training import COMPLETE, save_images, tiny_config, use_one_thread
+from tiny_training import COMPLETE, choose_maps_quickly, save_images, tiny_config, use_one_thread
 
 
 class Run(NamedTuple):
@@ -22,6 +22,7 @@ class Run(NamedTuple):
 @pytest.fixture(autouse=True)
 def as_a_new_process(monkeypatch):
     use_one_thread(lambda *args: monkeypatch.setattr(*args, raising=False))
+    choose_maps_quickly(monkeypatch.setattr)
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
@@ -38,6 +39,7 @@ def trained(good_images, tmp_path_factory) -> Run:
     config = tiny_config(good_images, folder, **settings, report_to="tensorboard", augmentations=["hflip"], **COMPLETE)
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         use_one_thread(lambda *args: patch.setattr(*args, raising=False))
+        choose_maps_quickly(patch.setattr)
         AcceleratorState._reset_state(reset_partial_state=True)
         train.main(config)
     return Run(config, folder, printed.getvalue())

@@ -197,10 +197,11 @@ def test_tensors_and_files_are_scored_as_by_the_pipeline(model, data):
     np.testing.assert_allclose(2 * images - 1, work.batch.pixels, atol=1e-6)
 
 
-def test_starting_ends_with_a_verdict(model, data, capfd):
+def test_starting_ends_with_a_verdict(model, data, monkeypatch, capfd):
     image = data / "test/good/0.png"
     (contender,) = speed_contenders.starts(model, [], image, 1)
     contender.call()  # raises where the process fails
+    monkeypatch.setattr(speed_contenders, "START_PIPELINE", "import sys; sys.exit(f'no model in {sys.argv[1]}')")
     (missing,) = speed_contenders.starts(model / "missing", [], image, 1)
     with pytest.raises(subprocess.CalledProcessError):
         missing.call()

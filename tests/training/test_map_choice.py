@@ -13,7 +13,6 @@ from diffad_training.likely_defects import KINDS
 from diffad_training.map_choice import (
     CONDITIONED,
     DEFAULT,
-    MAP_SIZE,
     MARGIN,
     Candidate,
     MapChoice,
@@ -27,10 +26,11 @@ from tiny_training import COMPLETE, tiny_config
 
 
 @pytest.fixture(autouse=True)
-def few_defects_and_resamples(monkeypatch):
+def few_defects_resamples_and_pixels(monkeypatch):
     """They choose the same."""
     monkeypatch.setattr(map_choice, "DEFECTS", 30)
     monkeypatch.setattr(map_choice, "RESAMPLES", 50)
+    monkeypatch.setattr(map_choice, "MAP_SIZE", (2 * SIZE, 2 * SIZE))
 
 
 # The candidates
@@ -202,7 +202,7 @@ def test_only_defects_in_the_region_of_interest_count(monkeypatch):
     choice = PlantedScorer(detail=2).choose(roi=roi)
     assert choice.chosen.terms == ("detail",) and 0 < choice.defects[0] < 30 and np.isfinite(choice.standard_error)
     for maps, masks in counted:
-        left = (slice(None), slice(None), slice(0, MAP_SIZE[1] // 2))
+        left = (slice(None), slice(None), slice(0, SIZE))
         assert masks[4:].any(axis=(1, 2)).all() and not masks[left].any() and not maps[left].any()
 
 

@@ -79,16 +79,15 @@ def test_overwriting_replaces_the_run_and_leaves_what_is_the_users(finished, goo
 
 
 def test_the_old_model_stays_until_the_new_one_is_complete(finished, trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "fit_pipeline", lambda *args: 1 / 0)
     changes = {"max_train_steps": 2, "overwrite": True, "seed": 5}
-    with pytest.raises(ZeroDivisionError):
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(train, "fit_pipeline", lambda *args: 1 / 0)
         train.main(dataclasses.replace(finished, **changes))
     folder = tmp_path / "finished"
     assert_equal_models(folder, trained.folder)
     assert DiffADPipeline.from_pretrained(folder).calibration.is_fitted
     assert (folder / "held_out.json").read_bytes() == (trained.folder / "held_out.json").read_bytes()
     # What was begun is the run that the folder belongs to now: it is not taken for the finished one.
-    monkeypatch.undo()
     changes = {**changes, "overwrite": False, "resume_from_checkpoint": "latest"}
     train.main(dataclasses.replace(finished, **changes))
     assert json.loads((folder / "training_config.json").read_text())["seed"] == 5

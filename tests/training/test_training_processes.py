@@ -2,12 +2,10 @@
 
 import dataclasses
 import io
-import os
 import re
-import subprocess
-import sys
 from contextlib import redirect_stdout
 
+import new_process
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -16,7 +14,7 @@ from diffad.data import DataError
 from diffad_training import train
 from diffad_training.config import save_config
 from safetensors.torch import load_file
-from tiny_training import assert_equal_models, tiny_config, train_in, unet_weights, use_one_thread
+from tiny_training import assert_equal_models, launch, tiny_config, train_in, unet_weights, use_one_thread
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +31,11 @@ def two_processes(settings, tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes") / "two"
     config = dataclasses.replace(settings, output_dir=str(folder))
     save_config(config, folder.parent / "config.json")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", train.__file__]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command += ["--config", str(folder.parent / "config.json")]
-    run = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert run.returncode == 0, run.stderr
-    assert "2 process(es)" in run.stdout
-    return config, folder, run.stdout
+    words = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+    words += ["--dynamo_backend", "no", train.__file__, "--config", str(folder.parent / "config.json")]
+    printed = new_process.run(launch, words, printed=folder.parent / "printed.txt", environment={"OMP_NUM_THREADS": "1"})
+    assert "2 process(es)" in printed
+    return config, folder, printed
 
 
 @pytest.fixture(scope="module")

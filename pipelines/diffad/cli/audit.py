@@ -42,7 +42,8 @@ def audit(
     from ..data import find_layout
     from ..evaluation.report.audit_page import write_audit_page
     from ..jobs.audit import audit as audit_images
-    from ..jobs.audit import audit_page, read_images
+    from ..jobs.audit import read_images
+    from ..jobs.audit_gallery import audit_page
     from ..jobs.exclusion import write_list
     from .loading import check_device
 

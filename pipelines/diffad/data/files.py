@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from sklearn.model_selection import train_test_split
-
 from ..imaging.decoding import pixel_count
 from ..imaging.reading import IMAGE_SUFFIXES, read_image
 from .ground_truth import file_mask, refuse_shared_masks
@@ -89,6 +87,9 @@ def draw_training(paths: Sequence[Path], share: float) -> set[Path]:
     Raises:
         DataError: with fewer than two images.
     """
+    # Imported here because few layouts need it and it takes a second, as long as a prediction of some images.
+    from sklearn.model_selection import train_test_split
+
     if len(paths) < 2:
         raise DataError(f"only {len(paths)} good images; some are needed to train and others to test")
     return set(train_test_split(sorted(paths), train_size=share, random_state=42)[0])

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HTTPError  # the HTTP library's, whichever the Hub's client uses
 from huggingface_hub.utils import validate_repo_id
 
 from .. import __version__
@@ -28,7 +26,9 @@ from ..system.atomic import finish, writing
 from .card import DataTerms, model_card
 from .checked_json import read_checked
 from .evaluation_record import EvaluationRecord, read_evaluation
-from .single_file import FILE_PREFIX, code_module_name, component_code, single_file_code
+from .services import copy_graphs, write_endpoint
+from .single_file import code_module_name, component_code, single_file_code
+from .upload import upload
 
 MODEL_INDEX = "model_index.json"
 TRAINING_CONFIG, TRAINING_SUMMARY, HELD_OUT = "training_config.json", "training_summary.json", "held_out.json"
@@ -51,6 +51,7 @@ def push(
     token: str | None = None,
     commit_message: str | None = None,
     with_references: bool = False,
+    exported: Sequence[str | Path] = (),
 ) -> str:
     """Uploads a model to the Hub in one commit, and creates the repository where there is none.
 
@@ -63,6 +64,7 @@ def push(
         token: of the Hub; None is the one of `hf auth login`.
         commit_message: None names the version of diffad.
         with_references: also upload the images of good parts that the model holds for repair.
+        exported: folders that `diffad export` wrote of this model, for `onnx/` and `openvino/` of the repository.
 
     Returns:
         The repository's address.
@@ -72,21 +74,10 @@ def push(
         ConnectionError: if the Hub can't be reached or refuses.
     """
     validate_repo_id(repo_id)
-    api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "repository"
-        export_repo(model, folder, evaluations, terms, repo_id, with_references)
-        try:
-            url = api.create_repo(repo_id, private=private, exist_ok=True)
-            # One commit, where upload_folder may make several: nobody loads half a model.
-            api.create_commit(
-                url.repo_id,
-                _upload_operations(folder, api.list_repo_files(url.repo_id)),
-                commit_message=commit_message or f"Upload with diffad {__version__}",
-            )
-        except (HTTPError, OSError, RuntimeError) as error:
-            raise ConnectionError(f"{repo_id} could not be uploaded to {api.endpoint}: {_reason(error)}") from error
-    return str(url)
+        export_repo(model, folder, evaluations, terms, repo_id, with_references, exported)
+        return upload(folder, repo_id, commit_message or f"Upload with diffad {__version__}", private, token)
 
 
 def export_repo(
@@ -96,8 +87,11 @@ def export_repo(
     terms: DataTerms | None = None,
     repo_id: str | None = None,
     with_references: bool = False,
+    exported: Sequence[str | Path] = (),
 ) -> None:
-    """Writes a repository: safetensors, configurations, code, card and sample pictures. Asks no network.
+    """Writes a repository: safetensors, configurations, code, card, sample pictures, and a handler for Inference Endpoints.
+
+    Asks no network.
 
     Args:
         model: a pipeline, or the folder of a trained one, which is loaded to be sure that it can be; weights of a folder are
@@ -109,10 +103,11 @@ def export_repo(
         repo_id: name that the card uses; None is the folder.
         with_references: include the images of good parts that the model holds for repair. They are photographs of someone's
             parts, so that they are left out otherwise.
+        exported: folders that `diffad export` wrote of this model, for `onnx/` and `openvino/` of the repository.
 
     Raises:
         ValueError: if the folder is not empty, `model` is no complete pipeline with safetensors and a calibration, one of its
-            files is damaged, or an evaluation is of another model or its data needs a licence (see
+            files is damaged, an evaluation or an exported folder is of another model, or the data needs a licence (see
             [`diffad.hub.card.model_card`]).
     """
     folder = Path(folder)
@@ -123,7 +118,9 @@ def export_repo(
     # Beside the folder until it is complete.
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         unfinished = Path(scratch) / "repository"
-        _write_repo(model, unfinished, read, terms, repo_id or folder.name, with_references)
+        digest = _write_repo(model, unfinished, read, terms, repo_id or folder.name, with_references)
+        write_endpoint(unfinished)
+        copy_graphs([Path(path) for path in exported], unfinished, digest)
         if folder.exists():
             folder.rmdir()
         unfinished.rename(folder)
@@ -136,7 +133,8 @@ def _write_repo(
     terms: DataTerms | None,
     repo_id: str,
     with_references: bool,
-) -> None:
+) -> str:
+    """Writes all but what is for services, and returns the model's digest."""
     if isinstance(model, str | Path):
         source = trained_in = Path(model)
         finish(source)  # what a kill cut off
@@ -184,20 +182,7 @@ def _write_repo(
         terms,
     )
     (folder / "README.md").write_text(f"{card}\n", encoding="utf-8")
-
-
-def _upload_operations(folder: Path, present: Sequence[str]) -> list[CommitOperationAdd | CommitOperationDelete]:
-    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    # Code of an earlier upload, which the new model_index.json doesn't name.
-    stale = [name for name in present if Path(name).name.startswith(FILE_PREFIX) and name not in paths]
-    return [CommitOperationAdd(name, path) for name, path in paths.items()] + [CommitOperationDelete(name) for name in stale]
-
-
-def _reason(error: Exception) -> str:
-    reason = getattr(error, "server_message", None) or str(error).partition("\n")[0]
-    response = getattr(error, "response", None)
-    refused = response is not None and response.status_code in (401, 403)
-    return f"{reason} (log in with `hf auth login`, with a token that may write)" if refused else reason
+    return pipe.digest
 
 
 def _saved_pipeline(folder: Path) -> dict:

@@ -77,9 +77,9 @@ def decades(values: "torch.Tensor", tail: Tail) -> "torch.Tensor":
     """
     result = values.new_zeros(())
     knots = tail.knots[:, :, None, None]  # (1 or B, knots, 1, 1)
+    widths = (knots[:, 1:] - knots[:, :-1]).clamp_min(TINY)
     for i in range(len(KNOT_SHARES) - 1):
-        width = (knots[:, i + 1] - knots[:, i]).clamp_min(TINY)
-        result = result + (LEVELS[i + 1] - LEVELS[i]) * ((values - knots[:, i]) / width).clamp(0, 1)
+        result = result + (LEVELS[i + 1] - LEVELS[i]) * ((values - knots[:, i]) / widths[:, i]).clamp(0, 1)
     scale, shape = tail.scale[:, None, None], tail.shape[:, None, None]
     excess = (values - knots[:, -1]).clamp_min(0) / scale
     return result + (shape * excess).log1p() / (shape * np.log(10))

@@ -1,0 +1,1 @@
+"""Files that are copied to repositories as they are; nothing imports them."""
