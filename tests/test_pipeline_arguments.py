@@ -67,8 +67,9 @@ def test_reconstruct_returns_a_tuple_when_asked(pipe, images):
     for traces in (False, True):
         output = pipe.reconstruct(images, return_traces=traces, **options)
         as_tuple = pipe.reconstruct(images, return_traces=traces, return_dict=False, **options)
-        assert isinstance(as_tuple, tuple) and len(as_tuple) == 3 + traces
-        repaired, difference_maps, intermediates, *trace = as_tuple
+        assert isinstance(as_tuple, tuple) and len(as_tuple) == 4 + traces
+        repaired, difference_maps, intermediates, *trace, confident = as_tuple
+        np.testing.assert_array_equal(confident, output.confident)
         for i in range(3):
             assert np.array_equal(repaired[i], output.images[i]) and repaired[i].size == (40, 24)
             np.testing.assert_array_equal(difference_maps[i], output.difference_maps[i])

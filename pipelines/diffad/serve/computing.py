@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -20,6 +21,9 @@ from ..system.text import one_line
 from .messages import Job, LoadingFailed, ModelInfo, Result, SentImage
 from .refusal import Refusal
 from .settings import ServeSettings
+
+if TYPE_CHECKING:  # an exported model is served without torch
+    from ..pipeline_diffad import DiffADPipeline
 
 Load = Callable[[str], object]  # path of a model to a pipeline or Detector; runs in the process that computes
 NO_REPAIR_EXPORTED = "an exported model marks defects and does not repair them; serve the trained model for that"
@@ -51,7 +55,7 @@ def compute(connection: Connection, load: Load, path: str, settings: ServeSettin
         connection.send(answer(model, jobs, settings))
 
 
-def describe(model, settings: ServeSettings) -> ModelInfo:
+def describe(model: "DiffADPipeline | Detector", settings: ServeSettings) -> ModelInfo:
     """Raises ValueError if the model is not calibrated, or can't give the false-alarm rate."""
     calibration = model.calibration
     rates = calibration.supported_rates(settings.false_alarm_rate)
@@ -69,14 +73,14 @@ def describe(model, settings: ServeSettings) -> ModelInfo:
     )
 
 
-def warm_up(model, settings: ServeSettings) -> None:
+def warm_up(model: "DiffADPipeline | Detector", settings: ServeSettings) -> None:
     """Scores grey images, alone and as a full batch, so that no request waits for what runtimes prepare at first use."""
     grey = Image.new("RGB", (256, 256), (128, 128, 128))
     for count in dict.fromkeys((1, settings.batch_size)):
         model([grey] * count, settings.batch_size, None if model.category_names is None else model.category_names[0])
 
 
-def answer(model, jobs: Sequence[Job], settings: ServeSettings) -> list[Result]:
+def answer(model: "DiffADPipeline | Detector", jobs: Sequence[Job], settings: ServeSettings) -> list[Result]:
     """Results in the order of the jobs; whatever goes wrong with one changes no other."""
     try:
         if jobs[0].repair:
@@ -90,7 +94,7 @@ def answer(model, jobs: Sequence[Job], settings: ServeSettings) -> list[Result]:
         return [Refusal(500, f"the model failed on {jobs[0].images[0].name}: {one_line(error)}")]
 
 
-def judged(model, jobs: Sequence[Job], settings: ServeSettings) -> list[Result]:
+def judged(model: "DiffADPipeline | Detector", jobs: Sequence[Job], settings: ServeSettings) -> list[Result]:
     """Rows as `diffad predict` writes them, with the image's `name` and `digest` in place of its path."""
     check_category(model, jobs[0].category)
     wanted = [(job, image) for job in jobs for image in job.images]
@@ -115,7 +119,7 @@ def judged(model, jobs: Sequence[Job], settings: ServeSettings) -> list[Result]:
     return [_of_job(list(islice(of_all, len(job.images)))) for job in jobs]
 
 
-def repaired(model, job: Job, settings: ServeSettings) -> Result:
+def repaired(model: "DiffADPipeline | Detector", job: Job, settings: ServeSettings) -> Result:
     """Rows with the repaired image, the share of its pixels that differ from the input, and whether to rely on it."""
     check_category(model, job.category)
     rows = []
@@ -148,7 +152,7 @@ def decoded(images: Sequence[SentImage], settings: ServeSettings) -> Iterator[li
         yield [(int(index), image) for index, image in batch]
 
 
-def check_category(model, category: str | None) -> None:
+def check_category(model: "DiffADPipeline | Detector", category: str | None) -> None:
     """Raises a refusal if the model does not know a category."""
     try:
         model.category_indices(category, 1)

@@ -3,6 +3,7 @@
 import asyncio
 import multiprocessing
 from collections.abc import Sequence
+from multiprocessing.connection import Connection
 
 from .computing import Load, compute
 from .messages import Job, LoadingFailed, ModelInfo, Result
@@ -24,7 +25,7 @@ class Worker:
         info: of the model.
     """
 
-    def __init__(self, process: multiprocessing.Process, connection, info: ModelInfo):
+    def __init__(self, process: multiprocessing.Process, connection: Connection, info: ModelInfo):
         self.process, self.info = process, info
         self._connection = connection
         self._turn = asyncio.Lock()
