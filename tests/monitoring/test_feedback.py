@@ -3,7 +3,7 @@
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from diffad.monitoring.feedback import FeedbackRecord, append_feedback
@@ -57,3 +57,8 @@ def test_what_can_not_be_synced_is_taken_back(tmp_path, monkeypatch):
 def test_fields_are_checked(change):
     with pytest.raises(ValueError, match=f"^{next(iter(change))} must be"):
         FeedbackRecord(**asdict(RECORD) | change)
+
+
+def test_the_letter_z_is_an_offset_too():
+    assert replace(RECORD, time="2026-03-01T12:00:00Z").moment == RECORD.moment
+    assert replace(RECORD, time="2026-03-01T13:30:00.5+01:00").moment > RECORD.moment

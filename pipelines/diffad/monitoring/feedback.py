@@ -46,11 +46,16 @@ class FeedbackRecord:
         if len(self.digest) != 64 or set(self.digest) - set("0123456789abcdef"):
             raise ValueError(f"digest must be the image's SHA-256, 64 hexadecimal digits, got {self.digest!r}")
         try:
-            has_offset = datetime.fromisoformat(self.time).tzinfo is not None
+            has_offset = self.moment.tzinfo is not None
         except ValueError:
             has_offset = False
         if not has_offset:
             raise ValueError(f"time must be ISO 8601 with an offset from UTC, got {self.time!r}")
+
+    @property
+    def moment(self) -> datetime:
+        """The time, for comparisons."""
+        return datetime.fromisoformat(self.time.replace("Z", "+00:00"))  # Python 3.10 does not know Z
 
 
 def append_feedback(path: Path, record: FeedbackRecord) -> None:

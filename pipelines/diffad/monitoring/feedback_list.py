@@ -8,7 +8,6 @@ thresholds come from parts that were drawn whatever their score was.
 import json
 from collections.abc import Collection
 from dataclasses import dataclass, fields
-from datetime import datetime
 from pathlib import Path
 
 from .feedback import FeedbackRecord
@@ -61,7 +60,7 @@ def read_feedback(path: Path) -> FeedbackList:
             continue
         record = _record(values, f"{path}: line {number}")
         former = records.get(record.digest)
-        if former is None or datetime.fromisoformat(former.time) <= datetime.fromisoformat(record.time):
+        if former is None or former.moment <= record.moment:
             records[record.digest] = record
     if cut_off and not records:
         raise ValueError(f"{path}: no line of it is JSON; give a list of feedback, as serve, the app or a report writes it")
