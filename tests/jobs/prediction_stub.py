@@ -1,7 +1,9 @@
 """A prediction run without work, which can be killed."""
 
+from functools import partial
+
 from diffad.imaging.reading import ImageError
-from diffad.jobs.predict import run_prediction
+from diffad.jobs.predict import record_rows, rows_in_batches
 from PIL import Image
 
 
@@ -25,4 +27,4 @@ class Stub:
 
 def run(stub, output, count, run=None, batch_size=4):
     names = [str(i) for i in range(count)]
-    return run_prediction(names, stub.read, stub, output, run or {"model": "m"}, batch_size)
+    return record_rows(names, partial(rows_in_batches, stub.read, stub, batch_size, None), output, run or {"model": "m"})

@@ -5,11 +5,12 @@ import fcntl
 import json
 import multiprocessing
 import os
+from functools import partial
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from diffad.jobs.predict import run_prediction
+from diffad.jobs.predict import record_rows, rows_in_batches
 from diffad.jobs.resume import Journal, files_digest, only_writer
 from diffad.jobs.table import write_table
 from PIL import Image
@@ -186,7 +187,8 @@ def test_memory_is_flat_over_100_000_rows(tmp_path, monkeypatch):
         return list(sampled({"path": name, "score": 0.0, "label": "good"} for name in batch))
 
     monkeypatch.setattr("diffad.jobs.predict.write_table", lambda rows, path: write_table(sampled(rows), path))
-    summary = run_prediction(names, lambda name: image, score, tmp_path / "out.parquet", {}, 100)
+    make_rows = partial(rows_in_batches, lambda name: image, score, 100, None)
+    summary = record_rows(names, make_rows, tmp_path / "out.parquet", {})
     assert summary.images == 100_000 and pq.read_metadata(tmp_path / "out.parquet").num_rows == 100_000
     assert len(levels) == 1000 + 20
     # All rows would be 40 MB; what is allowed is a chunk of the table in the making.

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import BatchSize, Category, Device, FalseAlarmRate, Model, Profile
+from .options import Address, BatchSize, Category, Device, Engine, FalseAlarmRate, Model, Profile, Workers
 
 
 def evaluate(
@@ -27,6 +27,9 @@ def evaluate(
     report: Annotated[bool, typer.Option(help="Write report.html; repairing images for it takes a few seconds each.")] = True,
     batch_size: BatchSize = 8,
     device: Device = None,
+    engine: Engine = "process",
+    address: Address = None,
+    workers: Workers = None,
 ) -> None:
     """Measure a model on test images of which it is known whether they are good.
 
@@ -37,12 +40,21 @@ def evaluate(
     ```
     diffad evaluate parts --model runs/part --output runs/part-evaluation
     diffad evaluate parts --model runs/part --false-alarm-rate 0.01
+    diffad evaluate parts --model runs/part --engine ray --workers 2
     ```
     """
     from ..evaluation.evaluate import evaluate_model
     from ..evaluation.outputs import metrics_table
+    from ..evaluation.scored_samples import score_samples
+    from .engine import cluster_of, worker_model
     from .loading import load_model
 
+    cluster = cluster_of(engine, address, workers, device)
+    score = score_samples
+    if cluster is not None:
+        from ..cluster.evaluation import score_by_workers
+
+        score = score_by_workers(cluster, worker_model(model, profile), folder)
     size = None if map_size is None else parse_size(map_size)
     results = evaluate_model(
         load_model(model, device, profile),
@@ -53,6 +65,7 @@ def evaluate(
         category=category,
         map_size=size,
         report=report,
+        score=score,
     )
     typer.echo(metrics_table(results))
     for name in ("metrics.json", "metrics.md", "scores.csv", "sheet.png") + ("report.html",) * report:

@@ -45,6 +45,20 @@ ExportedPrecision = Annotated[
     str | None,
     typer.Option(help="Of an exported model: fp32, bf16 or int8; without it that of its graph.", show_default=False),
 ]
+Engine = Annotated[
+    str, typer.Option(help="What computes: process (this one), or ray (workers of one thread each, on one or more machines).")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Of a running Ray cluster that this machine is part of: auto, or HOST:PORT. Without it Ray runs on this machine "
+        "for this job.",
+        show_default=False,
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option(help="Workers of --engine ray; without it one for each CPU.", min=1, show_default=False)
+]
 Feedback = Annotated[
     Path | None,
     typer.Option(help="List of the operator's words, as serve, the app and reports write it (JSON lines).", show_default=False),

@@ -5,11 +5,24 @@ from typing import Annotated
 
 import typer
 
-from .options import BatchSize, Category, Device, ExportedPrecision, FalseAlarmRate, Model, Profile
+from .options import (
+    Address,
+    BatchSize,
+    Category,
+    Device,
+    Engine,
+    ExportedPrecision,
+    FalseAlarmRate,
+    Model,
+    Profile,
+    Workers,
+)
 
 
 def predict(
-    folder: Annotated[Path, typer.Argument(help="Images to judge, in folders of any depth; or one image file.")],
+    folder: Annotated[
+        str, typer.Argument(help="Images to judge, in folders of any depth; one image file; or s3://BUCKET/FOLDER.")
+    ],
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="Table to write: .csv, .jsonl or .parquet.")],
     false_alarm_rate: FalseAlarmRate = None,
@@ -22,6 +35,9 @@ def predict(
     batch_size: BatchSize = 8,
     device: Device = None,
     precision: ExportedPrecision = None,
+    engine: Engine = "process",
+    address: Address = None,
+    workers: Workers = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if an image could not be read.")] = False,
 ) -> None:
     """Score all images of a folder and write a table with one row per image.
@@ -40,17 +56,23 @@ def predict(
     diffad predict new --model runs/part --output results.csv --report report.html
     diffad predict new --model runs/part --output results.parquet --overlays overlays --masks masks
     diffad predict new --model runs/part --output results.jsonl --false-alarm-rate 0.01 --strict
+    diffad predict s3://parts/new --model part-onnx --output results.parquet --engine ray --address auto
     ```
     """
-    from ..jobs.predict import PredictionSettings, predict_folder
+    from ..jobs.images import is_stored
+    from ..jobs.predict import PredictionSettings, predict_folder, rows_here
     from ..jobs.table import read_rows
+    from .engine import cluster_of, worker_model
     from .loading import load_scoring
 
+    cluster = cluster_of(engine, address, workers, device)
     settings = PredictionSettings(false_alarm_rate, maps, overlays, masks, category)
     if report is not None:  # whatever could keep it from being written is known before anything is scored
         from ..evaluation.report import check_report_path, report_from_predictions, write_report
 
         check_report_path(report)
+        if is_stored(folder):
+            raise ValueError(f"{folder}: --report shows images of a folder; write the table alone, or copy the images to one")
         if report.resolve() == output.resolve():
             raise ValueError(f"{report}: is the table, too; name another file for the report")
     pipe = load_scoring(model, device, profile, precision)
@@ -58,7 +80,12 @@ def predict(
         raise ValueError(
             f"{model}: a model of several categories, whose scores do not compare; name the one to report on with --category"
         )
-    summary = predict_folder(pipe, folder, output, settings, batch_size)
+    make_rows = rows_here
+    if cluster is not None:
+        from ..cluster.prediction import rows_of_workers
+
+        make_rows = rows_of_workers(cluster, worker_model(model, profile, precision))
+    summary = predict_folder(pipe, folder, output, settings, batch_size, make_rows)
     done = "was complete already, nothing was scored" if summary.was_complete else "written"
     unknown = f", {summary.unknown} of a product unknown to the model" if summary.unknown else ""
     typer.echo(f"{output} {done}: {summary.images} images, {summary.defective} of them called defective{unknown}")
@@ -69,7 +96,7 @@ def predict(
         if summary.unreadable > len(summary.first_errors):
             typer.echo(f"  ... the others are in the column `error` of {output}", err=True)
     if report is not None:
-        root = folder.parent if folder.is_file() else folder
+        root = Path(folder).parent if Path(folder).is_file() else Path(folder)
         write_report(report_from_predictions(pipe, read_rows(output), root, false_alarm_rate), report)
         typer.echo(f"wrote {report}")
     if summary.unreadable and strict:

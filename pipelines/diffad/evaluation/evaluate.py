@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from ..data import evaluation_samples
@@ -9,7 +10,7 @@ from ..pipeline_diffad import DiffADPipeline
 from .outputs import build_report, metrics_table, write_scores, write_sheet
 from .report import write_report
 from .results import summarize
-from .scored_samples import default_map_size, read_truth, score_samples
+from .scored_samples import ScoredSamples, default_map_size, read_truth, score_samples
 
 
 def evaluate_model(
@@ -22,6 +23,7 @@ def evaluate_model(
     category: str | None = None,
     map_size: tuple[int, int] | None = None,
     report: bool = True,
+    score: Callable[..., ScoredSamples] = score_samples,
 ) -> dict:
     """Writes metrics.json, metrics.md, scores.csv, sheet.png and, if asked for, report.html to a folder.
 
@@ -39,6 +41,7 @@ def evaluate_model(
             for a model that scores images in tiles about the size at which it scores the first, of which a defect of a few
             pixels is left. Memory grows with its pixels times the images.
         report: repairing images for it takes a few seconds each.
+        score: takes the place of [`score_samples`], such as where other processes do the work.
 
     Returns:
         The content of metrics.json.
@@ -54,7 +57,7 @@ def evaluate_model(
     masks = read_truth(samples, map_size)  # decodes everything: bad input ends the run here
     output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output_dir) as scratch:
-        scored = score_samples(pipe, samples, masks, map_size, Path(scratch), batch_size, false_alarm_rate, category)
+        scored = score(pipe, samples, masks, map_size, Path(scratch), batch_size, false_alarm_rate, category)
         results = summarize(pipe, scored, false_alarm_rate, category)
         results.update(model=str(pipe.name_or_path), model_digest=pipe.digest, data=Path(data).name)
         (output_dir / "metrics.json").write_text(json.dumps(results, indent=2) + "\n")

@@ -1,7 +1,7 @@
 """A labelled test set scored by a pipeline: its truth, its scores, and its maps in files, so that memory stays flat."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,7 +92,7 @@ def score_samples(
     false_alarm_rate: float | None = None,
     category: str | None = None,
 ) -> ScoredSamples:
-    """Scores all samples.
+    """Scores all samples in this process.
 
     Args:
         masks: of [`read_truth`].
@@ -101,47 +101,98 @@ def score_samples(
         batch_size: images per forward pass; memory grows with it only.
         false_alarm_rate, category: as for scoring.
     """
-    measurable = pipe.scorer.measurable_terms
-    names = [name for name in pipe.calibration.term_map_names if term_of(name) in measurable]
-    term_maps = _new_array(scratch / "term_maps.npy", (len(samples), len(names), *map_size))
-    maps = _new_array(scratch / "maps.npy", (len(samples), *map_size))
-    called_masks = _new_array(scratch / "called_masks.npy", (len(samples), *map_size), bool)
-    outputs = []
+    batches = score_batches(pipe, samples, map_size, batch_size, false_alarm_rate, category)
+    return gather(batches, pipe, samples, masks, map_size, scratch)
+
+
+def score_batches(
+    pipe: DiffADPipeline,
+    samples: Sequence[Sample],
+    map_size: tuple[int, int],
+    batch_size: int,
+    false_alarm_rate: float | None,
+    category: str | None,
+) -> Iterator[dict[str, np.ndarray]]:
+    """What a pipeline says of each batch of samples: arrays by the names of [`ScoredSamples`], with a row for each of them.
+
+    `categories` is there for a model of several only, with empty text for unknown products.
+    """
+    names = measurable_maps(pipe)
     pipe.set_progress_bar_config(disable=True)
-    for start in tqdm(range(0, len(samples), batch_size), desc="scoring", mininterval=2, disable=None):
-        batch = samples[start : start + batch_size]
+    for start in range(0, len(samples), batch_size):
         output = pipe(
-            [sample.read for sample in batch],
+            [sample.read for sample in samples[start : start + batch_size]],
             batch_size=batch_size,
             categories=category,
             false_alarm_rate=false_alarm_rate,
             map_size=map_size,
             return_term_maps=True,
         )
-        for i in range(len(batch)):
-            maps[start + i] = output.anomaly_maps[i]
-            called_masks[start + i] = output.masks[i]
-            term_maps[start + i] = [output.term_maps[i][name] for name in names]
-        output.anomaly_maps = output.term_maps = output.masks = None
-        outputs.append(output)
+        said = {
+            "image_scores": output.image_scores,
+            "p_values": output.p_values,
+            "called_defective": output.is_defective,
+            "false_alarm_rates": output.false_alarm_rates,
+            "pixel_thresholds": output.pixel_thresholds,
+            "maps": np.stack(output.anomaly_maps),
+            "called_masks": np.stack(output.masks),
+            "term_maps": np.stack([[of_image[name] for name in names] for of_image in output.term_maps]),
+        }
+        if output.categories is not None:
+            said["categories"] = np.array([name or "" for name in output.categories])
+        yield said
 
-    def joined(field: str) -> np.ndarray:
-        return np.concatenate([output[field] for output in outputs])
 
+def measurable_maps(pipe: DiffADPipeline) -> list[str]:
+    """Score terms at their timesteps, of those that the pipeline can measure."""
+    measurable = pipe.scorer.measurable_terms
+    return [name for name in pipe.calibration.term_map_names if term_of(name) in measurable]
+
+
+def gather(
+    batches: Iterable[dict[str, np.ndarray]],
+    pipe: DiffADPipeline,
+    samples: Sequence[Sample],
+    masks: np.ndarray | None,
+    map_size: tuple[int, int],
+    scratch: Path,
+) -> ScoredSamples:
+    """Puts batches together, in the order of the samples, whoever has scored them: with all maps at hand metrics are exact.
+
+    Args:
+        batches: of [`score_batches`], of all samples; of any sizes.
+        masks, map_size, scratch: of [`score_samples`].
+    """
+    names, count = measurable_maps(pipe), len(samples)
+    arrays = {
+        "term_maps": _new_array(scratch / "term_maps.npy", (count, len(names), *map_size)),
+        "maps": _new_array(scratch / "maps.npy", (count, *map_size)),
+        "called_masks": _new_array(scratch / "called_masks.npy", (count, *map_size), bool),
+    }
+    others: dict[str, list[np.ndarray]] = {}
+    start = 0
+    with tqdm(total=count, desc="scoring", unit="image", mininterval=2, disable=None) as progress:
+        for batch in batches:
+            stop = start + len(batch["image_scores"])
+            for name, values in batch.items():
+                if name in arrays:
+                    arrays[name][start:stop] = values
+                else:
+                    others.setdefault(name, []).append(values)
+            progress.update(stop - start)
+            start = stop
+    if start < count:
+        raise RuntimeError(f"{start} of {count} images were scored")
+    joined = {name: np.concatenate(values) for name, values in others.items()}
+    categories = joined.pop("categories", None)
     return ScoredSamples(
         samples=samples,
         is_defective=np.array([sample.is_defective for sample in samples]),
         masks=masks,
         term_map_names=names,
-        term_maps=term_maps,
-        maps=maps,
-        image_scores=joined("image_scores"),
-        p_values=joined("p_values"),
-        called_defective=joined("is_defective"),
-        false_alarm_rates=joined("false_alarm_rates"),
-        pixel_thresholds=joined("pixel_thresholds"),
-        called_masks=called_masks,
-        categories=[name for output in outputs for name in output.categories or []] or None,
+        categories=None if categories is None else [name or None for name in categories.tolist()],
+        **arrays,
+        **joined,
     )
 
 

@@ -5,27 +5,33 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
 from .. import __version__
-from ..imaging.decoding import ImageError, pixel_count
+from ..imaging.decoding import ImageError
 from ..imaging.drawing import overlay
-from ..imaging.reading import page_count, read_image
+from ..imaging.reading import page_count
 from ..imaging.streams import read_batches
-from ..pipeline_diffad import DiffADPipeline
 from ..runtime.detector import Detector
 from ..runtime.rows import rows_of
 from ..system.text import printable
-from .folders import images_of, picture_path
-from .resume import Journal, check_is_result, files_digest, only_writer, write_record
+from .folders import picture_path
+from .images import is_stored, list_images, reader_of
+from .resume import Journal, check_is_result, only_writer, write_record
 from .table import check_rows, check_table_path, read_rows, write_table
+
+if TYPE_CHECKING:  # an exported model needs none of what a pipeline does
+    from ..pipeline_diffad import DiffADPipeline
 
 LISTED_ERRORS = 10
 # Names and RGB images of a batch to its rows.
 Score = Callable[[Sequence[str], Sequence[Image.Image]], list[dict]]
+# Names of images to their rows, in their order and in lists of any length.
+MakeRows = Callable[[Sequence[str]], Iterator[list[dict]]]
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,11 @@ class PredictionSettings:
     @property
     def picture_folders(self) -> list[Path]:
         return [folder for folder in (self.maps, self.overlays, self.masks) if folder is not None]
+
+    def resolved(self) -> "PredictionSettings":
+        """The same settings for a process that works elsewhere."""
+        folders = {name: getattr(self, name) for name in ("maps", "overlays", "masks")}
+        return dataclasses.replace(self, **{name: folder and folder.resolve() for name, folder in folders.items()})
 
 
 @dataclass
@@ -81,12 +92,54 @@ class PredictionSummary:
             yield row
 
 
+def rows_in_batches(
+    read: Callable[[str], Image.Image],
+    score: Score,
+    batch_size: int,
+    pixels: Callable[[str], int] | None,
+    names: Sequence[str],
+) -> Iterator[list[dict]]:
+    """Reads images and scores those that can be read; the others get a row with the error.
+
+    Args:
+        read: name to RGB image, or ImageError.
+        batch_size, pixels: of [`diffad.imaging.streams.read_batches`].
+    """
+    for batch in read_batches(names, read, batch_size, pixels):
+        yield _score_readable(batch, score)
+
+
+def rows_here(
+    pipe: "DiffADPipeline | Detector",
+    folder: str,
+    settings: PredictionSettings,
+    batch_size: int,
+    base: Path = Path(),
+) -> MakeRows:
+    """Reads images below a folder and scores them in this process; see [`predict_folder`].
+
+    Args:
+        base: of a relative folder, for a process that works elsewhere.
+    """
+    reader = reader_of(folder, base)
+
+    def score(names: Sequence[str], images: Sequence[Image.Image]) -> list[dict]:
+        result = pipe(images, batch_size, settings.category, settings.false_alarm_rate)
+        for i, name in enumerate(names):
+            threshold = result.pixel_thresholds[i]
+            write_pictures(settings, name, images[i], result.anomaly_maps[i], result.masks[i], threshold)
+        return [row | {"pages": page_count(image)} for row, image in zip(rows_of(names, result), images, strict=True)]
+
+    return partial(rows_in_batches, reader.read, score, batch_size, reader.pixels)
+
+
 def predict_folder(
-    pipe: DiffADPipeline | Detector,
-    folder: Path,
+    pipe: "DiffADPipeline | Detector",
+    folder: str | Path,
     output: Path,
     settings: PredictionSettings = PredictionSettings(),
     batch_size: int = 8,
+    engine: Callable[..., MakeRows] = rows_here,
 ) -> PredictionSummary:
     """Scores all images below a folder, or one image file, and writes a table with the columns of [`diffad.jobs.table.SCHEMA`].
 
@@ -94,56 +147,41 @@ def predict_folder(
     settings and images are the same. A finished table of the same run, which `<output>.run.json` tells, is left as it is.
 
     Args:
+        folder: or the address of one in an object store, such as `s3://bucket/folder`.
         output: table to write; `.csv`, `.jsonl` or `.parquet`.
         batch_size: images per forward pass; scores depend on it by rounding errors only.
+        engine: makes the rows, as [`rows_here`] does in this process; it decides nothing of their content.
 
     Raises:
         DataError: if there are no images, or folders of pictures would collide with them.
+        OSError: if an object store can't be reached.
         ValueError: if the output can't be written, it or the journal belongs to another run, or the pipeline can't give the
             false-alarm rate or does not know the category.
     """
     check_table_path(output)
     categories = pipe.category_indices(settings.category, 1)
     rates = pipe.calibration.supported_rates(settings.false_alarm_rate, categories)
-    if isinstance(pipe, DiffADPipeline):
+    if not isinstance(pipe, Detector):
         pipe.set_progress_bar_config(disable=True)
-    run = {"version": __version__, "folder": str(folder.resolve())}
-    folder, names = images_of(folder, settings.picture_folders)
-    run |= {
-        "images": files_digest(folder, names),
+    images = list_images(folder, settings.picture_folders)
+    run = {
+        "version": __version__,
+        "folder": str(folder) if is_stored(folder) else str(Path(folder).resolve()),
+        "images": images.digest,
         "model": pipe.digest,
         **{key: _as_text(value) for key, value in dataclasses.asdict(settings).items()},
         "thresholds": [_thresholds(pipe, category, rate) for category, rate in rates.items()],
     }
-
-    def score(batch: Sequence[str], images: Sequence[Image.Image]) -> list[dict]:
-        result = pipe(images, batch_size, settings.category, settings.false_alarm_rate)
-        for i, name in enumerate(batch):
-            threshold = result.pixel_thresholds[i]
-            write_pictures(settings, name, images[i], result.anomaly_maps[i], result.masks[i], threshold)
-        return [row | {"pages": page_count(image)} for row, image in zip(rows_of(batch, result), images, strict=True)]
-
-    return run_prediction(
-        names, lambda name: read_image(folder / name), score, output, run, batch_size, lambda name: pixel_count(folder / name)
-    )
+    return record_rows(images.names, engine(pipe, images.folder, settings, batch_size), output, run)
 
 
-def run_prediction(
-    names: Sequence[str],
-    read: Callable[[str], Image.Image],
-    score: Score,
-    output: Path,
-    run: dict,
-    batch_size: int,
-    pixels: Callable[[str], int] | None = None,
-) -> PredictionSummary:
-    """Reads, scores and records images, from where the journal ends to the finished table; one of the same run stays.
+def record_rows(names: Sequence[str], make_rows: MakeRows, output: Path, run: dict) -> PredictionSummary:
+    """Records the rows of images, from where the journal ends to the finished table; one of the same run stays.
 
     Args:
         names: of all images of the run, the finished ones included.
-        read: name to RGB image, or ImageError.
+        make_rows: is called with the names of the others.
         run: everything that rows depend on; see [`diffad.jobs.resume.Journal`].
-        batch_size, pixels: of [`diffad.imaging.streams.read_batches`].
 
     Raises:
         ValueError: if the output or the journal belongs to another run or is damaged, or another process is writing either.
@@ -161,9 +199,9 @@ def run_prediction(
             with tqdm(
                 total=len(names), initial=journal.length, desc="predicting", unit="image", mininterval=1, disable=None
             ) as progress:
-                for batch in read_batches(names[journal.length :], read, batch_size, pixels):
-                    journal.append(_score_readable(batch, score))
-                    progress.update(len(batch))
+                for rows in make_rows(names[journal.length :]):
+                    journal.append(rows)
+                    progress.update(len(rows))
             write_table(summary.counted(iter(journal)), output)
         write_record(output, run)
         journal_path.unlink()
@@ -203,7 +241,7 @@ def _as_text(setting: Path | float | str | None) -> str | None:
     return None if setting is None else str(setting.resolve() if isinstance(setting, Path) else setting)
 
 
-def _thresholds(pipe: DiffADPipeline | Detector, category: int, false_alarm_rate: float) -> dict:
+def _thresholds(pipe: "DiffADPipeline | Detector", category: int, false_alarm_rate: float) -> dict:
     return {
         "category": None if pipe.category_names is None else pipe.category_names[category],
         "false_alarm_rate": false_alarm_rate,

@@ -168,15 +168,24 @@ def difference_of_runs(kept: Mapping, run: Mapping) -> str | None:
 
 def files_digest(folder: Path, names: Sequence[str]) -> str:
     """Digest of the names, sizes and modification times of files, without reading them; a broken link has neither."""
+    return digest_of_files((name, *_size_and_time(folder / name)) for name in names)
+
+
+def digest_of_files(files: Iterable[tuple[str, int | None, int | None]]) -> str:
+    """Digest of names, sizes and modification times in nanoseconds; both are None for what is gone."""
     digest = hashlib.sha256()
-    for name in names:
-        try:
-            status = os.stat(folder / name)
-            state = f"{status.st_size}\0{status.st_mtime_ns}"
-        except OSError:
-            state = "gone"
+    for name, size, time in files:
+        state = "gone" if size is None else f"{size}\0{time}"
         digest.update(f"{name}\0{state}\0".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
+
+
+def _size_and_time(path: Path) -> tuple[int | None, int | None]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None, None
+    return status.st_size, status.st_mtime_ns
 
 
 def _line(entry: dict) -> bytes:

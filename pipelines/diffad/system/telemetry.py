@@ -2,11 +2,11 @@
 
 import os
 
-# Of ONNX Runtime, which opens a session with its maker as it is imported, and of NNCF.
-REFUSALS = ("ORT_DISABLE_TELEMETRY", "NNCF_CI")
+# Of ONNX Runtime, which opens a session with its maker as it is imported, of NNCF, and of Ray.
+REFUSALS = {"ORT_DISABLE_TELEMETRY": "1", "NNCF_CI": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 def refuse_telemetry() -> None:
     """Keeps them from it, before they are imported: no call goes out that the user did not ask for."""
-    for name in REFUSALS:
-        os.environ.setdefault(name, "1")
+    for name, value in REFUSALS.items():
+        os.environ.setdefault(name, value)
