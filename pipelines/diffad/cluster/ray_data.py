@@ -49,7 +49,7 @@ class Cluster:
         with self._connected() as workers:
             import ray
 
-            size = batch_size * max(1, min(BATCHES_AT_ONCE, len(items) // (batch_size * workers * CHUNKS_PER_WORKER)))
+            size = chunk_size(len(items), workers, batch_size)
             chunks = [{"items": items[start : start + size]} for start in range(0, len(items), size)]
             # Made here and not by tasks, which would find no CPU: the workers have them all.
             blocks = ray.data.from_items(chunks, override_num_blocks=len(chunks))
@@ -95,6 +95,11 @@ class Cluster:
             yield self.workers or cpus
         finally:
             ray.shutdown()
+
+
+def chunk_size(items: int, workers: int, batch_size: int) -> int:
+    """How many of all items a worker takes at once, in whole batches."""
+    return batch_size * max(1, min(BATCHES_AT_ONCE, items // (batch_size * workers * CHUNKS_PER_WORKER)))
 
 
 def check_installed() -> None:
