@@ -86,7 +86,7 @@ def start(config: TrainingConfig, processes: int = 1, act=None) -> list[BaseProc
     Args:
         act: is called with the configuration in place of `train.main`.
     """
-    port, started = _free_port(), []
+    port, started = free_port(), []
     for rank in range(processes):
         ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         environment = {name: str(value) for name, value in ranks.items()} if processes > 1 else {}
@@ -126,7 +126,8 @@ def use_one_thread(patch=setattr) -> None:
     patch(os, "sched_getaffinity", lambda process: {0})
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -84,6 +84,12 @@ def build_cache(
             write_text(folder / MARKER, json.dumps({"source": source, "images": digest}))
 
 
+def cache_mark(folder: Path) -> int:
+    """Tells what a folder holds for [`CachedDataset`], in a number that processes can compare; 0 for nothing."""
+    path = folder / MARKER
+    return int(hashlib.sha256(path.read_bytes()).hexdigest()[:15], 16) if path.is_file() else 0
+
+
 def _fill(
     samples: Sequence[Sample],
     extractor: FeatureExtractor,

@@ -4,6 +4,8 @@ One process:       accelerate launch training/train.py --config cpu-small --data
 Several GPUs:      accelerate launch --multi_gpu training/train.py --config paper --data DATA --pretrained_unet CHECKPOINT
 Two CPU processes: accelerate launch --multi_gpu --num_processes 2 training/train.py --config cpu-small --data DATA
                    (without --multi_gpu accelerate starts a single process on a machine without GPUs)
+Several machines:  add --num_machines 2 --machine_rank 0 (1 on the other) --main_process_ip HOST --main_process_port 29500;
+                   --num_processes counts those of all machines, which see one --output_dir
 Continue:          add --resume_from_checkpoint latest
 One model of all:  add --categories "[screw, tile]": one class-conditional model of the folders DATA/screw and DATA/tile
 
@@ -36,7 +38,7 @@ from diffad.system.memory import keep_freed_memory, peak_memory_mib
 from diffad_training.checkpoints import find_checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint
 from diffad_training.components import build_extractor, build_scheduler, build_unet, check_score, choose_precision
 from diffad_training.config import TrainingConfig, parse_config, training_steps
-from diffad_training.dataset import BalancedSampler, CachedDataset, balanced_statistics, build_cache
+from diffad_training.dataset import BalancedSampler, CachedDataset, balanced_statistics, build_cache, cache_mark
 from diffad_training.fitting import FittedModel, GoodParts, fit_first_pipeline, fit_pipeline
 from diffad_training.good_images import check_region, excluded_names, good_samples, split_samples
 from diffad_training.interruption import Interruption, ignore_interruption
@@ -109,6 +111,7 @@ def run(
         tiles = {"short_side": config.short_side, "tile_overlap": config.tile_overlap}
         build_cache(samples, extractor, config.resolution, cache_dir, **tiles)
     accelerator.wait_for_everyone()
+    check_shared(accelerator, cache_dir)
     cached = CachedDataset(cache_dir)
     now = dataclasses.replace(now, images=cached.digest, held_out=[sample.name for sample in held_out_samples])
     if checkpoint and (difference := checkpoint.fingerprint.difference(now)):
@@ -299,8 +302,18 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
     if accelerator.device.type == "cpu":
         # `accelerate launch` limits every process to one thread unless it is told otherwise.
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        torch.set_num_threads(max(1, cores // accelerator.num_processes))
+        on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+        torch.set_num_threads(max(1, cores // on_this_machine))
     return accelerator
+
+
+def check_shared(accelerator: Accelerator, cache_dir: Path) -> None:
+    """Raises DataError in every process unless all of them see the images that the main process has prepared."""
+    marks = accelerator.gather(torch.tensor([cache_mark(cache_dir)], device=accelerator.device))
+    if not (marks == marks[0]).all():
+        raise DataError(
+            f"{cache_dir}: not all machines see the same files there; put --output_dir, or --cache_dir, where all of them do"
+        )
 
 
 def training_loader(

@@ -4,6 +4,8 @@ import dataclasses
 import io
 import re
 from contextlib import redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
 
 import new_process
 import pytest
@@ -13,8 +15,17 @@ from diffad import DiffADPipeline
 from diffad.data import DataError
 from diffad_training import train
 from diffad_training.config import save_config
+from diffad_training.dataset import cache_mark
 from safetensors.torch import load_file
-from tiny_training import assert_equal_models, launch, tiny_config, train_in, unet_weights, use_one_thread
+from tiny_training import (
+    assert_equal_models,
+    free_port,
+    launch,
+    tiny_config,
+    train_in,
+    unet_weights,
+    use_one_thread,
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +41,28 @@ def two_processes(settings, tmp_path_factory):
     """A run launched as the documentation says."""
     folder = tmp_path_factory.mktemp("processes") / "two"
     config = dataclasses.replace(settings, output_dir=str(folder))
-    save_config(config, folder.parent / "config.json")
-    words = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-    words += ["--dynamo_backend", "no", train.__file__, "--config", str(folder.parent / "config.json")]
-    printed = new_process.run(launch, words, printed=folder.parent / "printed.txt", environment={"OMP_NUM_THREADS": "1"})
-    assert "2 process(es)" in printed
+    (process,) = launched(config)
+    process.join()
+    printed = (folder.parent / "printed-0.txt").read_text()
+    assert process.exitcode == 0 and "2 process(es)" in printed, printed
     return config, folder, printed
+
+
+def launched(config, machines=1):
+    """Two processes on one machine, or one on each of two, started by `accelerate launch` on each."""
+    folder = Path(config.output_dir).parent
+    save_config(config, folder / "config.json")
+    words = ["--multi_gpu", "--num_processes", "2", "--num_machines", str(machines), "--main_process_ip", "127.0.0.1"]
+    words += ["--main_process_port", str(free_port()), "--mixed_precision", "no", "--dynamo_backend", "no"]
+    script = [train.__file__, "--config", str(folder / "config.json")]
+    return [
+        new_process.start(
+            *(launch, [*words, "--machine_rank", str(rank), *script]),
+            printed=folder / f"printed-{rank}.txt",
+            environment={"OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(machines)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +92,47 @@ def test_two_processes_end_where_one_does(two_processes, accumulated):
     assert moved > 1e-3
     for name in expected:
         torch.testing.assert_close(weights[name], expected[name], rtol=0, atol=0.02 * moved.item(), msg=name)
+
+
+def test_two_machines_train_as_two_processes_of_one_do(two_processes, tmp_path):
+    """Gloo on loopback; bit for bit, with everything that was fitted afterwards."""
+    config = dataclasses.replace(two_processes[0], output_dir=str(tmp_path / "machines"))
+    for rank, process in enumerate(launched(config, machines=2)):
+        process.join()
+        assert process.exitcode == 0, (tmp_path / f"printed-{rank}.txt").read_text()
+    assert_equal_models(tmp_path / "machines", two_processes[1])
+
+
+@pytest.mark.parametrize(("marks", "is_shared"), [([7], True), ([7, 7], True), ([7, 0], False), ([7, 8], False)])
+def test_machines_that_see_other_files_are_refused_everywhere(marks, is_shared, tmp_path):
+    accelerator = SimpleNamespace(device="cpu", gather=lambda mark: torch.tensor(marks))
+    if is_shared:
+        train.check_shared(accelerator, tmp_path)
+        return
+    with pytest.raises(DataError, match="not all machines see the same files there; put --output_dir"):
+        train.check_shared(accelerator, tmp_path)
+
+
+def test_what_a_cache_holds_is_told_by_its_mark(tmp_path):
+    marks = [cache_mark(tmp_path)]
+    for content in ("a", "b", "a"):
+        (tmp_path / "cache.json").write_text(content)
+        marks.append(cache_mark(tmp_path))
+    assert marks[0] == 0 and marks[1] == marks[3] and len(set(marks)) == 3
+    assert torch.tensor(marks).dtype == torch.int64
+
+
+def test_a_process_takes_its_share_of_its_own_machine(settings, monkeypatch):
+    """Of 2 processes on 2 machines each has all cores of one."""
+    threads = []
+    monkeypatch.setattr(train.os, "sched_getaffinity", lambda process: set(range(6)), raising=False)
+    monkeypatch.setattr(train.torch, "set_num_threads", threads.append)
+    monkeypatch.setattr(train, "Accelerator", lambda **_: SimpleNamespace(device=torch.device("cpu"), num_processes=2))
+    for environment in ({}, {"LOCAL_WORLD_SIZE": "1"}):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        train.build_accelerator(settings)
+    assert threads == [3, 6]
 
 
 def test_validation_sees_every_held_out_image_once(two_processes, accumulated):

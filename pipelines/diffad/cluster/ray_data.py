@@ -1,6 +1,7 @@
 """Ray Data as an engine: work is dealt out to processes of one thread, and what they make comes back in order, each once."""
 
 import logging
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ class Cluster:
             # Nobody else may reach it: whoever reaches Ray's ports can have it run anything.
             place = {"address": "local", "num_cpus": self.workers, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         else:
+            check_reachable(self.address)
             place = {"address": self.address}
         try:
             ray.init(**place, logging_level=logging.WARNING)
@@ -107,6 +109,21 @@ def check_installed() -> None:
     for name in ("ray", "pandas"):
         if find_spec(name) is None:
             raise ValueError(f"--engine ray needs the Python package {name}: pip install 'diffad[ray]'")
+
+
+def check_reachable(address: str) -> None:
+    """Raises OSError unless somebody listens at HOST:PORT; Ray itself would try for many minutes."""
+    host, _, port = address.rpartition(":")
+    if address == "auto":
+        return
+    if not port.isdecimal():
+        raise ValueError(f"--address {address}: expected auto, or HOST:PORT")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise OSError(
+            f"--address {address}: no cluster of Ray there ({one_line(error)}); `ray start --head` starts one"
+        ) from None
 
 
 class Worker:
