@@ -24,7 +24,7 @@ ROOMS = (
     "data",
     "evaluation",
 )
-ROOMS += ("jobs", "watch", "hub", "export", "diffad_training", "app", "serve", "cli")
+ROOMS += ("jobs", "cluster", "watch", "hub", "export", "diffad_training", "app", "serve", "cli")
 FORMULAS = ("diffad.scoring.terms", "diffad.diffusion.losses", "diffad.scoring.conformal")
 MAY_REEXPORT = ("diffad.data", "diffad.cli", "diffad.evaluation.report", "diffad.runtime")
 FOLDERS = {"diffad": ROOT / "pipelines/diffad", "diffad_training": ROOT / "training"}

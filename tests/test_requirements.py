@@ -27,12 +27,13 @@ DISTRIBUTIONS = {
 PARTS = {
     "pipelines/diffad": ("", "train", "export"),  # plots and export need more, and say so
     "pipelines/diffad/app": ("", "app"),
+    "pipelines/diffad/cluster": ("", "ray"),
     "pipelines/diffad/hub/templates": ("", "app"),
     "pipelines/diffad/serve": ("", "serve"),
     "pipelines/diffad/watch": ("", "watch"),
     "training": ("", "train", "demo"),
-    "training/benchmarks": ("", "benchmarks", "demo", "export", "train", "peers"),
-    "tests": ("", "test", "app", "benchmarks", "demo", "export", "serve", "train", "watch"),
+    "training/benchmarks": ("", "benchmarks", "demo", "export", "train", "peers", "ray"),
+    "tests": ("", "test", "app", "benchmarks", "demo", "export", "ray", "serve", "train", "watch"),
 }
 
 

@@ -80,23 +80,26 @@ def assert_equal_models(first: Path, second: Path) -> None:
             assert torch.equal(a[name], b[name]), f"{component}: {name}"
 
 
-def start(config: TrainingConfig, processes: int = 1, act=None) -> list[BaseProcess]:
+def start(config: TrainingConfig, processes: int = 1, act=None, machines: int = 1) -> list[BaseProcess]:
     """Trains in new processes, one of several in a group.
 
     Args:
+        machines: on which they are told to be, equally many on each.
         act: is called with the configuration in place of `train.main`.
     """
     port, started = free_port(), []
     for rank in range(processes):
-        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        local = processes // machines
+        ranks = {"RANK": rank, "LOCAL_RANK": rank % local, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": local}
+        ranks |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         environment = {name: str(value) for name, value in ranks.items()} if processes > 1 else {}
         started.append(new_process.start(_train, config, act, environment=environment))
     return started
 
 
-def train_in(processes: int, config: TrainingConfig, act=None) -> None:
+def train_in(processes: int, config: TrainingConfig, act=None, machines: int = 1) -> None:
     """Trains in so many new processes, which must succeed."""
-    started = start(config, processes, act)
+    started = start(config, processes, act, machines)
     for process in started:
         process.join(120)
     assert [process.exitcode for process in started] == [0] * processes

@@ -40,6 +40,7 @@ from diffad_training.benchmarks import (
     records,
     reference_content,
     repair,
+    scaling,
     serving,
     speed,
     speed_tables,
@@ -93,8 +94,8 @@ def test_every_option_exists(document):
     known |= {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts}
     for script in (ROOT / "training").rglob("*.py"):
         known |= set(re.findall(r'add_argument\(\s*"(--\w+)"', script.read_text()))
-    known.add("--help")
-    ours = "\n".join(line for line in document.text.splitlines() if not line.startswith("uv "))
+    known |= {"--help", "--num_machines", "--machine_rank", "--main_process_ip", "--main_process_port"}
+    ours = "\n".join(line for line in document.text.splitlines() if not line.startswith(("uv ", "ray ")))
     options = set(re.findall(r"(?<![\w<!-])--[a-z][\w-]*", ours))
     assert {option for option in options if option not in known and option.replace("_", "-") not in known} == set()
 
@@ -202,6 +203,7 @@ def test_tables_are_those_of_the_kept_results(tmp_path, monkeypatch):
     repair.update_tables(tmp_path / "model_cards/repair.md", kept / "repair.jsonl")
     speed_tables.update_tables(tmp_path / "model_cards/speed.md", kept / "speed.jsonl")
     monitoring_tables.update_tables(tmp_path / "model_cards/monitoring.md", kept / "monitoring.jsonl")
+    scaling.update_tables(tmp_path / "model_cards/scaling.md", kept / "scaling.jsonl")
     serving.update_tables(tmp_path / "model_cards/serving.md", kept / "serving.jsonl")
     update.update_tables(tmp_path / "model_cards/update.md", kept / "update.jsonl")
     precisions.update_table(tmp_path / "model_cards/speed.md", kept / "precisions.jsonl")
@@ -219,5 +221,5 @@ def test_every_table_is_rendered_by_a_benchmark():
         cards = {"ablation": ablation.CARD, "repair": repair.CARD, "label_ambiguity": label_ambiguity.CARD}
         cards |= {"speed": speed.CARD, "precisions": precisions.CARD}
         cards |= {"monitoring": monitoring.CARD, "audit": audit.CARD, "reference_content": reference_content.CARD}
-        cards |= {"serving": serving.CARD, "update": update.CARD}
+        cards |= {"scaling": scaling.CARD, "serving": serving.CARD, "update": update.CARD}
         assert all(cards[kind].name == document.path.name for kind in kinds), document.name

@@ -94,6 +94,7 @@ def test_two_processes_end_where_one_does(two_processes, accumulated):
         torch.testing.assert_close(weights[name], expected[name], rtol=0, atol=0.02 * moved.item(), msg=name)
 
 
+@pytest.mark.long
 def test_two_machines_train_as_two_processes_of_one_do(two_processes, tmp_path):
     """Gloo on loopback; bit for bit, with everything that was fitted afterwards."""
     config = dataclasses.replace(two_processes[0], output_dir=str(tmp_path / "machines"))
@@ -145,10 +146,10 @@ def test_validation_sees_every_held_out_image_once(two_processes, accumulated):
     assert DiffADPipeline.from_pretrained(two_processes[1]).calibration.config.num_calibration_images == 2
 
 
-def test_resumed_by_two_processes(two_processes, tmp_path):
+def test_resumed_by_two_processes_on_two_machines(two_processes, tmp_path):
     config, folder, _ = two_processes
     changes = {"output_dir": str(tmp_path / "resumed"), "resume_from_checkpoint": str(folder / "checkpoint-4")}
-    train_in(2, dataclasses.replace(config, **changes))
+    train_in(2, dataclasses.replace(config, **changes), machines=2)
     assert_equal_models(tmp_path / "resumed", folder)
 
 

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,10 +91,16 @@ def link_images(folder: Path, rows: int, images: int, size: tuple[int, int], rng
     for i in range(images):
         coarse = Image.fromarray(rng.integers(60, 200, size=(4, 4, 3), dtype=np.uint8))
         coarse.resize(size[::-1], Image.Resampling.BICUBIC).save(originals / f"{i}.png")
+    link_files(folder, rows, [originals / f"{i}.png" for i in range(images)])
+
+
+def link_files(folder: Path, rows: int, files: Sequence[Path]) -> None:
+    """Links files in turn as `<folder>/<thousands>/<number>` with their own endings."""
     for i in range(rows):
-        link = folder / f"{i // FILES_PER_FOLDER:03d}" / f"{i:06d}.png"
+        file = files[i % len(files)]
+        link = folder / f"{i // FILES_PER_FOLDER:03d}" / f"{i:06d}{file.suffix}"
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.hardlink_to(originals / f"{i % images}.png")
+        link.symlink_to(file.resolve())
 
 
 def journal_of(output: Path) -> Path:
