@@ -1,4 +1,4 @@
-"""benchmarks/scaling.py: what it counts and extrapolates, and its tables; the runs themselves need Ray and a core for each worker."""
+"""benchmarks/scaling.py: what it counts and extrapolates, and its tables; the runs need Ray and a core for each worker."""
 
 import json
 import math
