@@ -101,3 +101,30 @@ def test_unreadable_images_are_reported_and_fail_the_run_only_if_asked(model, pa
     assert "unreadable images: 1\n" in result.stderr and "broken.png: not a readable image" in result.stderr
     assert run(*arguments, "--output", tmp_path / "strict.csv", "--strict").exit_code == 1
     assert (tmp_path / "strict.csv").read_bytes() == (tmp_path / "out.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--engine", "spark"), "--engine spark: expected process or ray"),
+        (("--workers", 2), "--workers 2: is for --engine ray"),
+        (("--address", "auto"), "--address auto: is for --engine ray"),
+        (("--engine", "ray", "--device", "cuda"), "--device cuda: workers of --engine ray compute on CPUs; leave it out"),
+        (("--engine", "ray", "--address", "127.0.0.1:1"), "--address 127.0.0.1:1: no Ray cluster there"),
+    ],
+)
+def test_options_of_engines_that_do_not_go_together_are_refused(model, parts, tmp_path, words, message):
+    if "127.0.0.1:1" in words:
+        pytest.importorskip("ray.data")
+    result = run("predict", parts / "test", "--model", model, "--output", tmp_path / "out.jsonl", *words)
+    assert result.exit_code == 1 and f"error: {message}" in result.stderr
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_store_has_no_report(model, parts, tmp_path):
+    source, report = (parts / "test").as_uri(), tmp_path / "report.html"
+    arguments = ("predict", source, "--model", model, "--output", tmp_path / "out.jsonl")
+    result = run(*arguments, "--report", report)
+    assert result.exit_code == 1 and "--report shows images of a folder" in result.stderr and not report.exists()
+    result = run(*arguments)
+    assert result.exit_code == 0 and "5 images, 2 of them called defective" in result.stdout

@@ -2,7 +2,7 @@
 
 import pytest
 from diffad.cluster import ray_data
-from diffad.cluster.ray_data import Cluster, _cause, check_installed, chunk_size
+from diffad.cluster.ray_data import Cluster, _cause, check_installed, check_reachable, chunk_size
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,15 @@ def test_of_the_errors_around_it_the_workers_own_is_raised():
     assert _cause(wrapped) is own
     died = TaskError(None)
     assert _cause(died) is died
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "message"),
+    [
+        ("127.0.0.1:1", OSError, "--address 127.0.0.1:1: no Ray cluster there .*`ray start --head` starts one"),
+        ("nowhere", ValueError, "--address nowhere: expected auto, or HOST:PORT"),
+    ],
+)
+def test_an_address_without_a_cluster_is_refused_at_once(address, error, message):
+    with pytest.raises(error, match=message):
+        check_reachable(address)

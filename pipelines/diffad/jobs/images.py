@@ -81,9 +81,9 @@ class FolderReader:
 
 
 class StoreReader:
-    """Reads images below an address of an object store, each with one request.
+    """Reads images below an address of an object store.
 
-    Their number of pixels is not known beforehand, which would take another request: it counts as 0.
+    Their number of pixels is not known beforehand, which would take further requests: it counts as 0.
 
     Raises:
         DataError: if the address can't be used.
