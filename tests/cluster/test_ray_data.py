@@ -2,7 +2,7 @@
 
 import pytest
 from diffad.cluster import ray_data
-from diffad.cluster.ray_data import Cluster, _cause, check_installed, check_reachable, chunk_size
+from diffad.cluster.ray_data import Cluster, check_installed, check_reachable, chunk_size, own_error
 
 
 @pytest.mark.parametrize(
@@ -36,12 +36,15 @@ def test_of_the_errors_around_it_the_workers_own_is_raised():
         def __init__(self, cause):
             self.cause = cause
 
+    class TaskErrorOfValues(TaskError, ValueError):
+        pass
+
     own = ValueError("host: another model lies there")
-    wrapped = TaskError(RuntimeError("in user code"))
-    wrapped.__cause__ = TaskError(own)
-    assert _cause(wrapped) is own
-    died = TaskError(None)
-    assert _cause(died) is died
+    in_user_code = RuntimeError("in user code")
+    in_user_code.__cause__ = own
+    assert own_error(TaskErrorOfValues(in_user_code)) is own
+    bug = TaskError(TypeError("a bug"))
+    assert own_error(bug) is bug
 
 
 @pytest.mark.parametrize(

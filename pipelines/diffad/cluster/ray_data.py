@@ -42,7 +42,7 @@ class Cluster:
 
         Raises:
             ValueError: if the cluster has fewer CPUs than workers are asked for.
-            OSError: if Ray can't be started, or there is no cluster at the address.
+            OSError: if Ray can't be started, there is no cluster at the address, or workers die again and again.
             Exception: whatever `work` raises.
         """
         if not items:
@@ -65,8 +65,10 @@ class Cluster:
             )
             try:
                 yield from results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+            except ray.exceptions.RayTaskError as error:
+                raise own_error(error) from None
             except ray.exceptions.RayError as error:
-                raise _cause(error) from None
+                raise OSError(f"Ray's workers failed ({one_line(error)}); the same command goes on") from error
 
     @contextmanager
     def _connected(self) -> Iterator[int]:
@@ -121,9 +123,7 @@ def check_reachable(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
-        raise OSError(
-            f"--address {address}: no cluster of Ray there ({one_line(error)}); `ray start --head` starts one"
-        ) from None
+        raise OSError(f"--address {address}: no Ray cluster there ({one_line(error)}); `ray start --head` starts one") from None
 
 
 class Worker:
@@ -137,12 +137,11 @@ class Worker:
             yield from self.work(items)
 
 
-def _cause(error: Exception) -> Exception:
-    """What a worker raised, of the errors that Ray makes of it."""
-    chain: BaseException | None = error
-    while chain is not None:
-        cause = getattr(chain, "cause", None)
-        if isinstance(cause, (ValueError, OSError)):
-            return cause
-        chain = chain.__cause__
-    return error
+def own_error(error: Exception) -> Exception:
+    """What a worker raised for its user to see, of the errors that Ray wraps it in; without one the error itself."""
+    found, inner = error, error
+    while inner is not None:
+        if isinstance(inner, (ValueError, OSError)):
+            found = inner
+        inner = getattr(inner, "cause", None) or inner.__cause__
+    return found
