@@ -10,12 +10,18 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
+from diffad.cli.loading import load_scoring
+from diffad.cluster.evaluation import score_by_workers
 from diffad.cluster.prediction import rows_of_workers
 from diffad.cluster.ray_data import Cluster
+from diffad.evaluation.evaluate import evaluate_model
+from diffad.evaluation.scored_samples import score_samples
 from diffad.jobs.predict import PredictionSettings, predict_folder
 from PIL import Image
 from pyarrow import fs
 from stub_model import load_stub, save_stub
+from tiny_pipeline import save_test_images, smooth_images, tiny_pipeline
 from two_nodes import two_nodes, worker_pids
 
 pytest.importorskip("ray.data", reason="needs Ray: pip install 'diffad[ray]'")
@@ -86,3 +92,20 @@ def test_what_a_worker_raises_is_raised(address, store, tmp_path):
     engine = rows_of_workers(Cluster(address), partial(load_stub, save_stub(tmp_path / "other")))
     with pytest.raises(ValueError, match="another model lies there"):
         predict_folder(load_stub(path), store, tmp_path / "out.parquet", SETTINGS, BATCH, engine)
+
+
+@pytest.mark.long
+def test_metrics_are_those_of_one_process(address, tmp_path):
+    pipe = tiny_pipeline(weights={"mahalanobis": 1.0}, smoothing_sigma=1.0)
+    pipe.calibrate(smooth_images(21, seed=4))
+    pipe.save_pretrained(tmp_path / "model")
+    parts = save_test_images(tmp_path / "parts", defective=4)
+    load = partial(load_scoring, str(tmp_path / "model"), "cpu", None, None, 1)
+    before = torch.get_num_threads()
+    found = []
+    for score in (score_samples, score_by_workers(Cluster(address), load, str(parts))):
+        output = tmp_path / str(len(found))
+        found.append(evaluate_model(load(), parts, output, batch_size=2, map_size=(24, 40), report=False, score=score))
+    torch.set_num_threads(before)
+    assert {**found[0], "cost": None} == {**found[1], "cost": None}
+    assert (tmp_path / "0/scores.csv").read_bytes() == (tmp_path / "1/scores.csv").read_bytes()
