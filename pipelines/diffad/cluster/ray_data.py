@@ -14,7 +14,7 @@ from ..system.text import one_line
 # Items that a worker takes at once are lost to a kill and made again; few of them cost the driver time.
 BATCHES_AT_ONCE = 16
 CHUNKS_PER_WORKER = 4  # at least, of a short job, so that all workers end at about the same time
-MOST_RETRIES = 20  # of the same items, whose worker died every time: they are likely why
+MOST_RETRIES = 20  # of the same items, whose worker died every time: then they are likely why
 # Items to blocks of results: a worker's own copy loads what it needs when it is first called.
 Work = Callable[[list], Iterator[pa.Table]]
 
