@@ -92,7 +92,7 @@ def killed(options: argparse.Namespace, command: list, scratch: Path, rng: np.ra
     whole, output = scratch / "whole.parquet", scratch / "killed.parquet"
     for _ in watched(start([*command, "--output", whole]), journal_of(whole)):
         pass
-    wanted, after = sorted(rng.integers(0, options.rows, options.kills).tolist()), []
+    wanted, after = sorted(rng.integers(0, options.rows * 9 // 10, options.kills).tolist()), []
     workers = options.workers[0]
     with nodes(options.cores[:workers]) as address:
         for level in watched(start([*command, *on_ray(address, workers), output]), journal_of(output)):
