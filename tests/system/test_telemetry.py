@@ -7,7 +7,7 @@ import sys
 import pytest
 
 IMPORTS = {
-    "diffad.DiffADPipeline": "import diffad; diffad.DiffADPipeline; import onnxruntime",
+    "diffad": "import diffad; import onnxruntime",  # diffusers, which imports it, comes later
     "diffad.runtime": "import diffad.runtime.engines; import onnxruntime",
 }
 

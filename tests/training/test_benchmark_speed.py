@@ -197,12 +197,21 @@ def test_tensors_and_files_are_scored_as_by_the_pipeline(model, data):
     np.testing.assert_allclose(2 * images - 1, work.batch.pixels, atol=1e-6)
 
 
-def test_starting_ends_with_a_verdict(model, data, monkeypatch, capfd):
+def test_starting_ends_with_a_verdict(model, data, monkeypatch, capsys):
+    """What the process runs is run here: an interpreter with torch takes many seconds to start."""
     image = data / "test/good/0.png"
-    (contender,) = speed_contenders.starts(model, [], image, 1)
-    contender.call()  # raises where the process fails
-    monkeypatch.setattr(speed_contenders, "START_PIPELINE", "import sys; sys.exit(f'no model in {sys.argv[1]}')")
-    (missing,) = speed_contenders.starts(model / "missing", [], image, 1)
+    monkeypatch.setattr(sys, "argv", ["-c", str(model), str(image), str(torch.get_num_threads())])
+    exec(speed_contenders.START_PIPELINE, {})
+    pipe = DiffADPipeline.from_pretrained(model)
+    assert capsys.readouterr().out.splitlines()[-1] == str(pipe(image).image_scores)
+
+
+def test_starting_is_a_process_that_must_succeed(monkeypatch, capfd):
+    script = "import sys; sys.argv[1:] == ['model', '0.png', '3'] or sys.exit(f'started with {sys.argv}')"
+    monkeypatch.setattr(speed_contenders, "START_PIPELINE", script)
+    (contender,) = speed_contenders.starts(Path("model"), [], Path("0.png"), 3)
+    contender.call()
+    (missing,) = speed_contenders.starts(Path("missing"), [], Path("0.png"), 3)
     with pytest.raises(subprocess.CalledProcessError):
         missing.call()
     assert "missing" in capfd.readouterr().err
