@@ -11,8 +11,12 @@ import json
 import re
 import threading
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
+
+from diffad.hub import upload
+from huggingface_hub import HfApi
 
 TOKEN = "hf_standin"
 LFS_PATTERNS = ("*.safetensors", "*.png")
@@ -49,6 +53,14 @@ def hub_server():
     finally:
         server.shutdown()
         server.server_close()
+
+
+def upload_to(server: HubServer, monkeypatch) -> None:
+    """Lets this process upload to a server, with the token. Other settings of the Hub's client are read at its import."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(upload, "HfApi", partial(HfApi, endpoint=server.endpoint))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
 
 
 def commit_hash(repo_id: str, number: int) -> str:

@@ -80,12 +80,15 @@ def assert_equal_models(first: Path, second: Path) -> None:
             assert torch.equal(a[name], b[name]), f"{component}: {name}"
 
 
-def start(config: TrainingConfig, processes: int = 1, act=None, machines: int = 1) -> list[BaseProcess]:
+def start(
+    config: TrainingConfig, processes: int = 1, act=None, machines: int = 1, printed: Path | None = None
+) -> list[BaseProcess]:
     """Trains in new processes, one of several in a group.
 
     Args:
         machines: on which they are told to be, equally many on each.
         act: is called with the configuration in place of `train.main`.
+        printed: file that takes what the first one prints.
     """
     port, started = free_port(), []
     for rank in range(processes):
@@ -93,13 +96,14 @@ def start(config: TrainingConfig, processes: int = 1, act=None, machines: int = 
         ranks = {"RANK": rank, "LOCAL_RANK": rank % local, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": local}
         ranks |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         environment = {name: str(value) for name, value in ranks.items()} if processes > 1 else {}
-        started.append(new_process.start(_train, config, act, environment=environment))
+        file = printed if rank == 0 else None
+        started.append(new_process.start(_train, config, act, printed=file, environment=environment))
     return started
 
 
-def train_in(processes: int, config: TrainingConfig, act=None, machines: int = 1) -> None:
-    """Trains in so many new processes, which must succeed."""
-    started = start(config, processes, act, machines)
+def train_in(processes: int, config: TrainingConfig, act=None, machines: int = 1, printed: Path | None = None) -> None:
+    """Trains in so many new processes, which must succeed; see [`start`]."""
+    started = start(config, processes, act, machines, printed)
     for process in started:
         process.join(120)
     assert [process.exitcode for process in started] == [0] * processes

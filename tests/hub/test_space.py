@@ -1,16 +1,14 @@
 """A Space: its files, its page, and its upload."""
 
 import importlib.util
-from functools import partial
 
 import numpy as np
 import pytest
 import yaml
-from diffad.hub import space, upload
+from diffad.hub import space
 from diffad.hub.push import export_repo
 from diffad.hub.space import PLACEHOLDER, push_space, write_space
-from hub_server import TOKEN, hub_server
-from huggingface_hub import HfApi
+from hub_server import hub_server, upload_to
 from PIL import Image
 from tiny_pipeline import smooth_images
 
@@ -53,10 +51,9 @@ def test_the_page_inspects_and_repairs(model, pipe, tmp_path):
 
 
 def test_a_space_is_uploaded_as_one(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # only this computer is asked
     with hub_server() as hub:
-        monkeypatch.setattr(upload, "HfApi", partial(HfApi, endpoint=hub.endpoint))
-        url = push_space("me/inspection", "me/part", private=True, token=TOKEN)
+        upload_to(hub, monkeypatch)
+        url = push_space("me/inspection", "me/part", private=True)
         assert url.endswith("/spaces/me/inspection") and hub.kinds == {"me/inspection": "space"}
         assert hub.private["me/inspection"] and 'MODEL = "me/part"' in hub.files("me/inspection")["app.py"].decode()
 

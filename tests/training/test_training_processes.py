@@ -38,18 +38,16 @@ def settings(good_images):
 
 @pytest.fixture(scope="module")
 def two_processes(settings, tmp_path_factory):
-    """A run launched as the documentation says."""
+    """A run of processes that have the environment that a launcher gives them."""
     folder = tmp_path_factory.mktemp("processes") / "two"
-    config = dataclasses.replace(settings, output_dir=str(folder))
-    (process,) = launched(config)
-    process.join()
-    printed = (folder.parent / "printed-0.txt").read_text()
-    assert process.exitcode == 0 and "2 process(es)" in printed, printed
-    return config, folder, printed
+    config, printed = dataclasses.replace(settings, output_dir=str(folder)), folder.parent / "printed.txt"
+    train_in(2, config, printed=printed)
+    assert "2 process(es)" in printed.read_text()
+    return config, folder, printed.read_text()
 
 
-def launched(config, machines=1):
-    """Two processes on one machine, or one on each of two, started by `accelerate launch` on each."""
+def launched(config, machines):
+    """One process on each of several machines, started by `accelerate launch`."""
     folder = Path(config.output_dir).parent
     save_config(config, folder / "config.json")
     words = ["--multi_gpu", "--num_processes", "2", "--num_machines", str(machines), "--main_process_ip", "127.0.0.1"]
@@ -158,6 +156,17 @@ def test_another_number_of_processes_is_refused(two_processes, tmp_path):
     changes = {"output_dir": str(tmp_path), "resume_from_checkpoint": str(folder / "checkpoint-4")}
     with pytest.raises(DataError, match="belongs to another run .2 process.es. there, 1 now"):
         train.main(dataclasses.replace(config, **changes))
+
+
+@pytest.mark.long
+def test_accelerate_launches_the_same(two_processes, tmp_path):
+    """As the documentation says, of which a short test parses the options: two more interpreters take 16 seconds to start."""
+    save_config(dataclasses.replace(two_processes[0], output_dir=str(tmp_path / "launched")), tmp_path / "config.json")
+    words = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+    words += ["--dynamo_backend", "no", train.__file__, "--config", str(tmp_path / "config.json")]
+    printed = new_process.run(launch, words, printed=tmp_path / "printed.txt", environment={"OMP_NUM_THREADS": "1"})
+    assert "2 process(es)" in printed
+    assert_equal_models(tmp_path / "launched", two_processes[1])
 
 
 def _moments(checkpoint) -> list[torch.Tensor]:
