@@ -83,14 +83,15 @@ def scale_batches(
     extractor: FeatureExtractor, cached: CachedDataset, samples: Sequence[Sample], indices: Sequence[int], scales: Sequence[str]
 ) -> Iterator[Mapping[str, torch.Tensor]]:
     """Raw features `(B, C, h, w)` of images in batches, by the scale that looks at them."""
-    size, stride = cached.images.shape[-1], extractor.config.stride
+    size, stride = cached.images.shape[-2:], extractor.config.stride
+    detail_size, grid = tuple(2 * side for side in size), tuple(side // stride for side in size)
     for start in range(0, len(indices), BATCH_SIZE):
         batch = indices[start : start + BATCH_SIZE]
         images = to_model_range(torch.from_numpy(cached.images[batch]).to(extractor.device))
         of_scale = {"coarse": extractor.pyramid(images).coarse}
         if not set(DETAIL_TERMS).isdisjoint(scales):
-            pixels = np.stack([resize_rgb(samples[cached.owners[i]].read(), (2 * size, 2 * size)) for i in batch])
+            pixels = np.stack([resize_rgb(samples[cached.owners[i]].read(), detail_size) for i in batch])
             enlarged = to_model_range(torch.from_numpy(pixels).to(extractor.device))
-            detail = extractor.pyramid(enlarged, grid=(size // stride, size // stride))
+            detail = extractor.pyramid(enlarged, grid=grid)
             of_scale |= {"detail": detail.fine, "coarse_detail": detail.coarse, "neighbors": detail.fine}
         yield {name: of_scale[name] for name in scales}

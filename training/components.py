@@ -60,7 +60,7 @@ def build_unet(config: TrainingConfig, feature_channels: int) -> JointUNet2DMode
         SettingsError: if the resolution does not fit.
     """
     settings = {
-        "sample_size": config.resolution,
+        "sample_size": config.image_size if config.aspect_ratio != 1 else config.resolution,
         "feature_channels": feature_channels,
         "feature_stride": config.feature_stride,
         **config.unet,
@@ -72,8 +72,11 @@ def build_unet(config: TrainingConfig, feature_channels: int) -> JointUNet2DMode
     except (ValueError, TypeError, IndexError, KeyError, OSError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"pretrained_unet={config.pretrained_unet} and unet={config.unet}: {reason}") from error
-    if config.resolution % unet.stride:
-        raise SettingsError(f"resolution: must be a multiple of {unet.stride}, the UNet's stride, got {config.resolution}")
+    if any(side % unet.stride for side in config.image_size):
+        height, width = config.image_size
+        raise SettingsError(
+            f"resolution: must be a multiple of {unet.stride}, the UNet's stride, got {width} x {height} pixels"
+        )
     return unet
 
 
@@ -94,10 +97,9 @@ def build_gaussian(config: TrainingConfig, feature_channels: int, pooled: bool =
     Args:
         pooled: with covariances drawn towards the mean of all positions, and less regularization in return.
     """
-    side = config.resolution // config.feature_stride
     return PadimGaussian(
         feature_channels,
-        grid=None if config.shared_gaussian else (side, side),
+        grid=None if config.shared_gaussian else config.grid,
         num_dims=config.gaussian_dims,
         seed=config.seed,
         num_classes=max(1, len(config.categories)),
@@ -119,11 +121,10 @@ def build_multiscale(
     scales = tuple(scale for scale in scales if scale not in DENOISER_TERMS)
     if not scales:
         return None
-    side = config.resolution // config.feature_stride
     return MultiscaleFeatures(
         extractor.config.channels,
         extractor.coarse_channels,
-        grid=None if config.shared_gaussian else (side, side),
+        grid=None if config.shared_gaussian else config.grid,
         scales=scales,
         rank=GAUSSIAN_RANK,
         neighbor_images=min(NEIGHBOR_IMAGES, training_images),
@@ -139,11 +140,10 @@ def build_feature_denoiser(config: TrainingConfig, feature_channels: int) -> Fea
     Raises:
         SettingsError: if a setting of it can't be used.
     """
-    side = config.resolution // config.feature_stride
     settings = {
-        "grid": None if config.shared_gaussian else (side, side),
+        "grid": None if config.shared_gaussian else config.grid,
         "thumbnails": 1 if config.feature_stride % 2 else 2,
-        "fold": 1 if side % 2 else 2,
+        "fold": 1 if any(side % 2 for side in config.grid) else 2,
         "num_classes": max(1, len(config.categories)),
         "regularization": config.regularization,
         "rank": min(GAUSSIAN_RANK, feature_channels - 1),
@@ -220,9 +220,8 @@ def check_score(config: TrainingConfig, scheduler: DDPMScheduler, feature_channe
     except ValueError as error:
         raise SettingsError(f"feature_denoiser: {error}") from error
     score = build_calibration(config).score_config
-    side = config.resolution // config.feature_stride
     try:
-        check_fits_model(score, (config.resolution, config.resolution), None if config.shared_gaussian else (side, side))
+        check_fits_model(score, config.image_size, None if config.shared_gaussian else config.grid)
         ReverseChain(scheduler, score.num_inference_steps).check_timesteps(score.timesteps)
     except ValueError as error:
         raise SettingsError(f"score: {error}") from error

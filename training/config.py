@@ -46,6 +46,7 @@ AT_LEAST = {
     "weight_decay": 0,
     "ema_decay": 0,
     "feature_weight": 0,
+    "corrupted_share": 0,
     "max_timestep": 2,
     "feature_denoiser_steps": 1,
     "references": 0,
@@ -56,6 +57,8 @@ AT_LEAST = {
 }
 ABOVE = {"held_out_fraction": 0, "regularization": 0, "max_grad_norm": 0}
 BELOW = {"held_out_fraction": 1, "tile_overlap": 1, "ema_decay": 1}
+SIDE_STEP = 32  # pixels, of which the longer side is a multiple
+AUTO = "auto"
 NOISE_LEVELS = 1000  # of the chain that components.py builds
 YAML_BOOLEANS = ("true", "false", "yes", "no", "on", "off")
 # Settings of the score that are settings of the run, too.
@@ -80,7 +83,9 @@ class TrainingConfig:
     output_dir: str = "runs/model"
     overwrite: bool = False  # take the place of another run or model in output_dir
     cache_dir: str | None = None  # of decoded images and features; None is <output_dir>/cache, removed at the end
-    resolution: int = 256  # pixels per side at which images are trained on and scored
+    resolution: int = 256  # pixels of the shorter side at which images are trained on and scored
+    # width / height at which they are; 1 squeezes them into squares, auto keeps the aspect of long images that are alike
+    aspect_ratio: float | str = 1.0
     short_side: int | None = None  # scale images to so many pixels, keep their aspect, cut them into tiles of `resolution`
     tile_overlap: float = 0.25  # share of a tile that neighbours have in common, at least
     held_out_fraction: float = 0.15  # of the good images: validation, statistics and thresholds come from these
@@ -118,6 +123,7 @@ class TrainingConfig:
     max_grad_norm: float = 1.0
     ema_decay: float = 0.997
     feature_weight: float = 1.0
+    corrupted_share: float = 0.0  # of the training images that hold something foreign under the noise, which is to be removed
     max_timestep: int = NOISE_LEVELS  # training draws t below it; scoring looks at 20, 201 and 401
     mixed_precision: str = "auto"  # auto, no, bf16, fp16
     compile: bool = False  # torch.compile the UNet
@@ -160,6 +166,7 @@ class TrainingConfig:
             raise SettingsError(
                 f"resolution: must be a multiple of feature_stride {self.feature_stride}, got {self.resolution}"
             )
+        self._check_aspect_ratio()
         if self.short_side is not None:
             if self.short_side < self.resolution:
                 raise SettingsError(f"short_side: must be at least the resolution {self.resolution}, got {self.short_side}")
@@ -176,14 +183,27 @@ class TrainingConfig:
             )
 
     @property
+    def image_size(self) -> tuple[int, int]:
+        """`(height, width)` of the model: of images, or of tiles of them; the longer side is a multiple of 32."""
+        longer = SIDE_STEP * round(self.resolution * max(self.aspect_ratio, 1 / self.aspect_ratio) / SIDE_STEP)
+        sides = (self.resolution, max(self.resolution, longer))
+        return sides if self.aspect_ratio >= 1 else sides[::-1]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """`(height, width)` of the features' grid."""
+        height, width = self.image_size
+        return height // self.feature_stride, width // self.feature_stride
+
+    @property
     def chooses_map(self) -> bool:
         """Whether the anomaly map is chosen by synthetic defects."""
         return self._has_default_map if self.choose_map is None else self.choose_map
 
     @property
     def keeps_moments(self) -> bool:
-        """Whether moments are written beside the model; of several categories they would take gigabytes."""
-        return not self.categories if self.moments is None else self.moments
+        """Whether moments are written beside the model; of several categories or long images they would take gigabytes."""
+        return not self.categories and self.aspect_ratio == 1 if self.moments is None else self.moments
 
     @property
     def has_gaussian_profile(self) -> bool:
@@ -194,6 +214,16 @@ class TrainingConfig:
     @property
     def _has_default_map(self) -> bool:
         return self.score == {} and self.short_side is None
+
+    def _check_aspect_ratio(self) -> None:
+        if self.aspect_ratio in (AUTO, 1):
+            return
+        if not isinstance(self.aspect_ratio, float) or self.aspect_ratio <= 0:
+            raise SettingsError(f"aspect_ratio: must be a number above 0 or {AUTO}, got {self.aspect_ratio!r}")
+        if self.short_side is not None:
+            raise SettingsError("aspect_ratio: tiles are squares; leave aspect_ratio or short_side")
+        if "rot90" in self.augmentations:
+            raise SettingsError("aspect_ratio: only squares can be turned by quarters; leave aspect_ratio or rot90")
 
     def _check_ranges(self) -> None:
         for bounds, fits, text in (

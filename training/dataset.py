@@ -60,7 +60,7 @@ class CachedDataset(Dataset):
 def build_cache(
     samples: Sequence[Sample],
     extractor: FeatureExtractor,
-    resolution: int,
+    image_size: tuple[int, int],
     folder: Path,
     batch_size: int = 16,
     short_side: int | None = None,
@@ -75,12 +75,12 @@ def build_cache(
         ImageError: naming an image that can't be read.
         DiskFullError: before anything is decoded, naming the file and the space that it takes.
     """
-    source = _source(samples, extractor, resolution, short_side, tile_overlap)
+    source = _source(samples, extractor, image_size, short_side, tile_overlap)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         if _source_of(folder) != source:
             (folder / MARKER).unlink(missing_ok=True)
-            digest = _fill(samples, extractor, resolution, folder, batch_size, short_side, tile_overlap)
+            digest = _fill(samples, extractor, image_size, folder, batch_size, short_side, tile_overlap)
             write_text(folder / MARKER, json.dumps({"source": source, "images": digest}))
 
 
@@ -93,14 +93,14 @@ def cache_mark(folder: Path) -> int:
 def _fill(
     samples: Sequence[Sample],
     extractor: FeatureExtractor,
-    resolution: int,
+    image_size: tuple[int, int],
     folder: Path,
     batch_size: int,
     short_side: int | None,
     tile_overlap: float,
 ) -> str:
     """Writes the arrays and returns the digest of the images."""
-    tile = (resolution, resolution)
+    tile = tuple(image_size)
     sizes = [tile] * len(samples)
     if short_side is not None:
         originals = (sample.read() for sample in tqdm(samples, desc="reading sizes", disable=None))
@@ -111,8 +111,8 @@ def _fill(
     np.save(folder / "categories.npy", np.array([sample.category for sample in samples])[owners])
 
     images = _new_array(folder / "images.npy", (len(owners), 3, *tile), np.uint8)
-    grid = resolution // extractor.config.stride
-    features = _new_array(folder / "features.npy", (len(owners), extractor.config.channels, grid, grid), np.float16)
+    grid = [side // extractor.config.stride for side in tile]
+    features = _new_array(folder / "features.npy", (len(owners), extractor.config.channels, *grid), np.float16)
     digest = hashlib.sha256()
     for i, sample in enumerate(tqdm(samples, desc="reading images", disable=None)):
         image = torch.from_numpy(resize_rgb(sample.read(), sizes[i]).copy())
@@ -214,7 +214,11 @@ def _source_of(folder: Path) -> dict | None:
 
 
 def _source(
-    samples: Sequence[Sample], extractor: FeatureExtractor, resolution: int, short_side: int | None, tile_overlap: float
+    samples: Sequence[Sample],
+    extractor: FeatureExtractor,
+    image_size: tuple[int, int],
+    short_side: int | None,
+    tile_overlap: float,
 ) -> dict:
     """Changes whenever a cached number could: files, their contents, the extractor's weights, the resolution or the tiles."""
     digest = hashlib.sha256()
@@ -230,6 +234,6 @@ def _source(
         "extractor": weights.hexdigest(),
         "levels": list(extractor.config.levels),
         "stride": extractor.config.stride,
-        "resolution": resolution,
+        "image_size": list(image_size),
         "tiles": None if short_side is None else [short_side, tile_overlap],
     }

@@ -8,7 +8,9 @@ from diffad import FeatureExtractor
 from diffad.diffusion.denoiser import Denoiser
 from diffad.diffusion.losses import JointLoss
 from diffad.imaging.tensors import to_model_range
-from diffad_training.config import TrainingConfig
+from diffad_training.aspect import square_crops
+from diffad_training.config import SIDE_STEP, TrainingConfig
+from diffad_training.corruption import corrupt
 from diffad_training.dataset import augment
 
 VALIDATION_TIMESTEPS = (20, 201, 401)
@@ -25,10 +27,12 @@ def training_loss(
     generator: torch.Generator | None = None,
 ) -> JointLoss:
     """Losses `(B,)` of a batch at random timesteps under random noise; all that is random is drawn from the generator."""
-    images, features = training_targets(batch, extractor, config.augmentations, generator)  # (B, 3, S, S), (B, D, h, w)
+    images, features = training_targets(batch, extractor, config.augmentations, generator)  # (B, 3, H, W), (B, D, h, w)
+    images, features = square_crops(images, features, SIDE_STEP, generator)  # (B, 3, S, S), (B, D, s, s)
     timesteps = torch.randint(0, config.max_timestep, (len(images),), generator=generator, device=images.device)
     noise = torch.randn(images.shape, generator=generator, device=images.device)
-    return denoiser.joint_loss(images, noise, timesteps, features, categories_of(batch, config), config.feature_weight)
+    seen = corrupt(images, config.corrupted_share, generator) if config.corrupted_share else None
+    return denoiser.joint_loss(images, noise, timesteps, features, categories_of(batch, config), config.feature_weight, seen)
 
 
 @torch.no_grad()

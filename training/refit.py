@@ -54,7 +54,7 @@ def refit(model: Path, config: TrainingConfig) -> DiffADPipeline:
     cache_dir = Path(config.cache_dir) if config.cache_dir else output.with_name(output.name + ".cache")
     try:
         tiles = {"short_side": config.short_side, "tile_overlap": config.tile_overlap}
-        build_cache(samples, extractor, config.resolution, cache_dir, **tiles)
+        build_cache(samples, extractor, config.image_size, cache_dir, **tiles)
         cached = CachedDataset(cache_dir)
         place = {sample.name: i for i, sample in enumerate(samples)}
         entries = cached.entries_of([place[sample.name] for sample in train_samples])

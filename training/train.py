@@ -35,6 +35,7 @@ from diffad.diffusion.denoiser import Denoiser
 from diffad.scoring.profiles import GAUSSIAN
 from diffad.system.disk_space import DiskFullError
 from diffad.system.memory import keep_freed_memory, peak_memory_mib
+from diffad_training.aspect import with_aspect_ratio
 from diffad_training.checkpoints import find_checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint
 from diffad_training.components import build_extractor, build_scheduler, build_unet, check_score, choose_precision
 from diffad_training.config import TrainingConfig, parse_config, training_steps
@@ -66,10 +67,11 @@ def main(config: TrainingConfig) -> None:
     accelerator = build_accelerator(config)
     set_seed(config.seed)
     # What a setting or the data makes impossible is refused before the folder is touched.
+    samples = good_samples(config)
+    config = with_aspect_ratio(config, samples)
     extractor, scheduler = build_extractor(config).to(accelerator.device), build_scheduler(config)
     unet = build_unet(config, extractor.config.channels)
     check_score(config, scheduler, extractor.config.channels)
-    samples = good_samples(config)
     check_region(config.roi, samples)
     folder = RunFolder(Path(config.output_dir))
     with folder.lock() if accelerator.is_main_process else nullcontext():
@@ -109,7 +111,7 @@ def run(
     cache_dir = Path(config.cache_dir) if config.cache_dir else folder.path / "cache"
     if main_process:
         tiles = {"short_side": config.short_side, "tile_overlap": config.tile_overlap}
-        build_cache(samples, extractor, config.resolution, cache_dir, **tiles)
+        build_cache(samples, extractor, config.image_size, cache_dir, **tiles)
     accelerator.wait_for_everyone()
     check_shared(accelerator, cache_dir)
     cached = CachedDataset(cache_dir)

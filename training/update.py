@@ -111,7 +111,7 @@ def merge(pipe: DiffADPipeline, kept: KeptMoments, samples: Sequence[Sample], co
     """
     with tempfile.TemporaryDirectory() as cache:
         tiles = {"short_side": config.short_side, "tile_overlap": config.tile_overlap}
-        build_cache(samples, pipe.feature_extractor, config.resolution, Path(cache), **tiles)
+        build_cache(samples, pipe.feature_extractor, config.image_size, Path(cache), **tiles)
         cached = CachedDataset(Path(cache))
         for category in sorted({sample.category for sample in samples}):
             group = np.flatnonzero(cached.categories == category).tolist()

@@ -12,6 +12,7 @@ from .reverse_step import (
     add_noise,
     clamp_to_range,
     model_log_variance,
+    noise_between,
     posterior_mean,
     predict_x0,
     prediction_target,
@@ -100,6 +101,7 @@ class Denoiser(torch.nn.Module):
         target_features: torch.Tensor,
         category: torch.Tensor | int | None = None,
         feature_weight: float = 1.0,
+        corrupted: torch.Tensor | None = None,
     ) -> losses.JointLoss:
         """All training losses from one pass of the UNet, in float32 whatever the autocast type.
 
@@ -113,9 +115,12 @@ class Denoiser(torch.nn.Module):
             target_features: `(B, D, h, w)`, standardised per channel.
             category: as for [`~Denoiser.forward`].
             feature_weight: of the feature term in the total loss.
+            corrupted: `(B, C, H, W)`, what lies under the noise in place of `x0`, which stays what is to be predicted.
         """
         step = self.chain.step(timesteps)
-        xt = add_noise(x0, noise, step)
+        xt = add_noise(x0 if corrupted is None else corrupted, noise, step)
+        if corrupted is not None:  # the noise that leads from x_t to x_0
+            noise = noise_between(x0, xt, step)
         output, features = self._run_unet(xt, timesteps, category)
         prediction, v = output.chunk(2, dim=1)
         x0_predicted = predict_x0(xt, prediction.detach(), step, self.prediction_type)

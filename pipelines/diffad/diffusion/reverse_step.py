@@ -29,6 +29,11 @@ def add_noise(x0: torch.Tensor, noise: torch.Tensor, step: ReverseStep) -> torch
     return step.sqrt_alpha_bar * x0 + step.sqrt_one_minus_alpha_bar * noise
 
 
+def noise_between(x0: torch.Tensor, xt: torch.Tensor, step: ReverseStep) -> torch.Tensor:
+    """The noise that leads from x_0 to x_t; the inverse of [`add_noise`]."""
+    return (xt - step.sqrt_alpha_bar * x0) / step.sqrt_one_minus_alpha_bar
+
+
 def prediction_target(x0: torch.Tensor, noise: torch.Tensor, prediction_type: str) -> torch.Tensor:
     """What the model learns to predict from x_t: the noise (`epsilon`, the paper) or the clean image (`sample`).
 
