@@ -73,10 +73,8 @@ def build_unet(config: TrainingConfig, feature_channels: int) -> JointUNet2DMode
         reason = " ".join(str(error).split())
         raise DataError(f"pretrained_unet={config.pretrained_unet} and unet={config.unet}: {reason}") from error
     if any(side % unet.stride for side in config.image_size):
-        height, width = config.image_size
-        raise SettingsError(
-            f"resolution: must be a multiple of {unet.stride}, the UNet's stride, got {width} x {height} pixels"
-        )
+        sides = " x ".join(map(str, config.image_size))
+        raise SettingsError(f"resolution: must be a multiple of {unet.stride}, the UNet's stride, got {sides}")
     return unet
 
 

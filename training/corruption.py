@@ -1,7 +1,7 @@
 """Corrupts images of good parts under the noise, so that a denoiser that is to rebuild them learns to remove what is foreign.
 
-What is pasted is made in another way than the defects by which a map is chosen (likely_defects.py): else the choice would prefer
-what training has seen.
+What is pasted is made in another way than the defects by which a map is chosen (likely_defects.py): else the choice would
+prefer what training has seen.
 """
 
 import math
