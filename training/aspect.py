@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from diffad.data import Sample
 from diffad_training.config import AUTO, TrainingConfig
+from diffad_training.good_images import good_samples
 
 SAMPLED_IMAGES = 32  # whose aspects are looked at, spread evenly
 LEAST_RATIO = 1.5  # of the longer to the shorter side, from which on squeezing images into squares loses detail
@@ -14,16 +14,20 @@ LARGEST_RATIO = 4.0  # which a model keeps: time and memory grow with it
 TOLERANCE = 0.1  # by which aspects may differ from their median, relatively
 
 
-def with_aspect_ratio(config: TrainingConfig, samples: Sequence[Sample]) -> TrainingConfig:
-    """The settings with the aspect ratio that their `auto` means for these images.
+def with_aspect_ratio(config: TrainingConfig) -> TrainingConfig:
+    """The settings with the aspect ratio that their `auto` means for the images of the run.
 
     It is that of the images where they are longer than 1.5:1 and alike, at most 4:1; else 1. Tiles, and images that are turned
     by quarters, are squares.
+
+    Raises:
+        ImageError, DataError: if images or their source can't be read.
     """
     if config.aspect_ratio != AUTO:
         return config
     ratio = 1.0
     if config.short_side is None and "rot90" not in config.augmentations:
+        samples = good_samples(config)
         places = np.unique(np.linspace(0, len(samples) - 1, SAMPLED_IMAGES).astype(int))
         ratio = common_aspect_ratio([samples[i].read().size for i in places])
     return dataclasses.replace(config, aspect_ratio=ratio)

@@ -67,11 +67,11 @@ def main(config: TrainingConfig) -> None:
     accelerator = build_accelerator(config)
     set_seed(config.seed)
     # What a setting or the data makes impossible is refused before the folder is touched.
-    samples = good_samples(config)
-    config = with_aspect_ratio(config, samples)
+    config = with_aspect_ratio(config)
     extractor, scheduler = build_extractor(config).to(accelerator.device), build_scheduler(config)
     unet = build_unet(config, extractor.config.channels)
     check_score(config, scheduler, extractor.config.channels)
+    samples = good_samples(config)
     check_region(config.roi, samples)
     folder = RunFolder(Path(config.output_dir))
     with folder.lock() if accelerator.is_main_process else nullcontext():

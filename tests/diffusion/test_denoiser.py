@@ -231,6 +231,22 @@ def test_joint_loss_reads_the_prediction_first_then_the_variance_and_weighs_the_
     assert loss.total.item() == pytest.approx(loss.simple.mean().item() + loss.vlb.mean().item() + 0.75, rel=1e-5)
 
 
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample"])
+def test_joint_loss_of_corrupted_images_asks_for_the_clean_ones(prediction_type):
+    denoiser, (x0, noise, timesteps, target) = make_joint_inputs((1, 20, 401, 700))
+    step, corrupted = exact_step((1, 20, 401, 700)), x0.roll(1, dims=3)
+    xt = step.sqrt_alpha_bar * corrupted.double() + step.sqrt_one_minus_alpha_bar * noise.double()
+    to_clean = (xt - step.sqrt_alpha_bar * x0.double()) / step.sqrt_one_minus_alpha_bar
+    right = to_clean.float() if prediction_type == "epsilon" else x0
+    unet = FixedUNet(torch.cat([right, torch.full_like(right, -1.0)], dim=1), target)
+    denoiser = Denoiser(unet, make_scheduler(prediction_type=prediction_type))
+    loss = denoiser.joint_loss(x0, noise, timesteps, target, corrupted=corrupted)
+    torch.testing.assert_close(unet.asked[0], xt.float(), rtol=1e-5, atol=1e-5)
+    # A UNet that is right has no loss: neither of the image or noise, nor, with the least variance, of the reverse step
+    for term in (loss.simple, loss.vlb, loss.feature):
+        torch.testing.assert_close(term, torch.zeros(4), rtol=0, atol=1e-5)
+
+
 def test_joint_loss_weighs_its_terms_equally_by_default():
     denoiser, inputs = make_joint_inputs()
     loss = denoiser.joint_loss(*inputs)
