@@ -1,8 +1,8 @@
 """Real good images, as they are and changed as cameras change them, for the benchmark of the monitor."""
 
-import io
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,10 @@ from diffad.jobs.monitor import pooled_features
 from diffad.monitoring.drift_monitor import EMBEDDINGS, shares_of_level
 from diffad.monitoring.embedding_test import block_level, permutation_p_value
 from diffad.monitoring.image_statistics import position_square, statistics_of, suggestions
+from diffad_training.benchmarks.image_changes import Change, as_jpeg, blurred, rotated, with_brightness
 from diffad_training.benchmarks.monitoring_streams import monitor_alarms
 from diffad_training.good_images import read_held_out
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 from tqdm.auto import tqdm
 
@@ -25,27 +26,12 @@ MOST_IMAGES = 100  # of each set
 LEVEL = 0.05
 
 
-def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
-    """The image after compression."""
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return Image.open(buffer).convert("RGB")
-
-
-def rotated(image: Image.Image, degrees: float) -> Image.Image:
-    """The image turned about its middle, with what lies outside taken from its mirrored margin."""
-    margin = min(image.size) // 8
-    padding = ((margin, margin), (margin, margin), (0, 0))
-    padded = Image.fromarray(np.pad(np.asarray(image), padding, mode="reflect")).rotate(degrees, Image.Resampling.BICUBIC)
-    return padded.crop((margin, margin, margin + image.width, margin + image.height))
-
-
-CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
+CHANGES: dict[str, Change] = {
     "none": lambda image: image,
-    "brightness x 0.9": lambda image: ImageEnhance.Brightness(image).enhance(0.9),
-    "blur of 1 pixel": lambda image: image.filter(ImageFilter.GaussianBlur(1)),
-    "2 degrees": lambda image: rotated(image, 2),
-    "JPEG 40": lambda image: as_jpeg(image, 40),
+    "brightness x 0.9": partial(with_brightness, factor=0.9),
+    "blur of 1 pixel": partial(blurred, pixels=1),
+    "2 degrees": partial(rotated, degrees=2),
+    "JPEG 40": partial(as_jpeg, quality=40),
 }
 
 
