@@ -1,12 +1,15 @@
 """The monitor inside a server."""
 
 import dataclasses
+import hashlib
 import json
 import math
 
 import numpy as np
 import pytest
 from diffad.monitoring.drift_monitor import DriftMonitor, StateError
+from diffad.monitoring.feedback import FeedbackRecord
+from diffad.monitoring.feedback_list import FeedbackList
 from diffad.serve.drift import Drift, SavedStates
 from diffad.serve.messages import ModelInfo
 from diffad.serve.metrics import Metrics
@@ -19,7 +22,19 @@ TWO = ModelInfo("two", ("nut", "bolt"), None, (SCORES, SCORES), (0.05, 0.1))
 
 
 def rows(*scores: float, category: str | None = None, label: str = "good") -> list[dict]:
-    return [{"score": score, "category": category, "label": label} for score in scores]
+    return [{"score": s, "category": category, "label": label, "name": f"{s:g}.png", "digest": digest(s)} for s in scores]
+
+
+def digest(score: float) -> str:
+    return hashlib.sha256(f"{score:g}".encode()).hexdigest()
+
+
+def wrongly_rejected(*scores: float) -> FeedbackList:
+    said = {"verdict": "defective", "correct_verdict": "good", "score": None, "p_value": None, "time": "2026-01-01T00:00Z"}
+    feedback = FeedbackList()
+    for score in scores:
+        feedback.add(FeedbackRecord(f"{score:g}.png", digest(score), **said))
+    return feedback
 
 
 def test_it_is_a_drift_monitor_of_each_category(tmp_path):
@@ -57,6 +72,29 @@ def test_it_goes_on_after_a_restart_and_keeps_models_and_levels_apart(tmp_path):
             SavedStates(path)
 
 
+def test_operators_words_are_a_test_of_the_monitor(tmp_path):
+    drift, expected = Drift(TWO, 0.05, {}, with_feedback=True), DriftMonitor(np.array(SCORES), 0.1, 0.025, with_feedback=True)
+    parts = [50.0, 300.0, 60.0, 301.0, 302.0]  # three of them rejected
+    drift.update(rows(*parts, category="bolt"))
+    for score in parts:
+        expected.update(score)
+    feedback = wrongly_rejected(301.0, 302.0, 999.0)  # the last was judged elsewhere
+    drift.take_feedback(feedback)
+    nut, bolt = drift.summary()
+    assert bolt["evidence"] == expected.set_reports([3, 4]).evidence and nut["evidence"]["feedback"] < 1
+    # After a restart words on earlier parts still find them
+    states = SavedStates(tmp_path / "monitor.json")
+    states.keep(drift)
+    again = Drift(TWO, 0.05, SavedStates(states.path).of_models, with_feedback=True)
+    assert again.summary() == drift.summary()
+    again.take_feedback(wrongly_rejected(300.0, 301.0))
+    assert again.monitors["bolt"].reported == [1, 3]  # what is said now counts, not what was said before
+    assert Drift(TWO, 0.05, states.of_models).summary()[1]["parts"] == 0  # without the test it is another monitor
+    del states.of_models[drift.key]["nut"]["rejected"]
+    with pytest.raises(StateError, match="damaged"):
+        Drift(TWO, 0.05, states.of_models, with_feedback=True)
+
+
 def test_a_full_disk_ends_no_server(tmp_path, caplog):
     states, drift = SavedStates(tmp_path / "gone/monitor.json"), Drift(ONE, 0.05, {})
     states.keep(drift)
@@ -90,3 +128,23 @@ def test_a_server_tells_that_production_has_changed(tmp_path):
         assert evidence == found["evidence"]["scores"] > server.metric("diffad_monitor_limit", category="", test="scores")
     with running(save_stub(tmp_path / "model"), settings) as server:
         assert server.client.get("/monitor").json()["categories"] == [found]
+
+
+def test_a_server_tells_that_operators_reject_its_rejects(tmp_path):
+    settings = ServeSettings(monitor_state=tmp_path / "monitor.json", feedback=tmp_path / "feedback.jsonl")
+
+    def evidence(server) -> float:
+        (found,) = server.client.get("/monitor").json()["categories"]
+        return found["evidence"]["feedback"]
+
+    with running(save_stub(tmp_path / "model"), settings) as server:
+        judged = server.client.post("/predict", files=form(*[png(level) for level in (250, 251, 252)])).json()["images"]
+        assert {row["label"] for row in judged} == {"defective"}
+        before = evidence(server)
+        for row in judged:
+            said = {"name": row["name"], "digest": row["digest"], "verdict": "defective", "correct_verdict": "good"}
+            server.client.post("/feedback", json=said).raise_for_status()
+        after = evidence(server)
+        assert after > 10 * before
+    with running(save_stub(tmp_path / "model"), settings) as server:
+        assert evidence(server) == after

@@ -98,8 +98,10 @@ def test_nobody_enters_without_the_token(tmp_path):
 
 
 def test_without_a_token_the_server_has_names_of_this_machine_only(server):
-    assert server.client.get("/metrics", headers={"Host": "elsewhere.example.com"}).status_code == 400
-    for host in ("localhost:8000", "127.0.0.1", "[::1]:8000"):
+    for host in ("elsewhere.example.com", "elsewhere.example.com:8000", "localhost.example.com", "192.168.0.1", "[::1", "a@b"):
+        answer = server.client.get("/metrics", headers={"Host": host})
+        assert answer.status_code == 400 and f"not as {host}" in answer.json()["error"] and not answer.json()["retryable"]
+    for host in ("localhost:8000", "127.0.0.1", "[::1]:8000", "LOCALHOST"):
         assert server.client.get("/metrics", headers={"Host": host}).status_code == 200
 
 

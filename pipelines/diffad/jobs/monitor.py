@@ -15,6 +15,7 @@ from ..imaging.streams import read_batches
 from ..monitoring.drift_monitor import DriftMonitor, StateError
 from ..monitoring.feedback_list import read_feedback
 from ..monitoring.image_statistics import Suggestion, position_square, statistics_of, suggestions
+from ..monitoring.rejected_parts import RejectedParts
 from ..pipeline_diffad import DiffADPipeline
 from ..runtime.detector import Detector
 from ..scoring.inputs import InputReader
@@ -22,7 +23,6 @@ from ..system.atomic import write_text
 from ..system.text import one_line
 from .folders import image_names
 from .recalibrate import calibration_images
-from .rejected_parts import RejectedParts
 from .resume import files_digest, only_writer
 from .table import read_rows
 
@@ -257,7 +257,8 @@ class MonitorRun:
         """What later explains an alarm, or lets a report find its part."""
         self.sources.add_recent(path)
         if self.settings.feedback is not None and score > self.monitor.threshold:
-            self.rejected.add(self.monitor.parts - 1, name, path)
+            digest = hashlib.sha256(path.read_bytes()).hexdigest() if path is not None and path.is_file() else None
+            self.rejected.add(self.monitor.parts - 1, name, digest)
 
     def _reference_features(self) -> list[list[float]]:
         """Of reference images whose scores lie below the threshold, as of the parts that they are compared with."""

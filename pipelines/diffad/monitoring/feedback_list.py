@@ -7,7 +7,7 @@ thresholds come from parts that were drawn whatever their score was.
 
 import json
 from collections.abc import Collection
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from .feedback import FeedbackRecord
@@ -22,8 +22,14 @@ class FeedbackList:
         cut_off: lines that are no whole JSON, as a power failure leaves them; they are passed over.
     """
 
-    records: dict[str, FeedbackRecord]
+    records: dict[str, FeedbackRecord] = field(default_factory=dict)
     cut_off: int = 0
+
+    def add(self, record: FeedbackRecord) -> None:
+        """Takes a record in place of an earlier one on the same image."""
+        former = self.records.get(record.digest)
+        if former is None or former.moment <= record.moment:
+            self.records[record.digest] = record
 
     @property
     def wrongly_rejected(self) -> set[str]:
@@ -48,8 +54,7 @@ def read_feedback(path: Path) -> FeedbackList:
         ValueError: naming the file, or the line that is JSON but no record.
         OSError: if it can't be read.
     """
-    records: dict[str, FeedbackRecord] = {}
-    cut_off = 0
+    found, cut_off = FeedbackList(), 0
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), start=1):
         if not line.strip():
             continue
@@ -58,13 +63,10 @@ def read_feedback(path: Path) -> FeedbackList:
         except (ValueError, RecursionError):
             cut_off += 1
             continue
-        record = _record(values, f"{path}: line {number}")
-        former = records.get(record.digest)
-        if former is None or former.moment <= record.moment:
-            records[record.digest] = record
-    if cut_off and not records:
+        found.add(_record(values, f"{path}: line {number}"))
+    if cut_off and not found.records:
         raise ValueError(f"{path}: no line of it is JSON; give a list of feedback, as serve, the app or a report writes it")
-    return FeedbackList(records, cut_off)
+    return replace(found, cut_off=cut_off)
 
 
 def check_drawn_at_random(digests: Collection[str], feedback: FeedbackList, source: object) -> None:

@@ -11,10 +11,9 @@ from fastapi.responses import HTMLResponse, Response
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from .. import __version__
-from .auth import BearerToken
+from .auth import BearerToken, OwnNames
 from .metrics import Measured
 from .refusal import Refusal
 from .refusal_response import refusal_response
@@ -23,8 +22,6 @@ from .routes import router
 from .service import Service
 
 DESCRIPTION = "Judges images of parts. Errors are JSON: `error`, a sentence, and `retryable`."
-# Names by which this machine calls itself: a page visited elsewhere can't make its own name lead here and read the answers.
-OWN_NAMES = ["localhost", "127.0.0.1", "[::1]", "::1"]
 
 
 def build_app(service: Service, token: str | None = None) -> FastAPI:
@@ -51,7 +48,7 @@ def build_app(service: Service, token: str | None = None) -> FastAPI:
     _add_errors(app)
     app.add_middleware(BodyLimit, most=service.settings.max_bytes)
     if token is None:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=OWN_NAMES)
+        app.add_middleware(OwnNames)
     else:
         app.add_middleware(BearerToken, token=token)
     app.add_middleware(Measured, metrics=service.metrics)  # the last one that is added is the first one to be asked

@@ -5,6 +5,7 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -76,3 +77,31 @@ class BearerToken:
 
     def _is_open(self, path: str) -> bool:
         return path in OPEN_PATHS or path.startswith("/docs/")
+
+
+class OwnNames:
+    """ASGI middleware that answers requests with 400 that ask for another name than one of this machine for itself.
+
+    A page that is visited elsewhere can make its own name lead here; its scripts could then read the answers.
+
+    Args:
+        app: to protect.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            host = Headers(scope=scope).get("host", "")
+            if not is_loopback(_without_port(host)):
+                reason = f"this server is asked for as localhost, not as {host or 'nothing'}; a token lets it have other names"
+                return await refusal_response(Refusal(400, reason))(scope, receive, send)
+        return await self.app(scope, receive, send)
+
+
+def _without_port(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # brackets that don't match
+        return ""

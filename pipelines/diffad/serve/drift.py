@@ -4,9 +4,12 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
-from ..monitoring.drift_monitor import DriftMonitor
+from ..monitoring.drift_monitor import DriftMonitor, StateError
+from ..monitoring.feedback_list import FeedbackList
+from ..monitoring.rejected_parts import RejectedParts
 from ..system.atomic import write_text
 from ..system.text import one_line
 from .messages import ModelInfo
@@ -22,28 +25,43 @@ class Drift:
     Args:
         info: of the model.
         level: probability that unchanged production ever raises an alarm.
-        saved: states of models by their keys, as [`read_states`] gives them; one of this model and level is gone on from.
+        saved: states of models by their keys, as [`read_states`] gives them; one of this model and these settings is gone on
+            from.
+        with_feedback: whether operators' reports of wrongly rejected parts are tested, too.
 
     Raises:
         StateError: if that is damaged.
     """
 
-    def __init__(self, info: ModelInfo, level: float, saved: Mapping[str, dict]):
+    def __init__(self, info: ModelInfo, level: float, saved: Mapping[str, dict], with_feedback: bool = False):
         names = info.category_names or (None,)
         scores, rates = info.calibration_scores, info.false_alarm_rates
         self.monitors = {
-            name: DriftMonitor(of_category, rate, level / len(names))
+            name: DriftMonitor(of_category, rate, level / len(names), with_feedback=with_feedback)
             for name, of_category, rate in zip(names, scores, rates, strict=True)
         }
-        self.key = hashlib.sha256(repr((info, level)).encode()).hexdigest()[:16]
+        self.rejected = {name: RejectedParts() for name in names} if with_feedback else {}
+        settings = (info, level, with_feedback) if with_feedback else (info, level)
+        self.key = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
         for name, state in saved.get(self.key, {}).items():
             self.monitors[name or None].restore(state)
+            if with_feedback:
+                self.rejected[name or None] = _restored(state)
 
     def update(self, rows: Iterable[dict]) -> None:
         """Takes judged images in their order; those of unknown products are no parts of any category."""
         for row in rows:
             if row["label"] != "unknown":
-                self.monitors[row["category"]].update(row["score"])
+                category, score = row["category"], row["score"]
+                monitor = self.monitors[category]
+                monitor.update(score)
+                if self.rejected and score > monitor.threshold:
+                    self.rejected[category].add(monitor.parts - 1, row["name"], row["digest"])
+
+    def take_feedback(self, feedback: FeedbackList) -> None:
+        """Takes the operators' latest words on parts that were judged before."""
+        for category, rejected in self.rejected.items():
+            self.monitors[category].set_reports(rejected.places_of(feedback))
 
     def summary(self) -> list[dict]:
         """State of each category's monitor; the keys are fields of [`diffad.serve.answers.MonitorState`]."""
@@ -77,7 +95,17 @@ class Drift:
 
     def state(self) -> dict:
         """All that parts have changed, as values JSON can hold."""
-        return {name or "": monitor.to_dict() for name, monitor in self.monitors.items()}
+        return {
+            name or "": monitor.to_dict() | ({"rejected": asdict(self.rejected[name])} if self.rejected else {})
+            for name, monitor in self.monitors.items()
+        }
+
+
+def _restored(state: dict) -> RejectedParts:
+    try:
+        return RejectedParts(**state["rejected"])
+    except (KeyError, TypeError) as error:
+        raise StateError(f"damaged ({type(error).__name__}: {error})") from error
 
 
 class SavedStates:

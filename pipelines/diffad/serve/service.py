@@ -5,6 +5,7 @@ from datetime import datetime, timezone
 
 from ..monitoring.drift_monitor import StateError
 from ..monitoring.feedback import FeedbackRecord, append_feedback
+from ..monitoring.feedback_list import FeedbackList, read_feedback
 from .batcher import Batcher
 from .computing import Load
 from .drift import Drift, SavedStates
@@ -26,7 +27,7 @@ class Service:
         path: of the first model.
 
     Raises:
-        ValueError: if the file of the monitor's state holds something else.
+        ValueError: if the file of the monitor's state, or that of feedback, holds something else.
     """
 
     def __init__(self, load: Load, path: str, settings: ServeSettings):
@@ -34,6 +35,8 @@ class Service:
         self.slot = ModelSlot(load, path, settings, self.metrics)
         self.batcher = Batcher(self.slot, settings, self.metrics)
         self.states = SavedStates(settings.monitor_state)
+        path = settings.feedback
+        self.feedback = read_feedback(path) if path is not None and path.is_file() else FeedbackList()
         self.drift: Drift | None = None
         self._drift_version = 0
         self._tasks: list[asyncio.Task] = []
@@ -126,6 +129,8 @@ class Service:
         except OSError as error:
             raise Refusal(503, f"the feedback could not be written: {error.strerror}; try again", 10) from None
         self.metrics.feedback.labels(record.verdict, record.correct_verdict).inc()
+        self.feedback.add(record)
+        self.drift.take_feedback(self.feedback)
         return record
 
     def show(self) -> None:
@@ -148,7 +153,8 @@ class Service:
             return
         if self.drift is not None:
             self.states.keep(self.drift)
-        self.drift = Drift(model.worker.info, self.settings.level, self.states.of_models)
+        with_feedback = self.settings.feedback is not None
+        self.drift = Drift(model.worker.info, self.settings.level, self.states.of_models, with_feedback)
         self._drift_version = model.version
 
     async def _keep_state(self) -> None:

@@ -1,10 +1,8 @@
 """Which parts of production a monitor saw rejected, so that an operator's report that comes later finds its part."""
 
-import hashlib
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from ..monitoring.feedback_list import FeedbackList
+from .feedback_list import FeedbackList
 
 MOST_PARTS = 20_000  # whose reports are waited for; a report on an earlier part is not counted, which raises no alarm
 
@@ -14,24 +12,23 @@ class RejectedParts:
     """Rejected parts as a monitor's state keeps them.
 
     Args:
-        latest: place among the parts, name, and digest of the image file (None where it was not there), of the latest ones.
+        latest: place among the parts, name, and digest of the image file (None where it is not known), of the latest ones.
         found: places of parts that a report was found of, by the report's digest.
     """
 
     latest: list[tuple[int, str, str | None]] = field(default_factory=list)
     found: dict[str, int] = field(default_factory=dict)
 
-    def add(self, place: int, name: str, path: Path | None) -> None:
+    def add(self, place: int, name: str, digest: str | None) -> None:
         """Takes a rejected part."""
-        there = path is not None and path.is_file()
-        self.latest.append((place, name, hashlib.sha256(path.read_bytes()).hexdigest() if there else None))
+        self.latest.append((place, name, digest))
         if len(self.latest) > 2 * MOST_PARTS:
             self.latest = self.latest[-MOST_PARTS:]
 
     def places_of(self, feedback: FeedbackList) -> list[int]:
         """Places of the parts that are wrongly rejected by the operator's latest word.
 
-        A part is known by the digest of its file; where its file was not there, by its name.
+        A part is known by the digest of its file; where that is not known, by its name.
         """
         by_digest = {digest: place for place, _, digest in self.latest if digest is not None}
         by_name = {name: place for place, name, digest in self.latest if digest is None}
