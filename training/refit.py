@@ -27,7 +27,10 @@ from diffad_training.good_images import good_samples, read_held_out, split_sampl
 from diffad_training.model_files import SUMMARY, save_model
 
 # Settings that the UNet was trained with.
-OF_THE_UNET = ("resolution", "short_side", "tile_overlap", "extractor", "levels", "feature_stride", "unet", "prediction_type")
+OF_THE_UNET = (
+    *("resolution", "aspect_ratio", "short_side", "tile_overlap"),
+    *("extractor", "levels", "feature_stride", "unet", "prediction_type"),
+)
 
 
 def refit(model: Path, config: TrainingConfig) -> DiffADPipeline:
