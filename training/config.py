@@ -230,7 +230,7 @@ class TrainingConfig:
             (AT_LEAST, lambda value, bound: value >= bound, "at least"),
             (ABOVE, lambda value, bound: value > bound, "above"),
             (BELOW, lambda value, bound: value < bound, "below"),
-            ({"max_timestep": NOISE_LEVELS}, lambda value, bound: value <= bound, "at most"),
+            ({"max_timestep": NOISE_LEVELS, "corrupted_share": 1}, lambda value, bound: value <= bound, "at most"),
         ):
             for name, bound in bounds.items():
                 for value in as_list(getattr(self, name)):

@@ -13,7 +13,7 @@ def test_cache_holds_the_tiles_of_every_image(tmp_path):
     for i, size in enumerate([(96, 64), (64, 64)]):
         smooth_images(1, seed=i, size=size)[0].save(tmp_path / f"{i}.png")
     samples = training_samples(tmp_path)
-    build_cache(samples, tiny_extractor(), SIZE, tmp_path / "cache", short_side=2 * SIZE, tile_overlap=0.25)
+    build_cache(samples, tiny_extractor(), (SIZE, SIZE), tmp_path / "cache", short_side=2 * SIZE, tile_overlap=0.25)
     cached = CachedDataset(tmp_path / "cache")
     corners = [tile_corners(size, (SIZE, SIZE), 0.25) for size in ((64, 96), (64, 64))]
     assert [cached.entries_of([i]) for i in (0, 1)] == [list(range(12)), list(range(12, 21))]

@@ -26,7 +26,7 @@ def config(good_images, tmp_path_factory) -> TrainingConfig:
 def data(config, tmp_path_factory):
     """Extractor and cached features of all good images."""
     extractor, folder = build_extractor(config), tmp_path_factory.mktemp("cache")
-    build_cache(good_samples(config), extractor, config.resolution, folder)
+    build_cache(good_samples(config), extractor, config.image_size, folder)
     cached = CachedDataset(folder)
     groups = [list(range(len(cached)))]
     extractor.set_statistics(*balanced_statistics(cached.features, groups))

@@ -255,7 +255,7 @@ def test_maps_of_both_conditionings_are_those_of_a_scorer_with_these_gaussians(a
     monkeypatch.setattr(scorer.feature_denoiser, "gaussian", pooled["feature_residual"])
     others = dict(zip(CONDITIONED, own, strict=True))
     exchanged = map_choice._maps_in_decades(scorer, others, reader, images, None, 3)
-    terms = {"rgb", "residual", "detail", "neighbors", "feature_residual", "pixel_residual"}
+    terms = {"kl", "rgb", "feature", "residual", "detail", "neighbors", "feature_residual", "pixel_residual"}
     assert set(actual) == terms | {f"{term}, pooled" for term in CONDITIONED}
     for term in CONDITIONED:
         np.testing.assert_array_equal(actual[f"{term}, pooled"], exchanged[term])

@@ -19,7 +19,7 @@ def test_gaussians_are_of_all_training_images_and_each_is_read_once(good_images,
     monkeypatch.setattr(accumulation, "BATCH_SIZE", 3)
     config, opened = tiny_config(good_images, tmp_path / "model"), []
     extractor, samples = build_extractor(config), good_samples(config)
-    build_cache(samples, extractor, config.resolution, tmp_path / "cache")
+    build_cache(samples, extractor, config.image_size, tmp_path / "cache")
     counted = [
         dataclasses.replace(sample, read=lambda i=i, sample=sample: opened.append(i) or sample.read())
         for i, sample in enumerate(samples)

@@ -64,7 +64,7 @@ def test_validation_images_of_one_category_leave_the_others_their_draw():
 
 def test_cache_holds_the_label_of_every_tile(categories, tmp_path):
     samples = category_samples(categories, ["nut", "bolt"])
-    build_cache(samples, tiny_extractor(), 16, tmp_path, short_side=24)
+    build_cache(samples, tiny_extractor(), (16, 16), tmp_path, short_side=24)
     cached = CachedDataset(tmp_path)
     assert cached.categories.tolist() == [samples[i].category for i in cached.owners] and len(cached) > len(samples)
 
@@ -72,7 +72,7 @@ def test_cache_holds_the_label_of_every_tile(categories, tmp_path):
 def test_cache_holds_the_label_and_notices_another_order(categories, tmp_path):
     for order in (["nut", "bolt"], ["bolt", "nut"]):
         samples = category_samples(categories, order)
-        build_cache(samples, tiny_extractor(), 32, tmp_path)
+        build_cache(samples, tiny_extractor(), (32, 32), tmp_path)
         cached = CachedDataset(tmp_path)
         assert [cached[i]["categories"].item() for i in range(18)] == [sample.category for sample in samples]
 

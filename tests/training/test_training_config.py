@@ -80,7 +80,7 @@ def test_numbers_below_their_range_are_refused(name, capsys):
 
 def test_every_number_has_a_range():
     bounded = {entry.name for entry in dataclasses.fields(TrainingConfig) if {int, float} & _types(entry.type)}
-    below_or_above = {"held_out_fraction", "regularization", "max_grad_norm"}
+    below_or_above = {"held_out_fraction", "regularization", "max_grad_norm", "aspect_ratio"}
     assert bounded == set(AT_LEAST) | below_or_above
 
 

@@ -24,7 +24,7 @@ def extractor():
 
 def test_cache_holds_what_would_be_computed_and_notices_changes(good_images, extractor, tmp_path):
     samples = training_samples(good_images)
-    build_cache(samples, extractor, 32, tmp_path / "cache")
+    build_cache(samples, extractor, (32, 32), tmp_path / "cache")
     cached = CachedDataset(tmp_path / "cache")
     assert len(cached) == 13
     pixels = resize_rgb(samples[5].read(), (32, 32))
@@ -33,15 +33,15 @@ def test_cache_holds_what_would_be_computed_and_notices_changes(good_images, ext
         expected = extractor.raw_features(to_model_range(torch.from_numpy(pixels.copy()))[None])[0]
     torch.testing.assert_close(cached[5]["features"].float(), expected, rtol=2e-3, atol=2e-3)
     written = (tmp_path / "cache" / "images.npy").stat().st_mtime_ns
-    build_cache(samples, extractor, 32, tmp_path / "cache")
+    build_cache(samples, extractor, (32, 32), tmp_path / "cache")
     assert (tmp_path / "cache" / "images.npy").stat().st_mtime_ns == written
-    build_cache(samples[:4], extractor, 32, tmp_path / "cache")
+    build_cache(samples[:4], extractor, (32, 32), tmp_path / "cache")
     assert len(CachedDataset(tmp_path / "cache")) == 4
 
 
 def test_digest_is_that_of_the_images_wherever_they_lie(good_images, extractor, tmp_path):
     def digest(samples, name):
-        build_cache(samples, extractor, 32, tmp_path / name)
+        build_cache(samples, extractor, (32, 32), tmp_path / name)
         return CachedDataset(tmp_path / name).digest
 
     samples = training_samples(good_images)[:3]
@@ -52,10 +52,10 @@ def test_digest_is_that_of_the_images_wherever_they_lie(good_images, extractor, 
 @pytest.mark.parametrize("text", ["", "[]", '{"samples": "of an earlier release"}'])
 def test_damaged_cache_is_made_anew(text, good_images, extractor, tmp_path):
     samples = training_samples(good_images)[:2]
-    build_cache(samples, extractor, 32, tmp_path)
+    build_cache(samples, extractor, (32, 32), tmp_path)
     digest = CachedDataset(tmp_path).digest
     (tmp_path / "cache.json").write_text(text)
-    build_cache(samples, extractor, 32, tmp_path)
+    build_cache(samples, extractor, (32, 32), tmp_path)
     assert CachedDataset(tmp_path).digest == digest
 
 
@@ -65,7 +65,7 @@ def test_full_disk_is_one_line_before_anything_is_decoded(good_images, extractor
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     with pytest.raises(DiskFullError, match=r"images.npy: takes 39.1 KiB, and .* are free on its disk") as error:
-        build_cache(training_samples(good_images), extractor, 32, tmp_path)
+        build_cache(training_samples(good_images), extractor, (32, 32), tmp_path)
     assert "\n" not in str(error.value) and not (tmp_path / "cache.json").exists()
 
 

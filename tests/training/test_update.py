@@ -89,7 +89,7 @@ def test_an_update_is_a_fit_to_all_images(trained, new_parts, updated, tmp_path,
     new = {sample.name: sample for sample in good_samples(tiny_config(new_parts, tmp_path))}
     fitted = [*training, *(new[name] for name in entry.fitted)]
     assert (len(training), len(held_out), len(entry.fitted), len(entry.calibrated)) == (10, 3, 9, 3)
-    build_cache(fitted, pipe.feature_extractor, 32, tmp_path / "cache")
+    build_cache(fitted, pipe.feature_extractor, (32, 32), tmp_path / "cache")
     cached, values = CachedDataset(tmp_path / "cache"), {}
     record = lambda self, samples: values.setdefault(id(self), []).append(samples.double())  # noqa: E731
     monkeypatch.setattr(StreamingMoments, "update", record)
