@@ -87,16 +87,18 @@ def test_an_update_is_a_fit_to_all_images(trained, new_parts, updated, tmp_path,
     pipe = loaded(trained.folder)
     training, held_out = split_samples(good_samples(trained.config), trained.config)
     new = {sample.name: sample for sample in good_samples(tiny_config(new_parts, tmp_path))}
-    fitted = [*training, *(new[name] for name in entry.fitted)]
     assert (len(training), len(held_out), len(entry.fitted), len(entry.calibrated)) == (10, 3, 9, 3)
-    build_cache(fitted, pipe.feature_extractor, (32, 32), tmp_path / "cache")
-    cached, values = CachedDataset(tmp_path / "cache"), {}
     record = lambda self, samples: values.setdefault(id(self), []).append(samples.double())  # noqa: E731
     monkeypatch.setattr(StreamingMoments, "update", record)
+    values, seen = {}, []
     # In the batches of training and update, because networks round differently in others
-    groups = (range(10), range(10, 19))
-    with torch.no_grad():
-        seen = [accumulate_grid(pipe, cached, g, None)[0] | accumulate_scales(pipe, cached, fitted, g) for g in groups]
+    for samples, fitted in ((good_samples(trained.config), training), ([new[name] for name in entry.fitted], None)):
+        folder, names = tmp_path / f"cache {len(seen)}", {sample.name for sample in fitted or samples}
+        build_cache(samples, pipe.feature_extractor, (32, 32), folder)
+        cached, group = CachedDataset(folder), [i for i, sample in enumerate(samples) if sample.name in names]
+        with torch.no_grad():
+            grids = accumulate_grid(pipe, cached, group, None)[0]
+            seen.append(grids | accumulate_scales(pipe, cached, samples, group))
     monkeypatch.undo()
     kept = KeptMoments.load(updated)
     gaussians = grid_gaussians(pipe) | scale_gaussians(pipe)
@@ -108,7 +110,7 @@ def test_an_update_is_a_fit_to_all_images(trained, new_parts, updated, tmp_path,
         np.testing.assert_allclose(merged.mean, of_all.mean(axis=0), rtol=1e-6, atol=1e-9)
         for position in range(0, of_all.shape[1], 3):
             expected = np.cov(of_all[:, position].T)
-            np.testing.assert_allclose(merged.covariance[position], expected, rtol=1e-6, atol=1e-9)
+            np.testing.assert_allclose(merged.covariance[position], expected, rtol=1e-6, atol=1e-7)  # of values around 1
         at_once = gaussian.new_moments()
         at_once.update(torch.from_numpy(of_all))
         gaussian.fit(at_once)
