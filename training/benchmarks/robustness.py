@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
                 kept = {"category": category, "detector": name, "profile": options.profile if name == OURS else None, **result}
                 append_result(RESULTS, {**kept, "date": datetime.date.today().isoformat()})
                 print(category, name, result["change"], result["metrics"], flush=True)
-    write_tables()
+    update_tables(CARD, RESULTS)
 
 
 def measure(detector: Detector, folder: Path) -> Iterator[dict]:
@@ -134,13 +134,16 @@ def fitted_peer(name: str, folder: Path) -> Detector:
     return lambda samples, masks: Scores(*peers.score(model, samples))
 
 
-def write_tables() -> None:
-    results = latest_results(RESULTS, IDENTITY)
-    fill_tables(CARD, "robustness", lambda category: table([r for r in results if r["category"] == category]))
+def update_tables(card: Path, kept: Path) -> None:
+    """Renders the tables of a card from kept results; those of categories without any are empty."""
+    results = latest_results(kept, IDENTITY)
+    fill_tables(card, "robustness", lambda category: table([r for r in results if r["category"] == category]))
 
 
 def table(results: Sequence[dict]) -> str:
     """Markdown: what each change costs each detector in points, below what it has without a change."""
+    if not results:
+        return ""
     detectors = list(dict.fromkeys((result["detector"], result["profile"]) for result in results))
     titles = [f"{detector}, {profile}" if profile else detector for detector, profile in detectors]
     lines = [
