@@ -68,6 +68,9 @@ def main(config: TrainingConfig) -> None:
     set_seed(config.seed)
     # What a setting or the data makes impossible is refused before the folder is touched.
     config = with_aspect_ratio(config)
+    if config.aspect_ratio != 1:
+        height, width = config.image_size
+        accelerator.print(f"images keep their aspect: the model sees {width} x {height} pixels (width x height)", flush=True)
     extractor, scheduler = build_extractor(config).to(accelerator.device), build_scheduler(config)
     unet = build_unet(config, extractor.config.channels)
     check_score(config, scheduler, extractor.config.channels)

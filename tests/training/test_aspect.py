@@ -78,7 +78,7 @@ def test_squares_are_not_cropped():
     assert all(a is b for a, b in zip(square_crops(images, features, 32), (images, features), strict=True))
 
 
-def test_model_of_long_images_scores_and_repairs_them_whole(tmp_path):
+def test_model_of_long_images_scores_and_repairs_them_whole(tmp_path, capsys):
     square = save_images(tmp_path / "square")
     (tmp_path / "long").mkdir()
     paths = sorted(square.iterdir())
@@ -86,6 +86,7 @@ def test_model_of_long_images_scores_and_repairs_them_whole(tmp_path):
         joined = np.concatenate([np.array(Image.open(path)), np.array(Image.open(other))], axis=1)  # (32, 64, 3)
         Image.fromarray(joined).save(tmp_path / "long" / path.name)
     train.main(tiny_config(tmp_path / "long", tmp_path / "model", aspect_ratio="auto", **COMPLETE))
+    assert "images keep their aspect: the model sees 64 x 32 pixels" in capsys.readouterr().out
     assert json.loads((tmp_path / "model" / "training_config.json").read_text())["aspect_ratio"] == 2
     pipe = DiffADPipeline.from_pretrained(tmp_path / "model")
     assert pipe.image_size == (32, 64) and tuple(pipe.gaussian.config.grid) == (4, 8)
