@@ -5,12 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from diffad_training.config import AUTO, TrainingConfig
+from diffad_training.config import AUTO, LARGEST_RATIO, TrainingConfig
 from diffad_training.good_images import good_samples
 
-SAMPLED_IMAGES = 32  # whose aspects are looked at, spread evenly
+SAMPLED_IMAGES = 32  # of each category, whose aspects are looked at, spread evenly
 LEAST_RATIO = 1.5  # of the longer to the shorter side, from which on squeezing images into squares loses detail
-LARGEST_RATIO = 4.0  # which a model keeps: time and memory grow with it
 TOLERANCE = 0.1  # by which aspects may differ from their median, relatively
 
 
@@ -28,8 +27,13 @@ def with_aspect_ratio(config: TrainingConfig) -> TrainingConfig:
     ratio = 1.0
     if config.short_side is None and "rot90" not in config.augmentations:
         samples = good_samples(config)
-        places = np.unique(np.linspace(0, len(samples) - 1, SAMPLED_IMAGES).astype(int))
-        ratio = common_aspect_ratio([samples[i].read().size for i in places])
+        sizes = [
+            of_category[i].read().size
+            for category in {sample.category for sample in samples}
+            for of_category in [[sample for sample in samples if sample.category == category]]
+            for i in np.unique(np.linspace(0, len(of_category) - 1, SAMPLED_IMAGES).astype(int))
+        ]
+        ratio = common_aspect_ratio(sizes)
     return dataclasses.replace(config, aspect_ratio=ratio)
 
 
@@ -47,14 +51,13 @@ def square_crops(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cuts a square at a random place out of every image of a batch, and the same out of its features.
 
-    A step of training then costs the same whatever the aspect; the UNet has no attention across an image that would need all of
-    it at once.
+    A step of training then costs the same whatever the aspect. A UNet without attention sees no more of an image at once.
 
     Args:
         images: `(B, C, H, W)`.
         features: `(B, D, h, w)`, on a grid with the images' aspect.
         step: pixels; places are multiples of it, which must be whole positions of the grid.
-        generator: of the places.
+        generator: of the places, on the CPU.
 
     Returns:
         Images `(B, C, S, S)` and features `(B, D, s, s)`, S being the shorter side; squares as they are.
@@ -63,7 +66,8 @@ def square_crops(
     if height == width:
         return images, features
     side, stride = min(height, width), height // features.shape[-2]
-    places = torch.randint((max(height, width) - side) // step + 1, (len(images),), generator=generator, device=images.device)
+    # On the CPU, so that nothing waits for the device
+    places = torch.randint((max(height, width) - side) // step + 1, (len(images),), generator=generator)
 
     def cut(values: torch.Tensor, start: int, length: int) -> torch.Tensor:
         return values[:, start : start + length] if height > width else values[..., start : start + length]

@@ -60,7 +60,7 @@ def build_unet(config: TrainingConfig, feature_channels: int) -> JointUNet2DMode
         SettingsError: if the resolution does not fit.
     """
     settings = {
-        "sample_size": config.image_size if config.aspect_ratio != 1 else config.resolution,
+        "sample_size": config.resolution if config.is_square else config.image_size,
         "feature_channels": feature_channels,
         "feature_stride": config.feature_stride,
         **config.unet,

@@ -59,6 +59,7 @@ ABOVE = {"held_out_fraction": 0, "regularization": 0, "max_grad_norm": 0}
 BELOW = {"held_out_fraction": 1, "tile_overlap": 1, "ema_decay": 1}
 SIDE_STEP = 32  # pixels, of which the longer side is a multiple
 AUTO = "auto"
+LARGEST_RATIO = 4.0  # of long images, width / height or its inverse: time and memory grow with it
 NOISE_LEVELS = 1000  # of the chain that components.py builds
 YAML_BOOLEANS = ("true", "false", "yes", "no", "on", "off")
 # Settings of the score that are settings of the run, too.
@@ -123,7 +124,8 @@ class TrainingConfig:
     max_grad_norm: float = 1.0
     ema_decay: float = 0.997
     feature_weight: float = 1.0
-    corrupted_share: float = 0.0  # of the training images that hold something foreign under the noise, which is to be removed
+    # of the training images that hold something foreign under the noise, which is to be removed; tried with `sample` only
+    corrupted_share: float = 0.0
     max_timestep: int = NOISE_LEVELS  # training draws t below it; scoring looks at 20, 201 and 401
     mixed_precision: str = "auto"  # auto, no, bf16, fp16
     compile: bool = False  # torch.compile the UNet
@@ -190,6 +192,11 @@ class TrainingConfig:
         return sides if self.aspect_ratio >= 1 else sides[::-1]
 
     @property
+    def is_square(self) -> bool:
+        """Whether the model sees squares."""
+        return len(set(self.image_size)) == 1
+
+    @property
     def grid(self) -> tuple[int, int]:
         """`(height, width)` of the features' grid."""
         height, width = self.image_size
@@ -203,7 +210,7 @@ class TrainingConfig:
     @property
     def keeps_moments(self) -> bool:
         """Whether moments are written beside the model; of several categories or long images they would take gigabytes."""
-        return not self.categories and self.aspect_ratio == 1 if self.moments is None else self.moments
+        return not self.categories and self.is_square if self.moments is None else self.moments
 
     @property
     def has_gaussian_profile(self) -> bool:
@@ -216,10 +223,22 @@ class TrainingConfig:
         return self.score == {} and self.short_side is None
 
     def _check_aspect_ratio(self) -> None:
-        if self.aspect_ratio in (AUTO, 1):
+        if self.aspect_ratio == AUTO:
             return
-        if not isinstance(self.aspect_ratio, float) or self.aspect_ratio <= 0:
-            raise SettingsError(f"aspect_ratio: must be a number above 0 or {AUTO}, got {self.aspect_ratio!r}")
+        if not isinstance(self.aspect_ratio, float) or not 1 / LARGEST_RATIO <= self.aspect_ratio <= LARGEST_RATIO:
+            bounds = f"{1 / LARGEST_RATIO:g} to {LARGEST_RATIO:g}"
+            raise SettingsError(f"aspect_ratio: must be a number from {bounds} or {AUTO}, got {self.aspect_ratio!r}")
+        if self.is_square:
+            return
+        if SIDE_STEP % self.feature_stride:
+            raise SettingsError(
+                f"aspect_ratio: long images need a feature_stride that divides {SIDE_STEP}, got {self.feature_stride}"
+            )
+        if self.unet.get("add_attention", True):
+            raise SettingsError(
+                "aspect_ratio: long images are trained on in square crops, which a UNet with attention would not see "
+                "whole: add_attention: false in unet, or aspect_ratio 1"
+            )
         if self.short_side is not None:
             raise SettingsError("aspect_ratio: tiles are squares; leave aspect_ratio or short_side")
         if "rot90" in self.augmentations:

@@ -15,7 +15,7 @@ AREA = (0.005, 0.15)  # share of the image that is replaced, log-uniform
 OPACITY = (0.3, 1.0)
 OFFSET = 0.6  # of grey level, and in some images of each channel, at most, in the model's range [-1, 1]
 OFFSET_SHARE, TINT_SHARE = 0.5, 0.25  # of the images that have one
-LEAST_SATURATION = 0.02  # mean difference of the channels
+LEAST_SATURATION = 0.02  # mean difference of the channels, below which an image is grey and gets no other colour
 
 
 def corrupt(images: torch.Tensor, share: float, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -44,13 +44,14 @@ def corrupt(images: torch.Tensor, share: float, generator: torch.Generator | Non
     ]
     content = images[donors[:, None, None], :, moved[0][:, :, None], moved[1][:, None, :]].movedim(-1, 1)  # (B, C, H, W)
     content = content + is_drawn(OFFSET_SHARE) * uniform(-OFFSET, OFFSET, 1, 1, 1)
-    is_coloured = (images.amax(dim=1) - images.amin(dim=1)).mean() > LEAST_SATURATION  # grey images stay grey
-    content = content + is_coloured * is_drawn(TINT_SHARE) * uniform(-OFFSET, OFFSET, channels, 1, 1)
+    saturation = (images.amax(dim=1, keepdim=True) - images.amin(dim=1, keepdim=True)).mean(dim=(2, 3), keepdim=True)
+    content = content + (saturation > LEAST_SATURATION) * is_drawn(TINT_SHARE) * uniform(-OFFSET, OFFSET, channels, 1, 1)
 
     spots = _random_field((height, width), uniform, torch.randn(batch, 1, CELLS, CELLS, generator=generator, device=device))
     area = uniform(*map(math.log, AREA), 1, 1, 1).exp()
     spread = spots.std(dim=(1, 2, 3), keepdim=True)
-    opacity = (spots > spread * torch.special.ndtri(1 - area)) * uniform(*OPACITY, 1, 1, 1)  # about that area
+    bound = math.sqrt(2) * spread * torch.erfinv(1 - 2 * area)  # above it lies that share of a normal distribution
+    opacity = (spots > bound) * uniform(*OPACITY, 1, 1, 1)
     return torch.lerp(images, content.clamp(-1, 1), is_drawn(share) * opacity)
 
 
@@ -63,4 +64,4 @@ def _random_field(size: tuple[int, int], uniform, grid: torch.Tensor) -> torch.T
         torch.stack([shown[1] * angle.sin(), shown[1] * angle.cos(), torch.zeros_like(angle)], dim=1),
     ]
     places = F.affine_grid(torch.stack(rows, dim=1), [len(grid), 1, *size], align_corners=False)
-    return F.grid_sample(grid, places, mode="bicubic", padding_mode="reflection", align_corners=False)
+    return F.grid_sample(grid, places, mode="bilinear", padding_mode="reflection", align_corners=False)

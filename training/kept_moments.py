@@ -101,9 +101,9 @@ class KeptMoments:
         path = model / MOMENTS
         if not path.is_file():
             raise DataError(
-                f"{path}: no such file. Training leaves it out with --moments false or for several categories, earlier "
-                "releases did not write it, and copies of a model made by push, export or save_pretrained don't have it. "
-                "training/refit.py writes it from the training images"
+                f"{path}: no such file. Training leaves it out with --moments false and for several categories or long images, "
+                "earlier releases did not write it, and copies of a model made by push, export or save_pretrained don't have it. "
+                "training/refit.py --moments true writes it from the training images"
             )
         try:
             return cls(load_file(path))

@@ -68,7 +68,7 @@ def main(config: TrainingConfig) -> None:
     set_seed(config.seed)
     # What a setting or the data makes impossible is refused before the folder is touched.
     config = with_aspect_ratio(config)
-    if config.aspect_ratio != 1:
+    if not config.is_square:
         height, width = config.image_size
         accelerator.print(f"images keep their aspect: the model sees {width} x {height} pixels (width x height)", flush=True)
     extractor, scheduler = build_extractor(config).to(accelerator.device), build_scheduler(config)
@@ -99,15 +99,16 @@ def run(
     accelerator.wait_for_everyone()  # for the folder to be locked
     now = Fingerprint.of_settings(config, accelerator.num_processes)
     is_finished = not config.overwrite and folder.check_free_for(now, goes_on=config.resume_from_checkpoint is not None)
+    checkpoint, notes = (None, []) if is_finished else find_checkpoint(config.resume_from_checkpoint, folder)
+    check_shared(accelerator, folder.path, -1 if is_finished else checkpoint.step if checkpoint else 0)
     if is_finished:
         accelerator.print(f"{folder.path}: this run is finished; --overwrite trains anew")
         clean_up(config, accelerator, folder)
         return
-    checkpoint, notes = find_checkpoint(config.resume_from_checkpoint, folder)
     for note in notes:
         accelerator.print(note, flush=True)
     if checkpoint and (difference := checkpoint.fingerprint.difference_of_settings(now)):
-        raise DataError(f"{checkpoint.folder}: belongs to another run ({difference})")
+        raise DataError(f"{checkpoint.folder}: belongs to another run ({difference}); its own settings go on with it")
 
     # 2. Data: split, decode, extract. Bad input ends the run here
     train_samples, held_out_samples = split_samples(samples, config, checkpoint and checkpoint.fingerprint.held_out)
@@ -116,7 +117,7 @@ def run(
         tiles = {"short_side": config.short_side, "tile_overlap": config.tile_overlap}
         build_cache(samples, extractor, config.image_size, cache_dir, **tiles)
     accelerator.wait_for_everyone()
-    check_shared(accelerator, cache_dir)
+    check_shared(accelerator, cache_dir, cache_mark(cache_dir))
     cached = CachedDataset(cache_dir)
     now = dataclasses.replace(now, images=cached.digest, held_out=[sample.name for sample in held_out_samples])
     if checkpoint and (difference := checkpoint.fingerprint.difference(now)):
@@ -312,12 +313,12 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
     return accelerator
 
 
-def check_shared(accelerator: Accelerator, cache_dir: Path) -> None:
-    """Raises DataError in every process unless all of them see the images that the main process has prepared."""
-    marks = accelerator.gather(torch.tensor([cache_mark(cache_dir)], device=accelerator.device))
+def check_shared(accelerator: Accelerator, folder: Path, mark: int) -> None:
+    """Raises DataError in every process unless all of them have the same mark of what they see in a folder."""
+    marks = accelerator.gather(torch.tensor([mark], device=accelerator.device))
     if not (marks == marks[0]).all():
         raise DataError(
-            f"{cache_dir}: not all machines see the same files there; put --output_dir, or --cache_dir, where all of them do"
+            f"{folder}: not all machines see the same files there; put --output_dir on a file system that all of them share"
         )
 
 

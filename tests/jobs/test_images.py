@@ -72,6 +72,20 @@ def test_a_store_that_can_not_be_reached_says_nothing_of_an_image(folder, monkey
         reader.read("a.png")
 
 
+@pytest.mark.parametrize("code", ["ACCESS_DENIED", "NO_SUCH_KEY"])
+def test_an_image_that_may_not_be_read_is_that_images_error(folder, monkeypatch, code):
+    """What pyarrow raises of S3: an OSError of no further kind."""
+
+    class Forbidding:
+        def open_input_file(self, path):
+            raise OSError(f"When reading information for key 'a.png' in bucket 'parts': AWS Error {code} during HeadObject")
+
+    reader = reader_of(folder.as_uri())
+    monkeypatch.setattr(reader, "files", Forbidding())
+    with pytest.raises(ImageError, match=f"a.png: can't be read .*{code}"):
+        reader.read("a.png")
+
+
 @pytest.mark.parametrize(
     ("address", "message"),
     [

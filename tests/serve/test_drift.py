@@ -54,14 +54,17 @@ def test_it_goes_on_after_a_restart_and_keeps_models_and_levels_apart(tmp_path):
     first.update(rows(50.0, 60.0))
     second.update(rows(50.0, category="nut"))
     states = SavedStates(path)
-    states.keep(first)
-    states.keep(second)
+    states.take(first)
+    states.write()
+    states.take(second)
+    states.write()
     saved = SavedStates(path).of_models
     assert Drift(ONE, 0.05, saved).summary() == first.summary() and first.summary()[0]["parts"] == 2
     assert Drift(TWO, 0.05, saved).summary() == second.summary()
     assert Drift(ONE, 0.1, saved).summary()[0]["parts"] == 0
     time = path.stat().st_mtime_ns
-    states.keep(first)  # nothing new
+    states.take(first)  # nothing new
+    states.write()
     assert path.stat().st_mtime_ns == time
     saved[first.key][""]["parts"] = "many"
     with pytest.raises(StateError, match="damaged"):
@@ -84,7 +87,8 @@ def test_operators_words_are_a_test_of_the_monitor(tmp_path):
     assert bolt["evidence"] == expected.set_reports([3, 4]).evidence and nut["evidence"]["feedback"] < 1
     # After a restart words on earlier parts still find them
     states = SavedStates(tmp_path / "monitor.json")
-    states.keep(drift)
+    states.take(drift)
+    states.write()
     again = Drift(TWO, 0.05, SavedStates(states.path).of_models, with_feedback=True)
     assert again.summary() == drift.summary()
     again.take_feedback(wrongly_rejected(300.0, 301.0))
@@ -97,10 +101,12 @@ def test_operators_words_are_a_test_of_the_monitor(tmp_path):
 
 def test_a_full_disk_ends_no_server(tmp_path, caplog):
     states, drift = SavedStates(tmp_path / "gone/monitor.json"), Drift(ONE, 0.05, {})
-    states.keep(drift)
+    states.take(drift)
+    states.write()
     assert "could not be saved" in caplog.text
     (tmp_path / "gone").mkdir()
-    states.keep(drift)
+    states.take(drift)
+    states.write()
     assert SavedStates(states.path).of_models == {drift.key: drift.state()}
 
 

@@ -28,17 +28,22 @@ def test_long_images_that_are_alike_keep_their_aspect(sizes, ratio):
     assert common_aspect_ratio(sizes) == pytest.approx(ratio, abs=2e-3)
 
 
-@pytest.mark.parametrize(("ratio", "size"), [(1, (256, 256)), (4, (256, 1024)), (0.4, (640, 256)), (1.55, (256, 384))])
+@pytest.mark.parametrize(
+    ("ratio", "size"), [(1, (256, 256)), (1.05, (256, 256)), (4, (256, 1024)), (0.4, (640, 256)), (1.55, (256, 384))]
+)
 def test_shorter_side_has_the_resolution_and_the_longer_one_is_a_multiple_of_32(ratio, size, tmp_path):
     config = tiny_config(tmp_path, tmp_path, resolution=256, aspect_ratio=ratio)
     assert config.image_size == size and config.grid == (size[0] // 8, size[1] // 8)
+    assert config.is_square == (size == (256, 256)) == config.keeps_moments
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"aspect_ratio": 0}, "aspect_ratio: must be a number above 0 or auto, got 0"),
-        ({"aspect_ratio": "wide"}, "aspect_ratio: must be a number above 0 or auto, got 'wide'"),
+        ({"aspect_ratio": 0}, "aspect_ratio: must be a number from 0.25 to 4 or auto, got 0"),
+        ({"aspect_ratio": "wide"}, "aspect_ratio: must be a number from 0.25 to 4 or auto, got 'wide'"),
+        ({"aspect_ratio": 2, "unet": {}}, "aspect_ratio: long images are trained on in square crops"),
+        ({"aspect_ratio": 2, "resolution": 96, "feature_stride": 12}, "aspect_ratio: long images need a feature_stride"),
         ({"aspect_ratio": 2, "short_side": 64, "shared_gaussian": True}, "aspect_ratio: tiles are squares"),
         ({"aspect_ratio": 2, "augmentations": ["rot90"]}, "aspect_ratio: only squares can be turned"),
     ],

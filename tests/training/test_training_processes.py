@@ -106,10 +106,10 @@ def test_two_machines_train_as_two_processes_of_one_do(two_processes, tmp_path):
 def test_machines_that_see_other_files_are_refused_everywhere(marks, is_shared, tmp_path):
     accelerator = SimpleNamespace(device="cpu", gather=lambda mark: torch.tensor(marks))
     if is_shared:
-        train.check_shared(accelerator, tmp_path)
+        train.check_shared(accelerator, tmp_path, 7)
         return
     with pytest.raises(DataError, match="not all machines see the same files there; put --output_dir"):
-        train.check_shared(accelerator, tmp_path)
+        train.check_shared(accelerator, tmp_path, 7)
 
 
 def test_what_a_cache_holds_is_told_by_its_mark(tmp_path):

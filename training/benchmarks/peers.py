@@ -176,7 +176,7 @@ def score(model: torch.nn.Module, samples: Sequence[Sample]) -> tuple[np.ndarray
     """Anomaly maps `(N, *PROTOCOL_MAP_SIZE)` and image scores `(N,)`, both as the model gives them."""
     outputs = [model(images) for images in batches(samples, "scoring")]
     maps = torch.cat([output.anomaly_map[:, 0] for output in outputs]).numpy()
-    return maps, torch.cat([output.pred_score for output in outputs]).numpy()
+    return maps, torch.cat([output.pred_score.flatten() for output in outputs]).numpy()
 
 
 def batches(samples: Sequence[Sample], title: str) -> Iterator[torch.Tensor]:

@@ -23,7 +23,7 @@ from diffad.data import Sample, evaluation_samples, training_samples
 from diffad.evaluation.scored_samples import PROTOCOL_MAP_SIZE, read_truth, score_samples
 from diffad.system.memory import return_freed_memory
 from diffad_training.benchmarks import peers
-from diffad_training.benchmarks.detection import OURS
+from diffad_training.benchmarks.detection import OURS, UNKNOWN
 from diffad_training.benchmarks.image_changes import (
     Change,
     as_jpeg,
@@ -154,11 +154,14 @@ def table(results: Sequence[dict]) -> str:
     for change in dict.fromkeys(result["change"] for result in results):
         cells = []
         for key in detectors:
+            if (change, *key) not in of:  # the run was stopped
+                cells.append(UNKNOWN)
+                continue
             now, before = of[change, *key], of[NONE, *key]
             points = [100 * now[m] if change == NONE else 100 * (now[m] - before[m]) for m in METRICS]
             cells.append(" / ".join(f"{value:.1f}" if change == NONE else f"{value:+.1f}" for value in points))
-        ours = next(of[change, *key] for key in detectors if key[0] == OURS)
-        cells.append(f"{100 * ours['false_alarms']:.0f} %, {100 * ours['found']:.0f} %")
+        ours = [of[change, *key] for key in detectors if key[0] == OURS and (change, *key) in of]
+        cells.append("; ".join(f"{100 * one['false_alarms']:.0f} %, {100 * one['found']:.0f} %" for one in ours) or UNKNOWN)
         lines.append(f"| {change} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

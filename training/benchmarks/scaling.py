@@ -36,6 +36,7 @@ RESULTS = Path(__file__).parent / "results/scaling.jsonl"
 IDENTITY = ("model", "kind")
 WANTED = 100_000_000 / 86_400  # images per second that make 100 million a day
 FLEETS = (8, 64)
+UNKNOWN = "–"  # in place of a ratio to one worker that was not timed
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -188,7 +189,8 @@ def _table(names: Sequence[str], rows: Sequence[str]) -> str:
 
 def _workers(results: list[dict]) -> str:
     rows = [
-        f"| {row['model']} | {workers} | {rate['per_second']:.1f} | {_over_one(row, workers):.2f} | "
+        f"| {row['model']} | {workers} | {rate['per_second']:.1f} | "
+        f"{f'{_over_one(row, workers):.2f}' if '1' in row['workers'] else UNKNOWN} | "
         f"{rate['per_driver_cpu_second']:,.0f} | {row['load']:.1f} |"
         for row in results
         for workers, rate in row["workers"].items()

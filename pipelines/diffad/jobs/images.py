@@ -13,11 +13,14 @@ from pyarrow import fs
 
 from ..data import DataError
 from ..data.walk import is_image_name, is_left_out
-from ..imaging.decoding import failures_named, pixel_count
+from ..imaging.decoding import ImageError, pixel_count
 from ..imaging.reading import IMAGE_SUFFIXES, read_image
 from ..system.text import one_line
 from .folders import images_of
 from .resume import digest_of_files, files_digest
+
+# By which a store says that an image may not be read, or is gone since it was listed; all else says nothing of the image.
+OF_ONE_IMAGE = ("ACCESS_DENIED", "NO_SUCH_KEY")
 
 
 class Images(NamedTuple):
@@ -102,9 +105,12 @@ class StoreReader:
         try:
             with self.files.open_input_file(f"{self.folder}/{name}") as file:
                 content = file.read()
-        except (FileNotFoundError, PermissionError) as error:
-            with failures_named(name):
-                raise error
+        except FileNotFoundError as error:
+            raise ImageError(f"{name}: no such file") from error
+        except OSError as error:
+            if any(code in str(error) for code in OF_ONE_IMAGE):
+                raise ImageError(f"{name}: can't be read ({one_line(error)})") from error
+            raise
         return read_image(io.BytesIO(content), name)
 
     def pixels(self, name: str) -> int:

@@ -54,19 +54,20 @@ def read_feedback(path: Path) -> FeedbackList:
         ValueError: naming the file, or the line that is JSON but no record.
         OSError: if it can't be read.
     """
-    found, cut_off = FeedbackList(), 0
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):
-            cut_off += 1
-            continue
-        found.add(_record(values, f"{path}: line {number}"))
+    found, cut_off = _read(path)
     if cut_off and not found.records:
         raise ValueError(f"{path}: no line of it is JSON; give a list of feedback, as serve, the app or a report writes it")
     return replace(found, cut_off=cut_off)
+
+
+def read_feedback_so_far(path: Path) -> FeedbackList:
+    """The same of a list that is still written: it need not exist yet, and its only line may be cut off.
+
+    Raises:
+        ValueError: naming the line that is JSON but no record.
+        OSError: if it can't be read.
+    """
+    return _read(path)[0] if path.is_file() else FeedbackList()
 
 
 def check_drawn_at_random(digests: Collection[str], feedback: FeedbackList, source: object) -> None:
@@ -87,6 +88,21 @@ def check_drawn_at_random(digests: Collection[str], feedback: FeedbackList, sour
             f"{source}: {chosen} of {len(digests)} images were reported as wrongly rejected. Images that were chosen because "
             "of their score can't set thresholds: give good parts drawn at random, rejected or not"
         )
+
+
+def _read(path: Path) -> tuple[FeedbackList, int]:
+    """The records of a file, and how many lines are cut off."""
+    found, cut_off = FeedbackList(), 0
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            cut_off += 1
+            continue
+        found.add(_record(values, f"{path}: line {number}"))
+    return found, cut_off
 
 
 def _record(values: object, where: str) -> FeedbackRecord:

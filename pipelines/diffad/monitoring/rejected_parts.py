@@ -32,8 +32,13 @@ class RejectedParts:
         """
         by_digest = {digest: place for place, _, digest in self.latest if digest is not None}
         by_name = {name: place for place, name, digest in self.latest if digest is None}
-        for digest in feedback.wrongly_rejected:
+        wrongly_rejected = feedback.wrongly_rejected
+        for digest in wrongly_rejected:
             place = by_digest.get(digest, by_name.get(feedback.records[digest].name))
             if place is not None:
                 self.found.setdefault(digest, place)
-        return sorted({place for digest, place in self.found.items() if digest in feedback.wrongly_rejected})
+        return sorted({place for digest, place in self.found.items() if digest in wrongly_rejected})
+
+    def to_dict(self) -> dict:
+        """As values JSON can hold, which later changes leave alone."""
+        return {"latest": list(self.latest), "found": dict(self.found)}

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 from ..monitoring.drift_monitor import DriftMonitor, StateError
@@ -96,7 +95,7 @@ class Drift:
     def state(self) -> dict:
         """All that parts have changed, as values JSON can hold."""
         return {
-            name or "": monitor.to_dict() | ({"rejected": asdict(self.rejected[name])} if self.rejected else {})
+            name or "": monitor.to_dict() | ({"rejected": self.rejected[name].to_dict()} if self.rejected else {})
             for name, monitor in self.monitors.items()
         }
 
@@ -123,9 +122,12 @@ class SavedStates:
         self.of_models = {} if path is None else read_states(path)
         self._written = dict(self.of_models)
 
-    def keep(self, drift: Drift) -> None:
-        """Takes the state of a monitor, and writes the file, whole or not at all, if that is new; a full disk is logged."""
+    def take(self, drift: Drift) -> None:
+        """Takes the state of a monitor, in the thread that changes it."""
         self.of_models[drift.key] = drift.state()
+
+    def write(self) -> None:
+        """Writes the file, whole or not at all, if a state is new; a full disk is logged."""
         if self.path is None or self.of_models == self._written:
             return
         states = dict(self.of_models)

@@ -5,7 +5,7 @@ from datetime import datetime, timezone
 
 from ..monitoring.drift_monitor import StateError
 from ..monitoring.feedback import FeedbackRecord, append_feedback
-from ..monitoring.feedback_list import FeedbackList, read_feedback
+from ..monitoring.feedback_list import FeedbackList, read_feedback_so_far
 from .batcher import Batcher
 from .computing import Load
 from .drift import Drift, SavedStates
@@ -28,6 +28,7 @@ class Service:
 
     Raises:
         ValueError: if the file of the monitor's state, or that of feedback, holds something else.
+        OSError: if one can't be read.
     """
 
     def __init__(self, load: Load, path: str, settings: ServeSettings):
@@ -35,8 +36,7 @@ class Service:
         self.slot = ModelSlot(load, path, settings, self.metrics)
         self.batcher = Batcher(self.slot, settings, self.metrics)
         self.states = SavedStates(settings.monitor_state)
-        path = settings.feedback
-        self.feedback = read_feedback(path) if path is not None and path.is_file() else FeedbackList()
+        self.feedback = FeedbackList() if settings.feedback is None else read_feedback_so_far(settings.feedback)
         self.drift: Drift | None = None
         self._drift_version = 0
         self._tasks: list[asyncio.Task] = []
@@ -68,7 +68,8 @@ class Service:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.slot.close()
         if self.drift is not None:
-            self.states.keep(self.drift)
+            self.states.take(self.drift)
+            self.states.write()
 
     async def judge(self, job: Job) -> tuple[list[dict], ServedModel]:
         """Rows of a job's images, and the model that judged them.
@@ -152,12 +153,15 @@ class Service:
         if model.version <= self._drift_version:
             return
         if self.drift is not None:
-            self.states.keep(self.drift)
+            self.states.take(self.drift)
+            self.states.write()
         with_feedback = self.settings.feedback is not None
         self.drift = Drift(model.worker.info, self.settings.level, self.states.of_models, with_feedback)
+        self.drift.take_feedback(self.feedback)
         self._drift_version = model.version
 
     async def _keep_state(self) -> None:
         while True:
             await asyncio.sleep(SAVED_EVERY)
-            await asyncio.to_thread(self.states.keep, self.drift)
+            self.states.take(self.drift)
+            await asyncio.to_thread(self.states.write)
