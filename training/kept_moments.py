@@ -101,8 +101,8 @@ class KeptMoments:
         path = model / MOMENTS
         if not path.is_file():
             raise DataError(
-                f"{path}: no such file. Training leaves it out with --moments false and for several categories or long images, "
-                "earlier releases did not write it, and copies of a model made by push, export or save_pretrained don't have it. "
+                f"{path}: no such file. Training leaves it out with --moments false and for several categories or long images; "
+                "earlier releases did not write it, and copies of a model by push, export or save_pretrained don't have it. "
                 "training/refit.py --moments true writes it from the training images"
             )
         try:
