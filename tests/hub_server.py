@@ -11,12 +11,8 @@ import json
 import re
 import threading
 from contextlib import contextmanager
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
-
-from diffad.hub import upload
-from huggingface_hub import HfApi
 
 TOKEN = "hf_standin"
 LFS_PATTERNS = ("*.safetensors", "*.png")
@@ -56,10 +52,10 @@ def hub_server():
 
 
 def upload_to(server: HubServer, monkeypatch) -> None:
-    """Lets this process upload to a server, with the token. Other settings of the Hub's client are read at its import."""
+    """Lets this process upload to a server, with the token. What downloads is bound to the Hub when its client is imported."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(upload, "HfApi", partial(HfApi, endpoint=server.endpoint))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.endpoint)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
 
 

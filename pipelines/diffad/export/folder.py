@@ -190,4 +190,4 @@ def check_graph(scorer: Scorer, description: Description, folder: Path) -> None:
             difference = np.abs(values - expected[name].numpy()).max()
             if not difference <= TOLERANCE * max(1.0, float(expected[name].abs().max())):
                 by = f"the exported graph's {name} differs from the pipeline's by {difference:.2g}"
-                raise RuntimeError(f"{by}; export with another version of torch than {torch.__version__} (2.14 is tested)")
+                raise RuntimeError(f"{by}; export with onnxscript 0.7.2 or later, or another torch than {torch.__version__}")
