@@ -28,6 +28,11 @@ LONGEST = (
     "test_page.py",
     "test_benchmark_speed.py",
     "test_checkpoints.py",
+    "test_two_nodes.py",
+    "test_training_kills.py",
+    "test_serve_command.py",
+    "test_atomic.py",
+    "test_serving.py",
 )
 
 
