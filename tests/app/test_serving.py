@@ -69,6 +69,10 @@ def test_a_file_beyond_the_limit_is_answered_with_413(served):
     assert status == 413 and b"exceeded" in content
 
 
+def test_nothing_that_was_inspected_is_kept_for_others(served):
+    assert not getattr(served[1], "run_history", False)  # before 6.24 gradio has none
+
+
 def test_the_limits_are_20_megabytes_and_50_megapixels_by_default(pipe):
     app = build_app(pipe)
     launch(app, prevent_thread_lock=True, quiet=True)

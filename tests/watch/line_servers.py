@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from paho.mqtt.client import CallbackAPIVersion, Client
 from pymodbus.client import ModbusTcpClient
-from pymodbus.datastore import ModbusDeviceContext, ModbusSequentialDataBlock, ModbusServerContext
+from pymodbus.datastore import ModbusDeviceContext, ModbusServerContext, ModbusSparseDataBlock
 from pymodbus.server import ModbusTcpServer
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
@@ -124,8 +124,8 @@ class Device:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
-        # The server's addresses count from 1 within its block.
-        unit = ModbusDeviceContext(hr=ModbusSequentialDataBlock(1, [0] * 200))
+        # The server's addresses count from 1 within its block; a sequential one would grow in older versions.
+        unit = ModbusDeviceContext(hr=ModbusSparseDataBlock(dict.fromkeys(range(1, 201), 0), mutable=False))
         context = ModbusServerContext(devices={1: unit}, single=False)
         started = threading.Event()
 

@@ -107,7 +107,6 @@ def launch(
         share=share,
         max_file_size=round(max_megabytes * 1e6),
         app_kwargs={"middleware": [Middleware(RequestGuard, hosts=hosts)]},
-        run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
         footer_links=[],
