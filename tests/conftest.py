@@ -3,13 +3,14 @@
 import os
 import socket
 
-# Every worker has a core of its own: threads of several processes on the same cores wait for each other far longer than they
-# compute. Set before torch is imported; processes that tests start inherit it.
+# Workers have one thread each, and all but the last a core of their own: threads of several processes on the same cores wait
+# for each other far longer than they compute. Set before torch is imported; processes that tests start inherit it.
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+        if (number := int(worker.removeprefix("gw"))) < len(cores):
+            os.sched_setaffinity(0, {cores[number]})
 
 # Set before any Hugging Face library is imported: a download that a test needs by mistake then fails at once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -34,6 +35,11 @@ LONGEST = (
     "test_atomic.py",
     "test_serving.py",
 )
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than cores: some tests wait for processes, servers and pages, and leave their core to the last worker."""
+    return len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count())) + 1
 
 
 def pytest_collection_modifyitems(items):
