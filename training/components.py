@@ -23,8 +23,8 @@ from diffad_training.config import TrainingConfig
 from diffad_training.conversion import SettingsError
 from diffusers import DDPMScheduler, UNet2DModel
 
-# Draws covariances towards the mean of all positions; for parts whose details lie in varying places.
-POOLED = {"pooling": 0.3, "regularization": 0.1}
+# Of covariances relative to the mean of all positions; for parts whose details lie in varying places.
+WHITENED = {"shared_whitening": 0.1, "regularization": 0.5}
 NEIGHBOR_IMAGES = 32
 GAUSSIAN_RANK = 32  # keeps what full covariances of 176 channels find, at a fifth of their size
 
@@ -89,11 +89,11 @@ def build_scheduler(config: TrainingConfig) -> DDPMScheduler:
     return DDPMScheduler(variance_type="learned_range", timestep_spacing="linspace", prediction_type=config.prediction_type)
 
 
-def build_gaussian(config: TrainingConfig, feature_channels: int, pooled: bool = False) -> PadimGaussian:
+def build_gaussian(config: TrainingConfig, feature_channels: int, whitened: bool = False) -> PadimGaussian:
     """One Gaussian per position, or one for all; of several categories each has its own.
 
     Args:
-        pooled: with covariances drawn towards the mean of all positions, and less regularization in return.
+        whitened: with covariances relative to the mean of all positions, and regularized so.
     """
     return PadimGaussian(
         feature_channels,
@@ -101,20 +101,20 @@ def build_gaussian(config: TrainingConfig, feature_channels: int, pooled: bool =
         num_dims=config.gaussian_dims,
         seed=config.seed,
         num_classes=max(1, len(config.categories)),
-        **(POOLED if pooled else {"regularization": config.regularization}),
+        **(WHITENED if whitened else {"regularization": config.regularization}),
         rank=min(GAUSSIAN_RANK, (config.gaussian_dims or feature_channels) - 1),
     )
 
 
 def build_multiscale(
-    config: TrainingConfig, extractor: FeatureExtractor, training_images: int, scales: Sequence[str], pooled: bool = False
+    config: TrainingConfig, extractor: FeatureExtractor, training_images: int, scales: Sequence[str], whitened: bool = False
 ) -> MultiscaleFeatures | None:
     """What good parts look like at further scales, not fitted yet; None for no scale.
 
     Args:
         training_images: of the category that has the fewest.
         scales: of [`scales_of_model`], or some of them.
-        pooled: as of `build_gaussian`, for the Gaussian of detail.
+        whitened: as of `build_gaussian`, for the Gaussian of detail.
     """
     scales = tuple(scale for scale in scales if scale not in DENOISER_TERMS)
     if not scales:
@@ -126,7 +126,7 @@ def build_multiscale(
         scales=scales,
         rank=GAUSSIAN_RANK,
         neighbor_images=min(NEIGHBOR_IMAGES, training_images),
-        **(POOLED if pooled else {"regularization": config.regularization}),
+        **(WHITENED if whitened else {"regularization": config.regularization}),
         seed=config.seed,
         num_classes=max(1, len(config.categories)),
     )

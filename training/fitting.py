@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from diffad import DiffADPipeline, FeatureExtractor, JointUNet2DModel, PadimGaussian
 from diffad.data import Sample
+from diffad.models.gaussian import CONDITIONING
 from diffad.models.half_precision import round_to_half
 from diffad.scoring.config import DENOISER_TERMS
 from diffad.scoring.fitting import split_calibration_images
@@ -16,7 +17,7 @@ from diffad.scoring.inputs import InputReader, load_region_at
 from diffad.scoring.profiles import GAUSSIAN, profile_settings, scales_among
 from diffad_training.accumulation import accumulate_grid, grid_gaussians, scale_gaussians
 from diffad_training.components import (
-    POOLED,
+    WHITENED,
     build_calibration,
     build_discriminant,
     build_feature_denoiser,
@@ -88,16 +89,16 @@ def fit_pipeline(
         train_feature_denoiser(pipe.feature_denoiser, scheduler, extractor, cached, train_groups, config, steps)
         round_to_half(pipe.feature_denoiser)
     # Gaussians of the other conditioning, by the term whose map may be chosen with them
-    pooled = {}
+    whitened = {}
     if config.chooses_map:
-        pooled["residual"] = build_gaussian(config, channels, pooled=True).to(device)
-        pooled["feature_residual"] = pipe.feature_denoiser.new_gaussian(**POOLED).to(device)
-        pooled["detail"] = build_multiscale(config, extractor, 1, ("detail",), pooled=True).detail.gaussian.to(device)
+        whitened["residual"] = build_gaussian(config, channels, whitened=True).to(device)
+        whitened["feature_residual"] = pipe.feature_denoiser.new_gaussian(**WHITENED).to(device)
+        whitened["detail"] = build_multiscale(config, extractor, 1, ("detail",), whitened=True).detail.gaussian.to(device)
     kept = KeptMoments() if config.keeps_moments else None
-    pooled_features = _fit_gaussians(pipe, pooled, cached, train_groups, bool(config.categories), kept)
+    pooled_features = _fit_gaussians(pipe, whitened, cached, train_groups, bool(config.categories), kept)
     if pipe.multiscale is not None:
-        fit_multiscale(pipe.multiscale, pooled.get("detail"), extractor, cached, samples, train_groups, kept)
-    for gaussians in (pipe.gaussian, pipe.residual_gaussian, pipe.feature_denoiser, pipe.multiscale, *pooled.values()):
+        fit_multiscale(pipe.multiscale, whitened.get("detail"), extractor, cached, samples, train_groups, kept)
+    for gaussians in (pipe.gaussian, pipe.residual_gaussian, pipe.feature_denoiser, pipe.multiscale, *whitened.values()):
         if gaussians is not None:
             round_to_half(gaussians)
     _fit_discriminant(pipe, pooled_features, cached, train_groups)
@@ -105,7 +106,7 @@ def fit_pipeline(
         chosen_from = np.concatenate(train_groups)
         images, categories = cached.images[chosen_from], cached.categories[chosen_from]
         pipe.register_modules(references=choose_references(images, pooled_features, categories, config.references))
-    choice = choose_and_set_map(pipe, pooled, held_out_samples, config) if config.chooses_map else None
+    choice = choose_and_set_map(pipe, whitened, held_out_samples, config) if config.chooses_map else None
     terms_of_profiles = {} if choice is None else choice.terms_of_profiles
     pipe.set_calibrations(build_profiles(config, pipe.calibration, pipe.scales, terms_of_profiles))
     _calibrate(pipe, held_out_samples, config)
@@ -180,7 +181,7 @@ def _fit_discriminant(
 
 def _fit_gaussians(
     pipe: DiffADPipeline,
-    pooled: Mapping[str, PadimGaussian],
+    whitened: Mapping[str, PadimGaussian],
     cached: CachedDataset,
     train_groups: Sequence[Sequence[int]],
     has_categories: bool,
@@ -189,7 +190,7 @@ def _fit_gaussians(
     """Fits the Gaussians of features and, where there is what makes them, of residuals; returns the features' means `(N, D)`.
 
     Args:
-        pooled: Gaussians of the other conditioning, by term.
+        whitened: Gaussians of the other conditioning, by term.
         kept: takes the moments.
     """
     means = []
@@ -197,7 +198,7 @@ def _fit_gaussians(
         moments, means_of_group = accumulate_grid(pipe, cached, group, category if has_categories else None)
         means.append(means_of_group)
         for term, gaussian in grid_gaussians(pipe).items():
-            for conditioned in (gaussian, pooled.get(term)):
+            for conditioned in (gaussian, whitened.get(term)):
                 if conditioned is not None:
                     conditioned.fit(moments[term], category)
         if kept is not None:
@@ -206,7 +207,7 @@ def _fit_gaussians(
 
 
 def choose_and_set_map(
-    pipe: DiffADPipeline, pooled: dict[str, PadimGaussian], held_out_samples: Sequence[Sample], config: TrainingConfig
+    pipe: DiffADPipeline, whitened: dict[str, PadimGaussian], held_out_samples: Sequence[Sample], config: TrainingConfig
 ) -> MapChoice:
     """Chooses the map on the images that will give the score's statistics, and keeps of the model what the score needs."""
     statistics = statistics_samples(held_out_samples, config)
@@ -216,14 +217,14 @@ def choose_and_set_map(
     scorer = pipe.make_scorer(calibration)
     reader = InputReader(scorer, pipe.discriminant, pipe.feature_extractor.device)
     roi = None if config.roi is None else load_region_at(config.roi, lambda height, width: pipe.image_size)
-    choice = choose_map(scorer, pooled, reader, images, categories, config.seed, roi)
+    choice = choose_map(scorer, whitened, reader, images, categories, config.seed, roi)
     print(f"anomaly map: {choice.chosen.name}", flush=True)
     settings = {}
-    if choice.chosen.conditioning == "pooled":
-        pipe.register_modules(residual_gaussian=pooled["residual"])
-        pipe.multiscale.detail.gaussian = pooled["detail"]
-        pipe.feature_denoiser.set_gaussian(pooled["feature_residual"])
-        settings = {name: pooled["detail"].config[name] for name in ("pooling", "regularization")}
+    if choice.chosen.conditioning == "whitened":
+        pipe.register_modules(residual_gaussian=whitened["residual"])
+        pipe.multiscale.detail.gaussian = whitened["detail"]
+        pipe.feature_denoiser.set_gaussian(whitened["feature_residual"])
+        settings = {name: whitened["detail"].config[name] for name in CONDITIONING}
     weights = dict.fromkeys(choice.chosen.terms, 1.0)
     pipe.calibration = pipe.calibration.unfitted(
         weights=weights, scales=scales_among({*weights, *pipe.calibration.config.verdict})

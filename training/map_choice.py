@@ -54,8 +54,8 @@ OPTIONAL_TERMS = {"neighbors", "feature_residual"}  # that a model whose map is 
 PROFILE_CANDIDATES = {
     "fast": (tuple(PROFILES["fast"]["weights"]), ("feature_residual",), ("pixel_residual",)),
 }
-# Of the Gaussians behind residuals and detail: each position's own covariance, or one drawn towards the mean of all.
-CONDITIONINGS = ("own", "pooled")
+# Of the Gaussians behind residuals and detail: each position's own covariance, or one relative to the mean of all.
+CONDITIONINGS = ("own", "whitened")
 CONDITIONED = ("residual", "detail", "feature_residual")
 
 
@@ -68,11 +68,11 @@ class Candidate:
 
     def map_name(self, term: str) -> str:
         """Name of a term's map under this conditioning."""
-        return f"{term}, pooled" if self.conditioning == "pooled" and term in CONDITIONED else term
+        return f"{term}, whitened" if self.conditioning == "whitened" and term in CONDITIONED else term
 
     @property
     def name(self) -> str:
-        return " + ".join(self.terms) + (", pooled" if self.conditioning == "pooled" else "")
+        return " + ".join(self.terms) + (", whitened" if self.conditioning == "whitened" else "")
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def candidates(scales: Sequence[str]) -> list[Candidate]:
 @torch.no_grad()
 def choose_map(
     scorer: Scorer,
-    pooled: Mapping[str, PadimGaussian],
+    whitened: Mapping[str, PadimGaussian],
     reader: InputReader,
     images: Sequence[ImageInput],
     categories: Sequence[int] | None,
@@ -149,7 +149,7 @@ def choose_map(
 
     Args:
         scorer: with all scales.
-        pooled: the Gaussians of the terms in [`CONDITIONED`] in the other conditioning.
+        whitened: the Gaussians of the terms in [`CONDITIONED`] in the other conditioning.
         reader: of the scorer.
         images: good ones that give the statistics of the score.
         categories: index of each image's category, where there are several.
@@ -169,7 +169,7 @@ def choose_map(
     kinds = np.array([""] * len(images) + [kind for _, _, kind, _ in made])
     resamples = _resamples(kinds, np.random.default_rng(seed))
 
-    maps = _maps_in_decades(scorer, pooled, reader, everything, of_image, len(images))
+    maps = _maps_in_decades(scorer, whitened, reader, everything, of_image, len(images))
 
     def precision(candidate: Candidate) -> np.ndarray:
         fused = inside * sum(maps[candidate.map_name(term)] for term in candidate.terms)
@@ -213,7 +213,7 @@ def _is_better(gain: np.ndarray) -> bool:
 
 def _maps_in_decades(
     scorer: Scorer,
-    pooled: Mapping[str, PadimGaussian],
+    whitened: Mapping[str, PadimGaussian],
     reader: InputReader,
     images: Sequence[ImageInput],
     categories: Sequence[int] | None,
@@ -223,23 +223,23 @@ def _maps_in_decades(
     of_candidates = {term for tried in (CANDIDATES, *PROFILE_CANDIDATES.values()) for terms in tried for term in terms}
     terms = sorted(of_candidates & set(scorer.config.all_terms))
     # The networks run once for both conditionings: what a Gaussian is asked, the other is asked, too.
-    pooled_maps: dict[str, torch.Tensor] = {}
+    whitened_maps: dict[str, torch.Tensor] = {}
     own = {"residual": scorer.residual_gaussian, "detail": scorer.multiscale.detail.gaussian}
     if scorer.feature_denoiser is not None:
         own["feature_residual"] = scorer.feature_denoiser.gaussian
 
     def also_ask(term: str) -> Callable:
         def hook(module: torch.nn.Module, arguments: tuple, result: torch.Tensor) -> None:
-            pooled_maps[f"{term}, pooled"] = scorer.smoothed_distance_map(pooled[term](*arguments), scorer.image_size)
+            whitened_maps[f"{term}, whitened"] = scorer.smoothed_distance_map(whitened[term](*arguments), scorer.image_size)
 
         return hook
 
     hooks = [own[term].register_forward_hook(also_ask(term)) for term in own]
-    names = [*terms, *(f"{term}, pooled" for term in own)]
+    names = [*terms, *(f"{term}, whitened" for term in own)]
     raw = {name: np.zeros((len(images), *MAP_SIZE), np.float32) for name in names}
     for batch in tqdm(reader.batches(images, categories, BATCH_SIZE), desc="choosing the map", mininterval=2, disable=None):
         of_batch = scorer.raw_term_maps(batch.pixels, batch.category, terms, detail=batch.detail)
-        for name, maps in {**mean_over_timesteps(of_batch), **pooled_maps}.items():
+        for name, maps in {**mean_over_timesteps(of_batch), **whitened_maps}.items():
             raw[name][batch.indices] = resize_map(maps, MAP_SIZE).cpu().numpy()
     for hook in hooks:
         hook.remove()

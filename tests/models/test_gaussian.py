@@ -4,11 +4,17 @@ import numpy as np
 import pytest
 import torch
 from diffad import PadimGaussian
+from scipy.linalg import eigh
 from scipy.spatial.distance import mahalanobis
 from sklearn.covariance import EmpiricalCovariance
 
 CHANNELS, GRID = 5, (2, 3)
 LABELS = [0, 1, 2] * 2
+CONDITIONING_OUT_OF_RANGE = [
+    *(("rank", 5), ("rank", -1)),
+    *(("pooling", 1.0), ("pooling", -0.1)),
+    *(("shared_whitening", 0.0), ("shared_whitening", -0.1), ("shared_whitening", float("nan"))),
+]
 
 
 def random_features(count: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
@@ -253,21 +259,39 @@ def test_low_rank_and_pooled_covariances_match_their_definition(grid, rank, pool
     np.testing.assert_allclose(distances.reshape(4, -1).T, expected, rtol=1e-4)
 
 
-def test_low_rank_gaussians_of_several_categories_keep_their_own_components():
+@pytest.mark.parametrize("rank", [0, 2, None])
+def test_covariances_relative_to_the_mean_one_match_their_definition(rank):
+    train, test = random_features(9), random_features(4, seed=1)
+    gaussian = fitted(train, regularization=0.3, rank=rank, shared_whitening=0.2)
+    of_train, of_test = (features.flatten(2).permute(2, 0, 1).double().numpy() for features in (train, test))  # (P, n, D)
+    covariances = [np.cov(vectors.T) for vectors in of_train]
+    # Of components and variances relative to the mean covariance the generalised eigenproblem knows all.
+    mean_covariance = np.mean(covariances, axis=0) + 0.2 * np.eye(CHANNELS)
+    for place, (vectors, new, covariance) in enumerate(zip(of_train, of_test, covariances, strict=True)):
+        variances, directions = eigh(covariance, mean_covariance)  # directions^T mean_covariance directions = I
+        if rank is not None:
+            variances[: CHANNELS - rank] = variances[: CHANNELS - rank].mean()
+        coordinates = (new - vectors.mean(axis=0)) @ directions
+        expected = (coordinates**2 / (variances + 0.3)).sum(axis=1)
+        np.testing.assert_allclose(gaussian(test).flatten(1)[:, place].numpy(), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{"rank": 2}, {"rank": 2, "shared_whitening": 0.1}])
+def test_low_rank_gaussians_of_several_categories_keep_their_own_components(settings):
     features = [random_features(6, seed=seed) for seed in (0, 1)]
-    together = PadimGaussian(CHANNELS, grid=GRID, rank=2, num_classes=2)
+    together = PadimGaussian(CHANNELS, grid=GRID, num_classes=2, **settings)
     for category, of_category in enumerate(features):
         moments = together.new_moments()
         together.accumulate(moments, of_category)
         together.fit(moments, category)
     test = random_features(4, seed=2)
     for category, of_category in enumerate(features):
-        expected = fitted(of_category, rank=2)(test)
+        expected = fitted(of_category, **settings)(test)
         torch.testing.assert_close(together(test, category), expected)
         torch.testing.assert_close(together(test, torch.full((4,), category)), expected)
 
 
-@pytest.mark.parametrize(("setting", "value"), [("rank", 5), ("rank", -1), ("pooling", 1.0), ("pooling", -0.1)])
+@pytest.mark.parametrize(("setting", "value"), CONDITIONING_OUT_OF_RANGE)
 def test_conditioning_out_of_range_is_refused(setting, value):
     with pytest.raises(ValueError, match=setting):
         PadimGaussian(CHANNELS, grid=GRID, **{setting: value})

@@ -6,7 +6,7 @@ import pytest
 from diffad import DiffADPipeline
 from diffad.scoring.config import SCALE_TERMS
 from diffad_training import train
-from diffad_training.components import POOLED
+from diffad_training.components import WHITENED
 from diffad_training.conversion import SettingsError
 from diffad_training.map_choice import DEFECTS, candidates
 from PIL import Image
@@ -31,7 +31,7 @@ def test_summary_says_how_the_map_was_chosen(trained):
 
 def test_model_has_the_chosen_map_and_only_the_scales_it_needs(trained):
     chosen = json.loads((trained.folder / "training_summary.json").read_text())["map_choice"]["chosen"]
-    terms, _, pooled = chosen.partition(", ")
+    terms, _, whitened = chosen.partition(", ")
     pipe = DiffADPipeline.from_pretrained(trained.folder)
     score = pipe.calibration.score_config
     assert dict(score.weights) == dict.fromkeys(terms.split(" + "), 1.0)
@@ -42,9 +42,9 @@ def test_model_has_the_chosen_map_and_only_the_scales_it_needs(trained):
     # The profile `best` adds the nearest good images.
     assert set(pipe.multiscale.config.scales) == {*needed, "neighbors"}
     assert {name for name, _ in pipe.multiscale.named_children()} == {*needed, "neighbors"}
-    expected = POOLED["pooling"] if pooled else 0.0
-    assert pipe.residual_gaussian.config.pooling == pipe.multiscale.config.pooling == expected
-    assert pipe.gaussian.config.pooling == 0
+    expected = WHITENED["shared_whitening"] if whitened else None
+    assert pipe.residual_gaussian.config.shared_whitening == pipe.multiscale.config.shared_whitening == expected
+    assert pipe.gaussian.config.shared_whitening is None
 
 
 def test_papers_score_needs_no_further_scale_and_no_choice(good_images, tmp_path):

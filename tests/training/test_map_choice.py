@@ -43,18 +43,18 @@ def test_default_comes_first_and_then_every_other_once():
         assert len({candidate.name for candidate in tried}) == len(tried)
         # Those of the present conditioning are all nearer to the default than those of the other.
         assert [candidate.conditioning for candidate in tried] == sorted(candidate.conditioning for candidate in tried)
-        assert all(set(c.terms) & set(CONDITIONED) for c in tried if c.conditioning == "pooled")
+        assert all(set(c.terms) & set(CONDITIONED) for c in tried if c.conditioning == "whitened")
     optional = {"neighbors", "feature_residual"}
     assert all(optional.isdisjoint(candidate.terms) for candidate in without)
     assert [candidate for candidate in with_neighbors if optional.isdisjoint(candidate.terms)] == without
-    assert Candidate(("neighbors",), "own") in with_neighbors and Candidate(("neighbors",), "pooled") not in with_neighbors
+    assert Candidate(("neighbors",), "own") in with_neighbors and Candidate(("neighbors",), "whitened") not in with_neighbors
 
 
 def test_only_gaussians_have_maps_of_another_conditioning():
-    pooled = Candidate(("rgb", "residual", "detail"), "pooled")
-    assert [pooled.map_name(term) for term in pooled.terms] == ["rgb", "residual, pooled", "detail, pooled"]
+    whitened = Candidate(("rgb", "residual", "detail"), "whitened")
+    assert [whitened.map_name(term) for term in whitened.terms] == ["rgb", "residual, whitened", "detail, whitened"]
     assert [Candidate(DEFAULT, "own").map_name(term) for term in DEFAULT] == [*DEFAULT]
-    assert pooled.name == "rgb + residual + detail, pooled"
+    assert whitened.name == "rgb + residual + detail, whitened"
 
 
 # Average precision and resamples
@@ -136,10 +136,10 @@ class PlantedScorer:
         return squared_distance
 
     def choose(self, seed: int = 0, roi: torch.Tensor | None = None) -> MapChoice:
-        pooled = {term: lambda differs, term=term: self.planted(differs, f"{term}_pooled") for term in CONDITIONED}
+        whitened = {term: lambda differs, term=term: self.planted(differs, f"{term}_whitened") for term in CONDITIONED}
         reader = InputReader(self, None, torch.device("cpu"))
         images = [np.full((2 * SIZE, 2 * SIZE, 3), level, np.uint8) for level in (70, 110, 150, 190)]
-        return choose_map(self, pooled, reader, images, None, seed, roi)
+        return choose_map(self, whitened, reader, images, None, seed, roi)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ class PlantedScorer:
     [
         ({"detail": 3}, ("detail",), "own"),
         ({"neighbors": 3}, ("neighbors",), "own"),
-        ({"detail_pooled": 3}, ("detail",), "pooled"),
+        ({"detail_whitened": 3}, ("detail",), "whitened"),
         ({"rgb": 2, "detail": 2}, ("rgb", "detail"), "own"),
     ],
 )
@@ -166,7 +166,7 @@ def test_what_sees_the_defects_is_chosen(strengths, terms, conditioning):
     ("strengths", "name"),
     [
         ({"feature_residual": 3}, "feature_residual"),
-        ({"detail_pooled": 3, "feature_residual_pooled": 3}, "feature_residual, pooled"),
+        ({"detail_whitened": 3, "feature_residual_whitened": 3}, "feature_residual, whitened"),
         ({"pixel_residual": 3}, "pixel_residual"),
         ({"feature_residual": 2, "pixel_residual": 2}, "feature_residual + pixel_residual"),
     ],
@@ -178,7 +178,7 @@ def test_the_map_of_a_fast_profile_is_chosen_with_the_conditioning_of_the_own(st
 
 
 def test_default_stays_where_nothing_is_better():
-    for strengths in ({}, dict.fromkeys(("rgb", "residual", "detail", "residual_pooled", "detail_pooled"), 3)):
+    for strengths in ({}, dict.fromkeys(("rgb", "residual", "detail", "residual_whitened", "detail_whitened"), 3)):
         choice = PlantedScorer(**strengths).choose()
         assert choice.chosen == Candidate(DEFAULT, "own") and choice.margin == choice.standard_error == 0
         assert choice.of_profiles["fast"].chosen.terms == tuple(PROFILES["fast"]["weights"])
@@ -236,8 +236,8 @@ def arguments(trained, tmp_path_factory):
 
 
 def test_same_images_and_seed_choose_the_same(arguments):
-    scorer, pooled, reader, *_ = arguments
-    first, again = (choose_map(scorer, pooled, reader, smooth_images(3, seed=5), None, 1) for _ in range(2))
+    scorer, whitened, reader, *_ = arguments
+    first, again = (choose_map(scorer, whitened, reader, smooth_images(3, seed=5), None, 1) for _ in range(2))
     assert first.to_dict() == again.to_dict()
     for (image, mask), (image_again, mask_again) in zip(first.pictures, again.pictures, strict=True):
         np.testing.assert_array_equal(image, image_again)
@@ -246,18 +246,18 @@ def test_same_images_and_seed_choose_the_same(arguments):
 
 @torch.no_grad()
 def test_maps_of_both_conditionings_are_those_of_a_scorer_with_these_gaussians(arguments, monkeypatch):
-    scorer, pooled, reader, *_ = arguments
+    scorer, whitened, reader, *_ = arguments
     images = smooth_images(5, seed=6)
-    actual = map_choice._maps_in_decades(scorer, pooled, reader, images, None, 3)
+    actual = map_choice._maps_in_decades(scorer, whitened, reader, images, None, 3)
     own = scorer.residual_gaussian, scorer.multiscale.detail.gaussian, scorer.feature_denoiser.gaussian
-    monkeypatch.setattr(scorer, "residual_gaussian", pooled["residual"])
-    monkeypatch.setattr(scorer.multiscale.detail, "gaussian", pooled["detail"])
-    monkeypatch.setattr(scorer.feature_denoiser, "gaussian", pooled["feature_residual"])
+    monkeypatch.setattr(scorer, "residual_gaussian", whitened["residual"])
+    monkeypatch.setattr(scorer.multiscale.detail, "gaussian", whitened["detail"])
+    monkeypatch.setattr(scorer.feature_denoiser, "gaussian", whitened["feature_residual"])
     others = dict(zip(CONDITIONED, own, strict=True))
     exchanged = map_choice._maps_in_decades(scorer, others, reader, images, None, 3)
     terms = {"kl", "rgb", "feature", "residual", "detail", "neighbors", "feature_residual", "pixel_residual"}
-    assert set(actual) == terms | {f"{term}, pooled" for term in CONDITIONED}
+    assert set(actual) == terms | {f"{term}, whitened" for term in CONDITIONED}
     for term in CONDITIONED:
-        np.testing.assert_array_equal(actual[f"{term}, pooled"], exchanged[term])
-        np.testing.assert_array_equal(actual[term], exchanged[f"{term}, pooled"])
-        assert not np.array_equal(actual[term], actual[f"{term}, pooled"])
+        np.testing.assert_array_equal(actual[f"{term}, whitened"], exchanged[term])
+        np.testing.assert_array_equal(actual[term], exchanged[f"{term}, whitened"])
+        assert not np.array_equal(actual[term], actual[f"{term}, whitened"])

@@ -8,7 +8,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
 from .float32 import Float32ModelMixin
-from .gaussian import PadimGaussian
+from .gaussian import CONDITIONING, PadimGaussian
 
 TIME_CHANNELS = 64
 NORM_GROUPS = 16
@@ -32,7 +32,7 @@ class FeatureDenoiser(Float32ModelMixin, ConfigMixin):
         num_blocks: how many residual blocks there are.
         fold: side of the square of positions that are folded into channels; the grid is divisible by it.
         num_classes: categories, each with an embedding and Gaussians of its own.
-        regularization, pooling, rank: of the [`PadimGaussian`] of the features' errors.
+        regularization, pooling, rank, shared_whitening: of the [`PadimGaussian`] of the features' errors.
         pixel_regularization: of that of the thumbnail's errors.
 
     Raises:
@@ -60,6 +60,7 @@ class FeatureDenoiser(Float32ModelMixin, ConfigMixin):
         pooling: float = 0.0,
         rank: int | None = None,
         pixel_regularization: float = 0.1,
+        shared_whitening: float | None = None,
     ):
         super().__init__()
         if grid is not None and any(side % fold for side in grid):
@@ -82,7 +83,13 @@ class FeatureDenoiser(Float32ModelMixin, ConfigMixin):
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)
         self.gaussian = PadimGaussian(
-            feature_channels, grid, regularization=regularization, pooling=pooling, rank=rank, num_classes=num_classes
+            feature_channels,
+            grid,
+            regularization=regularization,
+            pooling=pooling,
+            rank=rank,
+            num_classes=num_classes,
+            shared_whitening=shared_whitening,
         )
         self.pixel_gaussian = PadimGaussian(pixel_channels, grid, regularization=pixel_regularization, num_classes=num_classes)
 
@@ -149,12 +156,12 @@ class FeatureDenoiser(Float32ModelMixin, ConfigMixin):
         """`(B, C, h, w)` as what is of features, `(B, D, h, w)`, and what is of the thumbnail."""
         return values[:, : self.config.feature_channels], values[:, self.config.feature_channels :]
 
-    def new_gaussian(self, pooling: float, regularization: float) -> PadimGaussian:
+    def new_gaussian(self, **conditioning) -> PadimGaussian:
         """A Gaussian of the features' errors of another conditioning, not fitted, for [`~FeatureDenoiser.set_gaussian`]."""
         shape = {name: self.config[name] for name in ("feature_channels", "grid", "rank", "num_classes")}
-        return PadimGaussian(**shape, pooling=pooling, regularization=regularization)
+        return PadimGaussian(**shape, **conditioning)
 
     def set_gaussian(self, gaussian: PadimGaussian) -> None:
         """Replaces the Gaussian of the features' errors by one of another conditioning."""
-        self.register_to_config(pooling=gaussian.config.pooling, regularization=gaussian.config.regularization)
+        self.register_to_config(**{name: gaussian.config[name] for name in CONDITIONING})
         self.gaussian = gaussian

@@ -8,13 +8,16 @@ from .float32 import Float32ModelMixin
 from .moments import StreamingMoments
 
 POSITIONS_AT_ONCE = 64
+CONDITIONING = ("regularization", "pooling", "shared_whitening")  # settings that say how a covariance is made one of full rank
 
 
 class PadimGaussian(Float32ModelMixin, ConfigMixin):
     """N(mu, Sigma + regularization I) over the features of good images, and the Mahalanobis distance to it (Eq. 12).
 
     Sigma may be drawn towards the mean covariance of all positions, and may keep its largest principal components only: the
-    others then share their mean variance (probabilistic PCA, Tipping & Bishop 1999). Both are ours, not the paper's.
+    others then share their mean variance (probabilistic PCA, Tipping & Bishop 1999). Features may be whitened by the mean
+    covariance first: components are then those in which a position differs from the others, and what is dropped has the
+    variances of the mean instead of equal ones. All three are ours, not the paper's.
 
     Args:
         feature_channels: channels D of the incoming features.
@@ -26,13 +29,15 @@ class PadimGaussian(Float32ModelMixin, ConfigMixin):
         num_classes: categories with Gaussians of their own; memory grows with it.
         pooling: share of the positions' mean covariance in every covariance, in [0, 1); for features in varying places.
         rank: principal components kept at every position, below `num_dims`; memory and time grow with it. None keeps all.
+        shared_whitening: features are first whitened by the mean covariance of all positions with this, above 0, added to its
+            diagonal; `regularization` is then in units of that covariance. None doesn't whiten them.
 
     Raises:
         ValueError: if a setting is out of its range.
     """
 
     config_name = "config.json"
-    _keep_in_fp32_modules = ["mean", "whitening", "components", "precision"]
+    _keep_in_fp32_modules = ["mean", "whitening", "components", "precision", "shared"]
 
     @register_to_config
     def __init__(
@@ -45,6 +50,7 @@ class PadimGaussian(Float32ModelMixin, ConfigMixin):
         num_classes: int = 1,
         pooling: float = 0.0,
         rank: int | None = None,
+        shared_whitening: float | None = None,
     ):
         super().__init__()
         num_dims = feature_channels if num_dims is None else num_dims
@@ -54,6 +60,8 @@ class PadimGaussian(Float32ModelMixin, ConfigMixin):
             raise ValueError(f"pooling must lie in [0, 1), got {pooling}")
         if rank is not None and not 0 <= rank < num_dims:
             raise ValueError(f"rank must lie in 0..{num_dims - 1}, got {rank}")
+        if shared_whitening is not None and not shared_whitening > 0:
+            raise ValueError(f"shared_whitening must be above 0, got {shared_whitening}")
         self.positions = 1 if grid is None else grid[0] * grid[1]
         chosen = torch.randperm(feature_channels, generator=torch.Generator().manual_seed(seed), device="cpu")[:num_dims]
         self.register_buffer("dims", chosen.sort().values)
@@ -67,6 +75,9 @@ class PadimGaussian(Float32ModelMixin, ConfigMixin):
             # lower by: (f - mu)^T Sigma^-1 (f - mu) = a |f - mu|^2 - |C (f - mu)|^2.
             self.register_buffer("precision", torch.zeros(num_classes * self.positions))
             self.register_buffer("components", torch.zeros(num_classes * self.positions, rank, num_dims))
+        if shared_whitening is not None:
+            # Inverse Cholesky factor of each class's mean covariance.
+            self.register_buffer("shared", torch.zeros(num_classes, num_dims, num_dims))
 
     def check_state(self) -> None:
         super().check_state()
@@ -74,6 +85,8 @@ class PadimGaussian(Float32ModelMixin, ConfigMixin):
             raise ValueError("whitening is not the inverse of a Cholesky factor: its diagonal is not positive")
         if self.config.rank is not None and not (self.precision > 0).all():
             raise ValueError("precision is not positive")
+        if self.config.shared_whitening is not None and not (self.shared.diagonal(dim1=1, dim2=2) > 0).all():
+            raise ValueError("shared is not the inverse of a Cholesky factor: its diagonal is not positive")
         if not ((self.dims >= 0) & (self.dims < self.config.feature_channels)).all():
             raise ValueError(f"dims holds channels beyond the {self.config.feature_channels} of the features")
 
@@ -102,10 +115,16 @@ class PadimGaussian(Float32ModelMixin, ConfigMixin):
             )
         self.mean[rows] = moments.mean.to(self.mean)
         pooled = moments.covariance.mean(dim=0)
+        shared = None
+        if self.config.shared_whitening is not None:
+            shared = _inverse_cholesky(pooled[None], self.config.shared_whitening)[0]
+            self.shared[category] = shared.to(self.shared)
         # In slices: the decompositions need several times the memory of their input.
         for start in range(0, self.positions, POSITIONS_AT_ONCE):
             part = slice(start, min(start + POSITIONS_AT_ONCE, self.positions))
             covariance = torch.lerp(moments.scatter[part] / (moments.count - 1), pooled, self.config.pooling)
+            if shared is not None:
+                covariance = shared @ covariance @ shared.T
             part = slice(rows.start + part.start, rows.start + part.stop)
             if self.config.rank is None:
                 self.whitening[part] = _inverse_cholesky(covariance, self.config.regularization).to(self.whitening)
@@ -137,6 +156,8 @@ class PadimGaussian(Float32ModelMixin, ConfigMixin):
             # The images of a batch meet at their position, where one matrix serves them all.
             vectors = vectors.transpose(0, 1).flatten(1, 2)[None]  # (1, P, B M, D)
         deviation = vectors - mean[:, :, None]
+        if self.config.shared_whitening is not None:
+            deviation = deviation @ self._shared_of(category).transpose(2, 3)
         if self.config.rank is None:
             whitened = deviation @ self._of_category(self.whitening, category).transpose(2, 3)
             distance = whitened.square().sum(dim=3)  # (B, P, M) or (1, P, B M)
@@ -155,6 +176,12 @@ class PadimGaussian(Float32ModelMixin, ConfigMixin):
         if isinstance(category, int):
             return values[self._rows(category)][None]
         return values.view(-1, self.positions, *values.shape[1:])[category]
+
+    def _shared_of(self, category: torch.Tensor | int | None) -> torch.Tensor:
+        """`(N, 1, D, D)`: the whitening of one class (N = 1), or that of each image."""
+        if category is None:
+            return self.shared[:, None]
+        return self.shared[category : category + 1, None] if isinstance(category, int) else self.shared[category][:, None]
 
     def _rows(self, category: int) -> slice:
         """Where one class's positions lie among those of all."""

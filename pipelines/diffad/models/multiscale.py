@@ -123,7 +123,7 @@ class MultiscaleFeatures(Float32ModelMixin, ConfigMixin):
         grid: `(height, width)` of the fine features, which `coarse` halves; None for one Gaussian shared by all positions.
         scales: which there are, of `coarse`, `detail` (fine features of the enlarged image), `coarse_detail` and `neighbors`
             (nearest good images to `detail`).
-        regularization, pooling, rank: of the Gaussian of fine features.
+        regularization, pooling, rank, shared_whitening: of the Gaussian of fine features.
         coarse_regularization, coarse_pooling: of those of coarse features.
         neighbor_images: good images that `neighbors` keeps of each category.
         seed: of the projection of coarse features.
@@ -148,11 +148,13 @@ class MultiscaleFeatures(Float32ModelMixin, ConfigMixin):
         neighbor_images: int = 32,
         seed: int = 0,
         num_classes: int = 1,
+        shared_whitening: float | None = None,
     ):
         super().__init__()
         coarse_grid = None if grid is None else tuple(max(1, side // 2) for side in grid)
         common = {"seed": seed, "num_classes": num_classes, "rank": rank}
-        fine = {**common, "grid": grid, "regularization": regularization, "pooling": pooling}
+        conditioning = {"regularization": regularization, "pooling": pooling, "shared_whitening": shared_whitening}
+        fine = {**common, **conditioning, "grid": grid}
         coarse = {**common, "grid": coarse_grid, "regularization": coarse_regularization, "pooling": coarse_pooling}
         for name in scales:
             if name == "neighbors":
