@@ -1,4 +1,5 @@
-"""The house's order: each room imports only what stands before it, in no circle; small files, and a sentence at every door."""
+"""The house's order: each room imports only what stands before it, in no circle; small files, a class of each name, and a
+sentence at every door."""
 
 import ast
 import re
@@ -170,6 +171,16 @@ def test_every_folder_of_modules_is_a_room_with_a_door():
     for folder in FOLDERS.values():
         for inner in {path.parent for path in folder.rglob("*.py")}:
             assert (inner / "__init__.py").is_file(), inner
+
+
+def test_no_two_public_classes_have_one_name():
+    found: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(module)
+    assert len(found) > 100
+    assert {name: modules for name, modules in found.items() if len(modules) > 1} == {}
 
 
 @pytest.mark.parametrize("folder", ["pipelines", "training", "tests"])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from app_images import part
-from diffad.app import inspection
+from diffad.app import inspected_image
 from diffad.app.page import build_app
 from diffad.app.serving import launch
 from diffad.data import DataError
@@ -73,10 +73,10 @@ def test_models_of_several_categories_offer_a_choice(files):
     sliders = [block for block in blocks if block.get_block_name() == "slider"]
     assert [(slider.minimum, slider.value) for slider in sliders] == [(25.0, 25.0)] * 2
     for index, name in enumerate(pipe.category_names):
-        found = inspection.inspect_image(pipe, part(102), 0.3, name)
+        found = inspected_image.inspect_image(pipe, part(102), 0.3, name)
         assert found.category == index
         assert found.score == pipe(part(102), categories=name).image_scores[0]
-        assert f"threshold {pipe.calibration.image_threshold(0.3, index):.2f}" in inspection.verdict(
+        assert f"threshold {pipe.calibration.image_threshold(0.3, index):.2f}" in inspected_image.verdict(
             found, pipe.calibration, 0.3
         )
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..monitoring.feedback import FeedbackRecord, append_feedback
 from ..scoring.judging import Judging
-from .inspection import Inspection
+from .inspected_image import InspectedImage
 
 MOST_CONVERTED = 1000  # images that the page has turned into PNG and whose files are remembered
 
@@ -32,7 +32,7 @@ class OperatorsWord:
             self._converted.popitem(last=False)
 
     def call_wrong(
-        self, found: Inspection, calibration: Judging, rate: float, path: Path, image: Image.Image, note: str = ""
+        self, found: InspectedImage, calibration: Judging, rate: float, path: Path, image: Image.Image, note: str = ""
     ) -> FeedbackRecord:
         """Appends that the verdict on an image at a false-alarm rate is wrong, and returns the record.
 

@@ -48,7 +48,7 @@ class Statistics:
 
 
 @dataclass(frozen=True)
-class Description:
+class DetectorDescription:
     """The content of `detector.json`.
 
     Args:
@@ -105,7 +105,7 @@ class Description:
         (folder / FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
-    def read(cls, folder: Path) -> "Description":
+    def read(cls, folder: Path) -> "DetectorDescription":
         """Reads a folder's description and compares the digests of its files.
 
         Raises:
