@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from diffad.jobs.repair import repair_folder
+from diffad.jobs.repair_folder import repair_folder
 from PIL import Image
 from tiny_pipeline import smooth_images, tiny_pipeline
 

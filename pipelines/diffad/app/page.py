@@ -12,8 +12,8 @@ from ..pipeline_diffad import DiffADPipeline
 from ..runtime.detector import Detector
 from . import batch, inspected_image
 from .inspected_image import InspectedImage
+from .launch import refuse_addresses
 from .operators_word import OperatorsWord
-from .serving import refuse_addresses
 from .silent_gradio import gr
 from .uploaded_image import UploadedImage
 from .uploads import MAX_PIXELS, read_upload, uploaded_samples
@@ -25,14 +25,14 @@ IDLE_BATCH = inspected_image.banner("Waiting for images", "Choose files on the l
 IDLE = inspected_image.banner("Waiting for an image", "Drop one on the left, paste it, or take it with the camera.")
 
 
-def build_app(
+def build_page(
     pipe: DiffADPipeline | Detector,
     name: str = "diffad",
     examples: str | Path | None = None,
     max_pixels: int = MAX_PIXELS,
     feedback: str | Path | None = None,
 ) -> gr.Blocks:
-    """The app for one calibrated pipeline; [`diffad.app.serving.launch`] serves it.
+    """The app for one calibrated pipeline; [`diffad.app.launch.launch`] serves it.
 
     Args:
         name: headline, for example the model's.

@@ -92,7 +92,7 @@ def launch(
     """Serves the app until it is stopped; nothing but a link asked for by `share` reaches beyond this machine's network.
 
     Args:
-        app: of [`diffad.app.page.build_app`].
+        app: of [`diffad.app.page.build_page`].
         host: address to listen on; `0.0.0.0` lets the whole network in.
         port: None takes the first free one from 7860 on.
         share: ask gradio's servers for a public link.
