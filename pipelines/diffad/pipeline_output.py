@@ -1,16 +1,18 @@
 """What the pipeline returns."""
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers.utils import BaseOutput
 from PIL import Image
 
-from .deprecation import former_name
+from .deprecation import accepts_former_names, former_name, warn_renamed
 
 # numpy arrays, or tensors for output_type="pt"
 Array = np.ndarray | torch.Tensor
+FORMER_FIELDS = {"labels": "is_defective", "partial_maps": "term_maps", "class_labels": "categories"}
 
 
 @dataclass
@@ -64,9 +66,18 @@ class DiffADOutput(BaseOutput):
 
         return DiffADOutput(**{field.name: convert(getattr(self, field.name)) for field in fields(self)})
 
+    def __getitem__(self, key: str | int | slice) -> Any:
+        present = FORMER_FIELDS.get(key, key) if isinstance(key, str) else key
+        if present != key:
+            warn_renamed(key, present)
+        return super().__getitem__(present)
+
     labels = former_name("labels", "is_defective")
     partial_maps = former_name("partial_maps", "term_maps")
     class_labels = former_name("class_labels", "categories")
+
+
+DiffADOutput.__init__ = accepts_former_names(**FORMER_FIELDS)(DiffADOutput.__init__)
 
 
 @dataclass

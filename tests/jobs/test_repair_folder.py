@@ -58,6 +58,11 @@ def test_the_former_name_of_the_trajectory_works_with_a_warning(pipe, folder, tm
     assert files_below(tmp_path / "out" / "trajectory") == ["lot/bad.gif", "lot/bad.png"]
 
 
+def test_the_former_name_of_the_category_works_with_a_warning(pipe, folder, tmp_path):
+    with pytest.warns(FutureWarning, match="class_label is now called category"):
+        assert repair_folder(pipe, folder, tmp_path / "out", class_label=None).images == 3
+
+
 def test_images_of_which_too_little_is_left_are_named(pipe, folder, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / "noise.png")
     summary = repair_folder(pipe, folder, tmp_path / "out")

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
-from ..deprecation import accepts_former_names, former_name
+from ..deprecation import accepts_former_names, former_name, with_present_names
 from ..imaging.array_maps import region_at
 from ..imaging.maps import resize_map
 from ..models.float32 import Float32ModelMixin
@@ -50,6 +50,7 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
         *("calibration_scores", "calibration_maxima"),
     ]
 
+    @accepts_former_names(num_normals=FORMER_NAMES["num_normals"])
     @register_to_config
     def __init__(
         self,
@@ -103,7 +104,11 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict, **kwargs) -> tuple[dict, dict, dict]:
-        return super().extract_init_dict(cls.present_names(config_dict), **kwargs)
+        if "_class_name" in config_dict:  # a saved model's: without a warning, as its tensors
+            config_dict = cls.present_names(config_dict)
+        else:
+            config_dict = with_present_names(config_dict, FORMER_NAMES, stacklevel=4)
+        return super().extract_init_dict(config_dict, **kwargs)
 
     @classmethod
     def present_names(cls, saved: Mapping[str, object]) -> dict[str, object]:
