@@ -1,8 +1,8 @@
 """DiffADPipeline: images in; scores, maps and verdicts out (paper Sec. 3.2), and repaired images (Sec. 3.3)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from .pipeline_profiles import ScoresByProfile
 from .pipeline_saving import SavedWhole
 from .repair.binding import ContextBuilder
 from .repair.presets import RepairMethod, resolve_method
-from .repair.run import repair_batch, step_callback
+from .repair.run import StepCallback, repair_batch, step_callback
 from .scoring.arguments import check_arguments
 from .scoring.calibrated_profiles import CalibratedProfiles
 from .scoring.calibration import Calibration
@@ -111,7 +111,7 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         return_dict: bool = True,
         output_type: Literal["np", "pt"] = "np",
         profile: str | None = None,
-    ) -> DiffADOutput | tuple:
+    ) -> DiffADOutput | tuple[Any, ...]:
         """Scores images.
 
         Args:
@@ -144,8 +144,8 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         # 2. Scores and maps, one batch after the other
         kept_on = "cpu" if output_type == "np" else self._execution_device
         image_scores = np.empty(len(images), dtype=np.float32)
-        anomaly_maps: list = [None] * len(images)
-        term_maps: list = [{} for _ in images]
+        anomaly_maps: list[Any] = [None] * len(images)
+        term_maps: list[dict[str, torch.Tensor]] = [{} for _ in images]
         with self.progress_bar(total=len(images)) as progress:
             for indices, pixels, category, detail, originals in reader.batches(images, category_of, batch_size):
                 score = scorer(pixels, category, terms, batch_size, detail)  # (B,), (B, H, W), {name: (B, H, W)}
@@ -181,11 +181,11 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         false_alarm_rate: float | None = None,
         seed: int = 0,
         intermediate_steps: Sequence[int] | Literal["all"] = (),
-        callback_on_step_end: Callable[["DiffADPipeline", int, int, dict], dict | None] | None = None,
+        callback_on_step_end: StepCallback | None = None,
         return_traces: bool = False,
         return_dict: bool = True,
-        **settings,
-    ) -> ReconstructionOutput | tuple:
+        **settings: Any,
+    ) -> ReconstructionOutput | tuple[Any, ...]:
         """Shows what defective parts should have looked like.
 
         Args:
@@ -216,7 +216,7 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         builder = ContextBuilder(scorer, self.scheduler, self.unet.output_stride, seed, batch_size, device, self.references)
 
         # 2. Repair, one batch after the other
-        repaired: list = [None] * len(images)
+        repaired: list[Any] = [None] * len(images)
         with self.progress_bar(total=len(images)) as progress:
             for batch in reader.batches(images, category_of, batch_size):
                 context = builder.context(batch, *thresholds[:, batch.indices])
@@ -241,7 +241,7 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         categories: Categories | None = None,
         roi: str | Path | Image.Image | np.ndarray | None = None,
         groups: Sequence[str] | None = None,
-        **score_settings,
+        **score_settings: Any,
     ) -> Calibration:
         """Measures good images and sets `calibration`; needed once after training, or for new conditions.
 
@@ -275,10 +275,10 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
 
     def check_inputs(
         self,
-        images: list,
+        images: Sequence[ImageInput],
         batch_size: int,
         rate: float | None = None,
-        map_size: object = None,
+        map_size: tuple[int, int] | None = None,
         output_type: str = "np",
         profile: str | None = None,
     ) -> None:

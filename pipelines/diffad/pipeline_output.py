@@ -51,7 +51,7 @@ class DiffADOutput(BaseOutput):
     def converted(self, output_type: str, device: torch.device) -> "DiffADOutput":
         """All arrays and maps as numpy arrays (`np`) or as tensors on a device (`pt`)."""
 
-        def convert(value: object) -> object:
+        def convert(value: Any) -> Any:
             if isinstance(value, list):
                 return [convert(item) for item in value]
             if isinstance(value, dict):

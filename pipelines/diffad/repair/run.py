@@ -1,7 +1,7 @@
 """One batch repaired, and carried over to the images at their own sizes."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from .inpainting import Inpainting
 from .presets import RepairMethod
 from .recorder import StepRecorder
 from .tiled_context import over_tiles
+
+# Given the pipeline, the step (from 1), the batch's first image and {"images": (B, 3, H, W)}; may return other images.
+StepCallback = Callable[[Any, int, int, dict[str, torch.Tensor]], dict[str, torch.Tensor] | None]
 
 
 class RepairedImage(NamedTuple):
@@ -60,9 +63,7 @@ def repair_batch(
     return repaired
 
 
-def step_callback(
-    callback: Callable[..., dict | None], pipe: object, batch_start: int
-) -> Callable[[int, torch.Tensor], torch.Tensor]:
+def step_callback(callback: StepCallback, pipe: Any, batch_start: int) -> Callable[[int, torch.Tensor], torch.Tensor]:
     """A pipeline's `callback(pipe, step, batch_start, {"images": images})` as [`StepRecorder`] calls it."""
 
     def call(step: int, images: torch.Tensor) -> torch.Tensor:

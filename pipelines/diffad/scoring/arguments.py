@@ -5,7 +5,7 @@ from collections.abc import Sized
 from ..imaging.array_maps import is_size
 
 
-def check_arguments(images: Sized, batch_size: int, map_size: object = None) -> None:
+def check_arguments(images: Sized, batch_size: int, map_size: tuple[int, int] | None = None) -> None:
     """Refuses what can't be scored with, before work starts.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,7 +104,9 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
     normal_scores_of = former_name("normal_scores_of", "calibration_scores_of")
 
     @classmethod
-    def extract_init_dict(cls, config_dict: dict, **kwargs) -> tuple[dict, dict, dict]:
+    def extract_init_dict(
+        cls, config_dict: dict[str, Any], **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if "_class_name" in config_dict:  # a saved model's: without a warning, as its tensors
             config_dict = cls.present_names(config_dict)
         else:
@@ -111,10 +114,10 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
         return super().extract_init_dict(config_dict, **kwargs)
 
     @classmethod
-    def present_names(cls, saved: Mapping[str, object]) -> dict[str, object]:
+    def present_names(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
         return {FORMER_NAMES.get(name, name): value for name, value in saved.items()}
 
-    def _fix_state_dict_keys_on_load(self, state_dict: dict) -> None:
+    def _fix_state_dict_keys_on_load(self, state_dict: dict[str, torch.Tensor]) -> None:
         renamed = self.present_names(state_dict)
         state_dict.clear()
         state_dict.update(renamed)
@@ -154,7 +157,7 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
     def is_fitted(self) -> bool:
         return min(self.images_per_category) > 0
 
-    def unfitted(self, score: str | None = None, **settings) -> "Calibration":
+    def unfitted(self, score: str | None = None, **settings: Any) -> "Calibration":
         """The same settings with the given changes, for as many categories, without statistics and region of interest.
 
         Args:

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import datetime, timezone
+from typing import Any
 
 from ..monitoring.drift_monitor import StateError
 from ..monitoring.feedback import FeedbackRecord, append_feedback
@@ -112,7 +113,7 @@ class Service:
         self._watch(self.slot.model)
         return comparison, self.slot.model
 
-    async def take_feedback(self, **fields) -> FeedbackRecord:
+    async def take_feedback(self, **fields: Any) -> FeedbackRecord:
         """Appends an operator's word to the file, with the present time.
 
         Raises:
