@@ -22,21 +22,23 @@ from .models.multiscale import MultiscaleFeatures
 from .models.reference_images import ReferenceImages
 from .models.unet_joint import JointUNet2DModel
 from .pipeline_former_names import FormerNames
+from .pipeline_inputs import ChecksInputs
 from .pipeline_output import DiffADOutput, ReconstructionOutput
 from .pipeline_profiles import ScoresByProfile
 from .pipeline_saving import SavedWhole
 from .repair.binding import ContextBuilder
 from .repair.presets import RepairMethod, resolve_method
+from .repair.recorder import check_kept_steps
 from .repair.run import StepCallback, repair_batch, step_callback
-from .scoring.arguments import check_arguments
+from .scoring.arguments import check_timesteps_and_seed
 from .scoring.calibrated_profiles import CalibratedProfiles
 from .scoring.calibration import Calibration
-from .scoring.categories import Categories, category_indices, names_of
+from .scoring.categories import Categories, names_of
 from .scoring.fitting import fit_calibrations
 from .scoring.inputs import InputReader
 
 
-class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline):
+class DiffADPipeline(FormerNames, ChecksInputs, ScoresByProfile, SavedWhole, DiffusionPipeline):
     """Anomaly detection and localization by a joint diffusion model of pixels and features.
 
     Args:
@@ -184,6 +186,7 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         callback_on_step_end: StepCallback | None = None,
         return_traces: bool = False,
         return_dict: bool = True,
+        output_type: Literal["pil", "np", "pt"] = "pil",
         **settings: Any,
     ) -> ReconstructionOutput | tuple[Any, ...]:
         """Shows what defective parts should have looked like.
@@ -196,6 +199,7 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
             intermediate_steps: steps (from 1) after which the images are kept, or "all".
             callback_on_step_end: called as `callback(pipe, step, batch_start, {"images": (B, 3, H, W)})`; may return others.
             return_traces: also measure the Mahalanobis loss (Eq. 12) of the input and after every step.
+            output_type: images as PIL images (`pil`), or all as arrays (`np`) or tensors (`pt`); see [`ReconstructionOutput`].
             settings: of the method, in place of the preset's.
 
         Raises:
@@ -206,7 +210,10 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         if self.residual_gaussian is None:
             raise ValueError("this model can't repair: its diffusion model is not trained (see `diffad info`)")
         images = as_image_list(images)
-        self.check_inputs(images, batch_size, false_alarm_rate if categories is None else None)
+        rate_of_all = false_alarm_rate if categories is None else None
+        self.check_inputs(images, batch_size, rate_of_all, output_type=output_type, output_types=("pil", "np", "pt"))
+        check_timesteps_and_seed(seed=seed)
+        check_kept_steps(intermediate_steps)
         method = resolve_method(preset, settings)
         scorer, device = self.scorer, self._execution_device
         reader = InputReader(scorer, self.discriminant, device)
@@ -227,9 +234,7 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
                     repaired[index] = of_image
                 progress.update(len(batch.indices))
         self.maybe_free_model_hooks()
-        *fields, traces, confident = map(list, zip(*repaired, strict=True))
-        is_told = None not in confident
-        output = ReconstructionOutput(*fields, traces if return_traces else None, np.array(confident) if is_told else None)
+        output = ReconstructionOutput.of(repaired, return_traces).converted(output_type, device)
         return output if return_dict else output.to_tuple()
 
     @accepts_former_names(class_labels="categories", normal_images="calibration_images")
@@ -272,26 +277,3 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         self.set_calibrations(calibrations)
         self.maybe_free_model_hooks()
         return default
-
-    def check_inputs(
-        self,
-        images: Sequence[ImageInput],
-        batch_size: int,
-        rate: float | None = None,
-        map_size: tuple[int, int] | None = None,
-        output_type: str = "np",
-        profile: str | None = None,
-    ) -> None:
-        """Refuses wrong arguments with a ValueError before work starts; the rate must suit every category."""
-        check_arguments(images, batch_size, map_size)
-        if output_type not in ("np", "pt"):
-            raise ValueError(f"output_type must be np or pt, got {output_type!r}")
-        calibration = self.calibration_of(profile)
-        if not calibration.is_fitted:
-            raise ValueError("the pipeline is not calibrated: call pipe.calibrate(calibration_images) first")
-        if rate is not None:
-            calibration.supported_rates(rate)
-
-    def category_indices(self, categories: Categories | None, count: int) -> list[int] | None:
-        """Category index of each of `count` images from names or indices; see `diffad.scoring.categories`."""
-        return category_indices(categories, self.category_names, count)

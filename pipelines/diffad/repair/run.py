@@ -45,6 +45,9 @@ def repair_batch(
         tile_overlap: of tiles, in which networks see images larger than the model's resolution.
         callback, kept_steps: as of [`StepRecorder`].
         measures_loss: whether to measure Eq. 12 of the input and after every step.
+
+    Raises:
+        ValueError: if a setting does not fit the model, or there are fewer steps than are to be kept.
     """
     tiled = over_tiles(context, tile_overlap)
     loss = (lambda images: mahalanobis_loss(tiled.distance(images))) if measures_loss else None
@@ -52,6 +55,7 @@ def repair_batch(
     recorder.measure(batch.pixels)
     # Inpainting cuts windows of its own around the defects.
     result = method.run(batch.pixels, context if isinstance(method, Inpainting) else tiled, recorder)
+    recorder.check_reached()
     repaired = []
     for i, original in enumerate(batch.originals):
         image = blend_change(original, batch.pixels[i], result.images[i], result.replaced[i])

@@ -164,10 +164,13 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
             score: name of the score whose settings are changed in place of the present ones; see [`diffad.scoring.presets`].
 
         Raises:
-            ValueError: if there is no such score, or a setting is wrong.
+            ValueError: if there is no such score, or a setting does not exist or is wrong.
         """
+        known = [field.name for field in fields(ScoreConfig)]
+        if unknown := sorted(set(settings).difference(known)):
+            raise ValueError(f"a score has no setting {', '.join(unknown)}; it has score, {', '.join(known)}")
         counts = 0 if isinstance(self.config.num_calibration_images, int) else [0] * len(self.images_per_category)
-        present = {field.name: self.config[field.name] for field in fields(ScoreConfig)}  # as they would be saved
+        present = {name: self.config[name] for name in known}  # as they would be saved
         if score is not None:
             size = {name: settings.get(name, present[name]) for name in ("short_side", "tile_overlap", "seed")}
             present = {**asdict(ScoreConfig()), **size, **score_settings(score, size["short_side"])}
