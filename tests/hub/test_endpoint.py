@@ -13,8 +13,9 @@ import pytest
 from diffad.hub.push import export_repo
 from diffad.hub.services import copy_graphs
 from diffad.imaging.regions import bounding_boxes
-from diffad.runtime.description import CalibrationScores, DetectorDescription, ExportError, file_digest
+from diffad.runtime.description import CalibrationScores, DetectorDescription, ExportError
 from diffad.scoring.config import ScoreConfig
+from diffad.system.file_digest import file_digest
 from PIL import Image
 from tiny_pipeline import smooth_images
 

@@ -20,7 +20,6 @@ from ..runtime.description import (
     DetectorDescription,
     Statistics,
     as_tuples,
-    file_digest,
 )
 from ..runtime.engines import build_engine
 from ..scoring.calibration import Calibration
@@ -28,6 +27,7 @@ from ..scoring.inputs import InputReader
 from ..scoring.scorer import Scorer
 from ..scoring.tiling import tile_corners
 from ..system.atomic import writing
+from ..system.file_digest import file_digest
 from .formats import FORMATS, SUFFIXES, save_graph
 from .graph import category_graph, score_graph, score_inputs
 from .half_storage import store_in_half

@@ -1,6 +1,5 @@
 """Writes a report as one HTML file that needs nothing else."""
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
 from ...scoring.conformal import check_supported
+from ...system.file_digest import file_digest
 from ...system.text import printable
 from ..bootstrap import RESAMPLES, confidence_intervals
 from ..counts import count_images
@@ -210,7 +210,7 @@ def _record(row: ReportRow) -> dict[str, Any]:
     """What is added to the list of feedback where the verdict is called wrong, but for the time."""
     return {
         "name": printable(row.name),
-        "digest": hashlib.sha256(row.file().read_bytes()).hexdigest(),
+        "digest": file_digest(row.file()),
         "verdict": row.verdict,
         "correct_verdict": "good" if row.called_defective else "defective",
         "score": row.score,
