@@ -124,10 +124,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _lfs_batch(self, body: bytes, repo_id: str):
         objects = [
             {
-                **wanted,
-                "actions": {"upload": {"href": f"{self.server.endpoint}/lfs/{wanted['oid']}"}},
+                **file,
+                "actions": {"upload": {"href": f"{self.server.endpoint}/lfs/{file['oid']}"}},
             }
-            for wanted in json.loads(body)["objects"]
+            for file in json.loads(body)["objects"]
         ]
         self._json({"transfer": "basic", "objects": objects}, content_type="application/vnd.git-lfs+json")
 

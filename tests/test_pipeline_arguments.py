@@ -36,12 +36,12 @@ def test_tensors_hold_what_arrays_hold(pipe, images):
     arrays, tensors = (pipe(images, return_term_maps=True, output_type=kind) for kind in ("np", "pt"))
     assert arrays.keys() == tensors.keys()
     for name, expected in arrays.items():
-        actual, wanted = as_arrays(tensors[name]), expected
+        actual = as_arrays(tensors[name])
         if name == "term_maps":
-            actual, wanted = ([of_image[term] for of_image in maps for term in of_image] for maps in (actual, wanted))
-        for a, w in zip(actual, wanted, strict=True):
-            assert isinstance(w, np.ndarray | np.generic) and a.dtype == w.dtype
-            np.testing.assert_array_equal(a, w)
+            actual, expected = ([of_image[term] for of_image in maps for term in of_image] for maps in (actual, expected))
+        for tensor, array in zip(actual, expected, strict=True):
+            assert isinstance(array, np.ndarray | np.generic) and tensor.dtype == array.dtype
+            np.testing.assert_array_equal(tensor, array)
     for kept in (
         tensors.image_scores,
         tensors.p_values,

@@ -40,21 +40,21 @@ class Checkpoint:
     fingerprint: Fingerprint
 
 
-def find_checkpoint(wanted: str | None, folder: RunFolder) -> tuple[Checkpoint | None, list[str]]:
+def find_checkpoint(named: str | None, folder: RunFolder) -> tuple[Checkpoint | None, list[str]]:
     """The checkpoint to go on from, and what there is to say about the choice.
 
     Args:
-        wanted: a checkpoint's folder, `latest` for the newest complete one of the run's folder, or None.
+        named: a checkpoint's folder, `latest` for the newest complete one of the run's folder, or None.
 
     Raises:
         DataError: if the named folder is no complete checkpoint. Without any `latest` is None.
     """
-    if wanted is None:
+    if named is None:
         return None, []
-    if wanted != LATEST:
-        if not Path(wanted).is_dir():
-            raise DataError(f"--resume_from_checkpoint {wanted}: no such folder")
-        return read_checkpoint(Path(wanted)), [f"resuming from {wanted}"]
+    if named != LATEST:
+        if not Path(named).is_dir():
+            raise DataError(f"--resume_from_checkpoint {named}: no such folder")
+        return read_checkpoint(Path(named)), [f"resuming from {named}"]
     notes = []
     for path in reversed(folder.checkpoints()):
         try:

@@ -342,7 +342,7 @@ def load_config(preset: str, options: Mapping[str, str | None]) -> TrainingConfi
     kinds = {entry.name: entry.type for entry in dataclasses.fields(TrainingConfig)}
     given = _with_present_names({name: text for name, text in options.items() if text is not None})
     for name, text in given.items():
-        # As it was typed where text is wanted; otherwise YAML's rules make numbers, lists, booleans and null of it.
+        # As it was typed where a setting is text; otherwise YAML's rules make numbers, lists, booleans and null of it.
         settings[name] = text if kinds[name] is str else parsed(text, f"--{name} {text}: not a value", {name: kinds[name]})
     if not settings.get("data"):
         raise SettingsError("--data is missing: a folder of good images")

@@ -1,4 +1,4 @@
-"""Text and YAML values turned into settings of the type that is wanted."""
+"""Text and YAML values turned into settings of their types."""
 
 import math
 import types

@@ -149,8 +149,8 @@ def convert_adm_state_dict(
     config |= {"attention_head_dim": layout.num_head_channels, "num_attention_heads": layout.num_heads}
     with torch.device("meta"):
         model = JointUNet2DModel(**config)
-    wanted = {name: tensor.shape for name, tensor in model.state_dict().items() if not name.startswith("feature_head.")}
-    keys = _adm_keys(wanted, config)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items() if not name.startswith("feature_head.")}
+    keys = _adm_keys(shapes, config)
     unknown, missing = state_dict.keys() - keys.values(), set(keys.values()) - state_dict.keys()
     if unknown or missing:
         raise ValueError(f"the checkpoint does not fit: unknown keys {sorted(unknown)[:4]}, missing keys {sorted(missing)[:4]}")
@@ -162,7 +162,7 @@ def convert_adm_state_dict(
             tensor = _split_projection(tensor, layout)["qkv".index(match[1])]
         if re.search(r"\.to_.*\.weight$", name):
             tensor = tensor.flatten(1)  # a 1x1 convolution is a linear layer
-        if tensor.shape != wanted[name]:
+        if tensor.shape != shapes[name]:
             raise ValueError(f"the checkpoint does not fit: {key} has shape {tuple(state_dict[key].shape)}")
         weights[name] = tensor
     return config, weights

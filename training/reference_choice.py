@@ -34,9 +34,9 @@ def choose_references(
     others = np.setdiff1d(np.flatnonzero(categories == kinds[0]), chosen[0])
     others = others[:: max(1, len(others) // COMPARED)][:COMPARED]
     to_range = lambda indices: images[indices].astype(np.float64) / 127.5 - 1  # noqa: E731
-    turns = len(others) > 0 and turning_helps(to_range(others), to_range(chosen[0][:COMPARED_WITH]))
-    indices = np.concatenate([members[: max(1, len(members) // TURNED)] if turns else members for members in chosen])
-    references = ReferenceImages(images.shape[-2:], tuple(int(c) for c in categories[indices]), turns)
+    parts_turn = len(others) > 0 and turning_helps(to_range(others), to_range(chosen[0][:COMPARED_WITH]))
+    indices = np.concatenate([members[: max(1, len(members) // TURNED)] if parts_turn else members for members in chosen])
+    references = ReferenceImages(images.shape[-2:], tuple(int(c) for c in categories[indices]), parts_turn)
     references.images.copy_(torch.from_numpy(images[indices]))
     return references
 

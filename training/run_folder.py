@@ -59,9 +59,9 @@ class Fingerprint:
         """The first thing known before the data is read in which a run differs from this one; None if nothing."""
         defaults = Fingerprint.of_settings(TrainingConfig(), 1).settings
         for name in sorted({*self.settings, *now.settings}):
-            kept, wanted = (settings.get(name, defaults.get(name)) for settings in (self.settings, now.settings))
-            if kept != wanted:
-                return f"{name} {kept} there, {wanted} now"
+            kept, new = (settings.get(name, defaults.get(name)) for settings in (self.settings, now.settings))
+            if kept != new:
+                return f"{name} {kept} there, {new} now"
         return None if self.processes == now.processes else f"{self.processes} process(es) there, {now.processes} now"
 
     def difference(self, now: "Fingerprint") -> str | None:

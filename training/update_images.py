@@ -96,14 +96,14 @@ def _samples_of_entry(entry: HistoryEntry, config: TrainingConfig) -> list[Sampl
             f"{entry.folder}: the model was calibrated on these images by recognised categories, which an update does not "
             "know; calibrate on the new images alone with --calibrate-on-new"
         )
-    wanted = set(entry.calibrated)
+    calibrated = set(entry.calibrated)
     folder = Path(entry.folder)
     found = _samples(folder, config, all_good=True) if folder.is_dir() else []
-    chosen = [sample for sample in found if sample.name in wanted]
-    if len(chosen) < len(wanted):
+    chosen = [sample for sample in found if sample.name in calibrated]
+    if len(chosen) < len(calibrated):
         raise DataError(
-            f"{folder}: {len(wanted) - len(chosen)} of the {len(wanted)} images that the model was calibrated on are not "
-            "there; put them back, or calibrate on the new images alone with --calibrate-on-new"
+            f"{folder}: {len(calibrated) - len(chosen)} of the {len(calibrated)} images that the model was calibrated on are "
+            "not there; put them back, or calibrate on the new images alone with --calibrate-on-new"
         )
     return chosen
 

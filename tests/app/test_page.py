@@ -69,7 +69,7 @@ def test_models_of_several_categories_offer_a_choice(files):
     blocks = build_page(pipe).blocks.values()
     choices = [block for block in blocks if block.get_block_name() == "dropdown"]
     assert len(choices) == 2 and all([value for _, value in choice.choices][1:] == pipe.category_names for choice in choices)
-    # Of 4 normal images of each one gives the statistics: 3 guarantee 25 % or more.
+    # Of 4 good images of each one gives the statistics: 3 guarantee 25 % or more.
     sliders = [block for block in blocks if block.get_block_name() == "slider"]
     assert [(slider.minimum, slider.value) for slider in sliders] == [(25.0, 25.0)] * 2
     for index, name in enumerate(pipe.category_names):

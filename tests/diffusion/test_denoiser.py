@@ -224,8 +224,8 @@ def test_joint_loss_reads_the_prediction_first_then_the_variance_and_weighs_the_
     denoiser, (x0, noise, timesteps, target) = make_joint_inputs()
     denoiser = Denoiser(denoiser.unet, make_scheduler(prediction_type=prediction_type))
     loss = denoiser.joint_loss(x0, noise, timesteps, target, feature_weight=3.0)
-    wanted = noise if prediction_type == "epsilon" else x0
-    expected = (denoiser.unet.output[:, :3] - wanted).square().mean(dim=(1, 2, 3))
+    target = noise if prediction_type == "epsilon" else x0
+    expected = (denoiser.unet.output[:, :3] - target).square().mean(dim=(1, 2, 3))
     torch.testing.assert_close(loss.simple, expected)
     assert loss.feature.tolist() == pytest.approx([0.25] * 4, rel=1e-5)
     assert loss.total.item() == pytest.approx(loss.simple.mean().item() + loss.vlb.mean().item() + 0.75, rel=1e-5)

@@ -165,8 +165,8 @@ def test_missing_mask_stops_before_scoring(model, data, tmp_path):
 
 def test_model_of_several_categories_is_evaluated_on_one(data, tmp_path):
     pipe = tiny_pipeline(("nut", "bolt"), weights={"mahalanobis": 1.0}, smoothing_sigma=1.0)
-    normals = [*category_images(9, 4, 0), *category_images(19, 4, 1)]
-    pipe.calibrate(normals, categories=["nut"] * 9 + ["bolt"] * 19)
+    good_images = [*category_images(9, 4, 0), *category_images(19, 4, 1)]
+    pipe.calibrate(good_images, categories=["nut"] * 9 + ["bolt"] * 19)
     pipe.save_pretrained(tmp_path / "model")
     given = run(tmp_path / "model", data, tmp_path / "given", report=False, category="nut")
     assert given["scores"]["ensemble"]["image_auroc"] == 1.0

@@ -28,7 +28,7 @@ def naive_regions(mask: np.ndarray) -> list[set[tuple[int, int]]]:
 def naive_aupro(maps: np.ndarray, masks: np.ndarray, limit: Fraction) -> Fraction:
     """Per-region overlap integrated up to a false positive rate, from the definition and in exact fractions."""
     curve = [(Fraction(0), Fraction(0))]
-    normals = int((~masks).sum())
+    good_pixels = int((~masks).sum())
     for threshold in sorted(set(maps.ravel().tolist()), reverse=True):
         above = maps >= threshold
         overlaps = [
@@ -36,7 +36,7 @@ def naive_aupro(maps: np.ndarray, masks: np.ndarray, limit: Fraction) -> Fractio
             for i in range(len(masks))
             for region in naive_regions(masks[i])
         ]
-        curve.append((Fraction(int((above & ~masks).sum()), normals), sum(overlaps) / len(overlaps)))
+        curve.append((Fraction(int((above & ~masks).sum()), good_pixels), sum(overlaps) / len(overlaps)))
     area = Fraction(0)
     for (x0, y0), (x1, y1) in itertools.pairwise(curve):
         if x0 < limit and x1 > x0:

@@ -58,13 +58,13 @@ def test_parts_below_the_kth_score_follow_the_urn_of_k_gaps_whatever_the_others_
 def test_groups_of_gaps_follow_the_urn_of_their_sizes():
     sizes = np.array([2.0, 1.0])
     groups = group_of_gap(sizes)
-    for wanted in itertools.product(range(2), repeat=3):
+    for order in itertools.product(range(2), repeat=3):
         total = sum(
             urn_probability(gaps, np.ones(3))
             for gaps in itertools.product(range(3), repeat=3)
-            if tuple(groups[list(gaps)]) == wanted
+            if tuple(groups[list(gaps)]) == order
         )
-        assert total == pytest.approx(urn_probability(wanted, sizes), rel=1e-12)
+        assert total == pytest.approx(urn_probability(order, sizes), rel=1e-12)
 
 
 def test_equal_scores_follow_the_urn_by_their_tie_breakers():

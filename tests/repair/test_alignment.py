@@ -34,7 +34,7 @@ def disc(side: int = SIDE, radius: float = 12, centre: tuple[float, float] = (50
 def test_surroundings_fall_with_the_distance_to_the_region():
     region = np.zeros((40, 40), dtype=bool)
     region[:, :10] = True
-    weight = surroundings(region, reach=5.0)
+    weight = surroundings(region, decay_length=5.0)
     assert weight.sum() == pytest.approx(1) and not weight[region].any()
     assert weight[7, 14] / weight[7, 10] == pytest.approx(math.exp(-4 / 5))
     assert not weight[:, 9 + 20 :].any()  # exp(-20 / 5) is below 2 %
@@ -84,7 +84,7 @@ def test_levels_are_those_of_least_squares():
 
 
 @pytest.mark.parametrize(
-    ("moved", "turns"),
+    ("moved", "parts_turn"),
     [
         (lambda image: shift(image, (0, 5.4, -3.7), order=3, mode="mirror"), False),
         (lambda image: rotate(image, 3, (1, 2), reshape=False, order=3, mode="mirror"), False),
@@ -93,11 +93,11 @@ def test_levels_are_those_of_least_squares():
     ],
     ids=["shift", "small turn", "turn", "mirror and turn"],
 )
-def test_content_of_a_moved_image_comes_back(moved, turns):
+def test_content_of_a_moved_image_comes_back(moved, parts_turn):
     truth, region = structured(1), disc()
     damaged = np.where(region, 1.0, truth)
     sources = np.stack([structured(2), 0.8 * moved(truth) + 0.1])
-    (best, *_) = best_placements(damaged, region, sources, turns)
+    (best, *_) = best_placements(damaged, region, sources, parts_turn)
     assert best.source == 1
     content = placed(sources[1], best)
     weight = surroundings(region, 8.0)

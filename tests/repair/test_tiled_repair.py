@@ -83,8 +83,8 @@ def test_repeatable_and_independent_of_the_batch(pipe):
 
 
 def test_good_images_are_returned_as_they_are(pipe):
-    normals = smooth_images(21, seed=4, size=(96, 64))
-    good = [image for image, defective in zip(normals, pipe(normals).is_defective, strict=True) if not defective][:4]
+    good_images = smooth_images(21, seed=4, size=(96, 64))
+    good = [image for image, defective in zip(good_images, pipe(good_images).is_defective, strict=True) if not defective][:4]
     output = pipe.reconstruct(good, return_traces=True, **SETTINGS)
     for before, after, trace in zip(good, output.images, output.traces, strict=True):
         np.testing.assert_array_equal(np.asarray(before), np.asarray(after))
@@ -145,8 +145,8 @@ def test_nothing_is_filled_from_marked_regions_that_are_repaired_later():
 def test_windows_are_repaired_with_the_category_of_their_image():
     pipe = tiled_pipeline(("nut", "bolt"), weights={"mahalanobis": 1.0})
     torch.nn.init.normal_(pipe.unet.class_embedding.weight, std=3)
-    normals = [image for label in (0, 1) for image in category_images(5, 4, label, size=(96, 64))]
-    pipe.calibrate(normals, categories=[0] * 5 + [1] * 5, short_side=2 * SIZE)
+    good_images = [image for label in (0, 1) for image in category_images(5, 4, label, size=(96, 64))]
+    pipe.calibrate(good_images, categories=[0] * 5 + [1] * 5, short_side=2 * SIZE)
     image = with_blocks(category_images(1, 6, 1, size=(96, 64))[0], (4, 4, 8, 8), (50, 70, 8, 8))
     settings = {"false_alarm_rate": 0.5, **SETTINGS}
     alone = pipe.reconstruct(image, categories="bolt", batch_size=1, **settings)

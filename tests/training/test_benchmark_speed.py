@@ -257,8 +257,8 @@ def test_a_unet_pass_is_the_same_in_both_runtimes(model, tmp_path):
     arrays = {name: values.numpy() for name, values in inputs.items()} | {"unknown": np.zeros(1)}
     for runtime in ("onnxruntime", "openvino"):
         outputs = speed_graphs.load_graph(tmp_path / "unet.onnx", runtime, 1, "fp32")(arrays)
-        for values, wanted in zip(outputs.values(), expected, strict=True):
-            np.testing.assert_allclose(values, wanted, rtol=1e-3, atol=1e-4)
+        for values, of_unet in zip(outputs.values(), expected, strict=True):
+            np.testing.assert_allclose(values, of_unet, rtol=1e-3, atol=1e-4)
 
 
 def test_openvino_prefers_a_precision_of_the_cpu():

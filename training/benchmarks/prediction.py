@@ -155,11 +155,11 @@ def killed_and_resumed(command: list, journal: Path, rows: int, kills: int, rng:
     """
     waits = [*rng.uniform(0, POLL_SECONDS, kills), 0.0]
     killed = []
-    for wait, wanted in zip(waits, [*sorted(rng.integers(0, rows, kills).tolist()), rows]):
+    for wait, rows_first in zip(waits, [*sorted(rng.integers(0, rows, kills).tolist()), rows]):
         process = start(command)
         try:
             for level in watched(process, journal):
-                if level.rows >= wanted:
+                if level.rows >= rows_first:
                     time.sleep(wait)
                     break
         finally:

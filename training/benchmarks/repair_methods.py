@@ -57,7 +57,7 @@ def pasted(pipe: DiffADPipeline, image: np.ndarray) -> np.ndarray:
 
 def nearest(image: torch.Tensor, region: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
     """The one of the references `(N, 3, H, W)` whose pixels around a region `(H, W)` are nearest to an image's."""
-    weight = torch.from_numpy(surroundings(region.numpy(), reach=16.0)).float()
+    weight = torch.from_numpy(surroundings(region.numpy(), decay_length=16.0)).float()
     return references[(weight * (references - image).square()).sum(dim=(1, 2, 3)).argmin()]
 
 

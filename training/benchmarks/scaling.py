@@ -93,11 +93,11 @@ def killed(options: argparse.Namespace, command: list, scratch: Path, rng: np.ra
     whole, output = scratch / "whole.parquet", scratch / "killed.parquet"
     for _ in watched(start([*command, "--output", whole]), journal_of(whole)):
         pass
-    wanted, after = sorted(rng.integers(0, options.rows * 9 // 10, options.kills).tolist()), []
+    kill_at, after = sorted(rng.integers(0, options.rows * 9 // 10, options.kills).tolist()), []
     workers = options.workers[0]
     with nodes(options.cores[:workers]) as address:
         for level in watched(start([*command, *on_ray(address, workers), output]), journal_of(output)):
-            while len(after) < options.kills and level.rows >= wanted[len(after)] and (pids := worker_pids()):
+            while len(after) < options.kills and level.rows >= kill_at[len(after)] and (pids := worker_pids()):
                 os.kill(int(rng.choice(pids)), signal.SIGKILL)
                 after.append(level.rows)
                 time.sleep(0.5)  # until it is seen to be gone

@@ -48,9 +48,9 @@ def defect_folder_samples(
 
     Args:
         root: folder that the samples are named relative to.
-        test: holds a folder named `good` of normal images, and one per defect type.
+        test: holds a folder named `good` of good images, and one per defect type.
         mask_finder: given the folders of a defect type's images and masks, the function that finds an image's mask files.
-        good: name of the folder of normal images, in any case of letters, as all of these names.
+        good: name of the folder of good images, in any case of letters, as all of these names.
 
     Raises:
         DataError: if there is no folder of good images or a second one, or a mask belongs to no image or to several.

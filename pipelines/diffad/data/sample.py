@@ -33,7 +33,7 @@ class Sample:
     Args:
         name: unique within its dataset, for files the path relative to the dataset.
         read: decodes the image as 8-bit RGB, or raises ImageError naming it.
-        defect: name of the defect type, `good` for normal images.
+        defect: name of the defect type, `good` for good images.
         mask: ground truth of a defective image, if there is one.
         held_out: the dataset itself sets this training image aside for validation.
         category: index of its category, where there are several.

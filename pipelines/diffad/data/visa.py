@@ -31,12 +31,12 @@ def recognize(folder: Path) -> bool:
 
 
 def training_samples(folder: Path) -> list[Sample]:
-    """Normal images of the split's training part."""
+    """Good images of the split's training part."""
     return [file_sample(path, folder) for path in sorted(_split(folder)[0])]
 
 
 def test_samples(folder: Path) -> list[Sample]:
-    """Normal images of the split's test part, and all anomalous ones with their masks."""
+    """Good images of the split's test part, and all anomalous ones with their masks."""
     kinds = _defect_kinds(folder)
     anomalous = child(folder, *IMAGES, "Anomaly")
     find = MaskFolder(anomalous, child(folder, *MASKS, "Anomaly")).find
@@ -51,13 +51,13 @@ def notes(folder: Path) -> list[str]:
     if _official_rows(folder):
         return [f"split as in {_split_table(folder)}"]
     return [
-        f"no rows for it in {_split_table(folder)}: {TRAINING_SHARE:.0%} of the normal images were drawn for training "
+        f"no rows for it in {_split_table(folder)}: {TRAINING_SHARE:.0%} of the good images were drawn for training "
         "with a fixed seed, which is not the official split"
     ]
 
 
 def _split(folder: Path) -> tuple[set[Path], set[Path]]:
-    """Normal images to train on and to test with."""
+    """Good images to train on and to test with."""
     normal = set(image_files(child(folder, *IMAGES, "Normal")))
     rows = _official_rows(folder)
     if not rows:
@@ -75,7 +75,7 @@ def _split_table(folder: Path) -> Path:
 
 
 def _official_rows(folder: Path) -> list[Row]:
-    """Rows of this category's normal images in the table of splits, if there is one."""
+    """Rows of this category's good images in the table of splits, if there is one."""
     table = _split_table(folder)
     normal = PurePosixPath(folder.name, *IMAGES, "Normal")
     rows = [row for _, row in read_table(table, ("image", "split"))] if table.is_file() else []

@@ -94,7 +94,7 @@ def model_card(
     name = repo_id.rpartition("/")[2]
     size = unet["sample_size"]
     trained_on = training["data"] if training else None
-    class_names = configs["discriminant"]["class_names"] if "discriminant" in configs else []
+    category_names = configs["discriminant"]["class_names"] if "discriminant" in configs else []
     data = ModelCardData(
         license=terms.license,
         library_name="diffusers",
@@ -114,14 +114,14 @@ def model_card(
         version=version,
         code_module=code_module,
         requirements=_requirements(configs),
-        class_names=class_names,
+        category_names=category_names,
         references=len(configs["references"]["categories"]) if "references" in configs else 0,
         false_alarm_rate=evaluations[0].false_alarm_rate if evaluations else 0.05,
         data_note=terms.note or "The author has not described the training images.",
         license=terms.license,
         trained_on=trained_on,
         image_size=f"{size}x{size}" if isinstance(size, int) else "x".join(map(str, size)),
-        protocol=_protocol(calibration["num_calibration_images"], class_names),
+        protocol=_protocol(calibration["num_calibration_images"], category_names),
         map_sizes=" and ".join(dict.fromkeys(evaluation.map_size for evaluation in evaluations)),
         evaluations=[
             {"data": evaluation.data, "sheet": sheet, "command": _evaluation_command(evaluation, trained_on, name)}
@@ -134,7 +134,7 @@ def model_card(
         term_table="\n\n".join(_term_table(evaluation, titled=len(evaluations) > 1) for evaluation in evaluations),
         limits=_limits(configs, evaluations, training),
         costs=_costs(evaluations, training_summary),
-        train_command=_train_command(trained_on, class_names, name) if training else None,
+        train_command=_train_command(trained_on, category_names, name) if training else None,
         seed=training["seed"] if training else None,
     )
 
@@ -223,9 +223,9 @@ def images_per_category(num_calibration_images: int | Sequence[int]) -> list[int
     return [num_calibration_images] if isinstance(num_calibration_images, int) else list(num_calibration_images)
 
 
-def _protocol(num_calibration_images: int | Sequence[int], class_names: Sequence[str]) -> str:
+def _protocol(num_calibration_images: int | Sequence[int], category_names: Sequence[str]) -> str:
     counts = images_per_category(num_calibration_images)
-    of_categories = f" ({', '.join(f'{name} {n}' for name, n in zip(class_names, counts))})" if class_names else ""
+    of_categories = f" ({', '.join(f'{name} {n}' for name, n in zip(category_names, counts))})" if category_names else ""
     return (
         "Training and calibration read good images only, no defective one and no mask. The thresholds come from "
         f"{sum(counts)} calibration images{of_categories}: good ones that neither the network nor the Gaussians were fitted on."
@@ -272,9 +272,9 @@ def _costs(evaluations: Sequence[EvaluationRecord], summary: Mapping | None) -> 
     return costs or ["Not measured."]
 
 
-def _train_command(trained_on: str, class_names: Sequence[str], name: str) -> str:
+def _train_command(trained_on: str, category_names: Sequence[str], name: str) -> str:
     # The categories of a model of several lie side by side, and each is evaluated by itself.
-    data = "DATA" if class_names else f"DATA/{trained_on}"
+    data = "DATA" if category_names else f"DATA/{trained_on}"
     words = ["accelerate", "launch", "-m", "diffad_training.train", "--config", "training_config.json"]
     return shlex.join([*words, "--data", data, "--output_dir", f"runs/{name}"])
 

@@ -34,7 +34,7 @@ def single_file_code(version: str, entry: str = ENTRY_MODULE, read: ReadFile = r
 
     Args:
         version: of the package.
-        entry: module that is wanted, dotted, below the package.
+        entry: dotted name of the module, below the package.
         read: text of the package's files by their paths, None where there is none.
 
     Raises:

@@ -18,7 +18,7 @@ def is_size(value: object) -> bool:
 def normal_level(threshold: float) -> float:
     """A level that stands for normal pixels, below the threshold: where scales that reach up to the threshold begin.
 
-    That is 0, the mean of standardised normal pixels; if the threshold is not above it, because the normal images behind it
+    That is 0, the mean of standardised normal pixels; if the threshold is not above it, because the good images behind it
     score lower than those of the statistics, one standard deviation below the threshold.
     """
     return 0.0 if threshold > 0 else threshold - 1.0

@@ -221,7 +221,7 @@ class JointUNet2DModel(ChecksSavedState, UNet2DModel):
             return_dict: whether to return a [`JointUNet2DOutput`] instead of `(sample, features)`.
 
         Raises:
-            ValueError: if the size is not divisible by `stride` and `feature_stride`, or labels are missing or not wanted.
+            ValueError: if the size is not divisible by `stride` and `feature_stride`, or labels are missing or out of place.
         """
         height, width = sample.shape[-2:]
         if height % self.stride or width % self.stride:
@@ -255,8 +255,8 @@ class JointUNet2DModel(ChecksSavedState, UNet2DModel):
 
     def _embed(self, timestep, class_labels: torch.Tensor | None, sample: torch.Tensor) -> torch.Tensor:
         if (class_labels is None) != (self.class_embedding is None):
-            wanted = "needs" if class_labels is None else "was built without"
-            raise ValueError(f"this UNet {wanted} class labels")
+            problem = "needs" if class_labels is None else "was built without"
+            raise ValueError(f"this UNet {problem} class labels")
         timesteps = torch.as_tensor(timestep, device=sample.device).expand(sample.shape[0])
         embedding = self.time_embedding(self.time_proj(timesteps).to(self.dtype))
         if class_labels is not None:

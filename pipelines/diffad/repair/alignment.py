@@ -41,18 +41,18 @@ class Placement(NamedTuple):
     log_scale: float = 0.0
 
 
-def surroundings(region: np.ndarray, reach: float) -> np.ndarray:
-    """Weights `(H, W)` of sum 1 of the pixels around a region: they fall by e over `reach` pixels; 0 inside.
+def surroundings(region: np.ndarray, decay_length: float) -> np.ndarray:
+    """Weights `(H, W)` of sum 1 of the pixels around a region: they fall by e over `decay_length` pixels; 0 inside.
 
     All are 0 where the region is the whole image.
     """
-    weight = np.where(region, 0, np.exp(-distance_transform_edt(~region) / reach))
+    weight = np.where(region, 0, np.exp(-distance_transform_edt(~region) / decay_length))
     weight[weight < LEAST_WEIGHT] = 0
     return weight / weight.sum() if weight.any() else weight
 
 
 def best_placements(
-    image: np.ndarray, region: np.ndarray, sources: np.ndarray, turns: bool = False, count: int = 3
+    image: np.ndarray, region: np.ndarray, sources: np.ndarray, parts_turn: bool = False, count: int = 3
 ) -> list[Placement]:
     """The placements of other images, or of the image itself, whose surroundings of the region are most like the image's.
 
@@ -63,17 +63,17 @@ def best_placements(
         image: `(3, H, W)` in [-1, 1].
         region: bool `(H, W)`, where the image is not to be trusted.
         sources: `(N, 3, H, W)` images of good parts.
-        turns: also compare sources that are mirrored and turned in steps of 10 degrees.
+        parts_turn: also compare sources that are mirrored and turned in steps of 10 degrees.
         count: how many, at most.
 
     Returns:
         From the best on; none where the region has no surroundings.
     """
-    reach = max(8 * min(region.shape) / 256, 0.35 * math.sqrt(region.sum()))
-    weight = surroundings(region, reach)
+    decay_length = max(8 * min(region.shape) / 256, 0.35 * math.sqrt(region.sum()))
+    weight = surroundings(region, decay_length)
     if not weight.any():
         return []
-    found = _search(image, region, weight, sources, turns)
+    found = _search(image, region, weight, sources, parts_turn)
     of_source = {one.source: one for one in reversed(found)}  # the best of each
     rough = sorted(of_source.values())[: 2 * count]
     own = [image if one.source == OWN else sources[one.source] for one in rough]
@@ -93,12 +93,12 @@ def turning_helps(images: np.ndarray, sources: np.ndarray) -> bool:
     height, width = images.shape[-2:]
     rows, columns = np.ogrid[:height, :width]
     disc = np.hypot(rows - (height - 1) / 2, columns - (width - 1) / 2) < min(height, width) / 16
-    weight = surroundings(disc, reach=min(height, width) / 8)
+    weight = surroundings(disc, decay_length=min(height, width) / 8)
     shares = []
     for image in images:
         upright, turned = (
-            min(one.mismatch for one in _search(image, disc, weight, sources, turns) if one.source != OWN)
-            for turns in (False, True)
+            min(one.mismatch for one in _search(image, disc, weight, sources, parts_turn) if one.source != OWN)
+            for parts_turn in (False, True)
         )
         shares.append(max(turned, 1e-9) / max(upright, 1e-9))  # images may be equal
     return bool(np.exp(np.log(shares).mean()) < TURNED_SHARE)
@@ -127,7 +127,9 @@ def matched_levels(values: np.ndarray, targets: np.ndarray, weight: np.ndarray) 
     return float(np.clip(covariance / max(variance, 1e-12), *GAINS)), a, b
 
 
-def _search(image: np.ndarray, region: np.ndarray, weight: np.ndarray, sources: np.ndarray, turns: bool) -> list[Placement]:
+def _search(
+    image: np.ndarray, region: np.ndarray, weight: np.ndarray, sources: np.ndarray, parts_turn: bool
+) -> list[Placement]:
     """The best translation of every source in every direction, compared at a small size in grey; from the best on."""
     factor = max(1, min(region.shape) // SEARCH_SIDE)
     to_small = lambda array: F.avg_pool2d(torch.from_numpy(np.ascontiguousarray(array)).float(), factor)  # noqa: E731
@@ -139,8 +141,8 @@ def _search(image: np.ndarray, region: np.ndarray, weight: np.ndarray, sources: 
     around /= around.sum()
     small = to_small(sources.mean(axis=1)[:, None])[:, 0]  # (N, h, w)
     placements = []
-    for mirrored in (False, True) if turns else (False,):
-        for degrees in ANGLES if turns else (0,):
+    for mirrored in (False, True) if parts_turn else (False,):
+        for degrees in ANGLES if parts_turn else (0,):
             turned = _turned(small.flip(-1) if mirrored else small, math.radians(degrees))
             costs, downs, rights = _best_shifts(target, around, turned)
             of_angle = zip(costs, range(len(small)), downs * factor, rights * factor)

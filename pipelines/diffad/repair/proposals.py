@@ -9,7 +9,7 @@ from .fill import fill_from_surroundings
 
 
 def aligned_contents(
-    image: torch.Tensor, region: torch.Tensor, references: torch.Tensor, turns: bool, count: int
+    image: torch.Tensor, region: torch.Tensor, references: torch.Tensor, parts_turn: bool, count: int
 ) -> torch.Tensor:
     """Good images, and the image itself from elsewhere, moved so that they agree with what surrounds a region of one image.
 
@@ -17,7 +17,7 @@ def aligned_contents(
         image: `(3, H, W)` in [-1, 1].
         region: `(1, H, W)`, above 0 where the image is not to be trusted.
         references: `(N, 3, H, W)`, images of good parts.
-        turns: whether parts lie in any direction.
+        parts_turn: whether parts lie in any direction.
         count: how many, at most.
 
     Returns:
@@ -25,8 +25,8 @@ def aligned_contents(
     """
     pixels, inside = image.cpu().double().numpy(), region[0].cpu().numpy() > 0
     sources = references.cpu().double().numpy()
-    placements = best_placements(pixels, inside, sources, turns, count)
-    weight = surroundings(inside, reach=8.0)
+    placements = best_placements(pixels, inside, sources, parts_turn, count)
+    weight = surroundings(inside, decay_length=8.0)
     around = weight > 0
     contents = []
     for placement, source in zip(placements, sources_of(pixels, sources, placements), strict=True):
@@ -67,7 +67,7 @@ def grow_region(image: torch.Tensor, region: torch.Tensor, contents: torch.Tenso
         `(1, H, W)`, 1 inside, without holes.
     """
     inside = region[0].cpu().numpy() > 0
-    around = surroundings(inside, reach=0.35 * np.sqrt(inside.sum())) > 0
+    around = surroundings(inside, decay_length=0.35 * np.sqrt(inside.sum())) > 0
     if not len(contents) or not around.any():
         return region
     difference = (image - contents).abs().mean(dim=1).cpu().numpy()  # (k, H, W)

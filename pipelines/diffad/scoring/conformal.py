@@ -65,9 +65,9 @@ def images_behind_thresholds(calibration_images: int, statistics_share: float = 
 
     The statistics get their share: up to a tenth always, beyond it up to 24 images as far as the default rate can spare them.
     """
-    wanted = _part(calibration_images, statistics_share)
+    for_statistics = _part(calibration_images, statistics_share)
     spare = min(calibration_images - scores_needed(DEFAULT_FALSE_ALARM_RATE), MOST_STATISTICS_IMAGES)
-    return calibration_images - max(1, min(wanted, max(_part(calibration_images, FEWEST_STATISTICS_SHARE), spare)))
+    return calibration_images - max(1, min(for_statistics, max(_part(calibration_images, FEWEST_STATISTICS_SHARE), spare)))
 
 
 def images_needed(false_alarm_rate: float, statistics_share: float = STATISTICS_SHARE) -> int:

@@ -61,5 +61,5 @@ def scales_of(profiles: Iterable[str]) -> tuple[str, ...]:
 
 def scales_among(terms: Iterable[str]) -> tuple[str, ...]:
     """Those of some terms that belong to further scales, in their order."""
-    wanted = set(terms)
-    return tuple(scale for scale in SCALE_TERMS if scale in wanted)
+    named = set(terms)
+    return tuple(scale for scale in SCALE_TERMS if scale in named)

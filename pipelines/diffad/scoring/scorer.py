@@ -119,13 +119,13 @@ class Scorer(torch.nn.Module):
         Args:
             images: `(B, 3, H, W)` in [-1, 1].
             category: of a model of several categories one for all images, or integers `(B,)` or `(1,)`.
-            terms: whose maps are wanted; at least those that the score weighs, which are the default.
+            terms: whose maps are returned; at least those that the score weighs, which are the default.
             tiles_per_pass: of images larger than the model's resolution.
             detail: `(B, 3, 2 H, 2 W)`, the images at `detail_size`, where the score has terms that look at them; None enlarges
                 `images`, which hold less.
         """
-        wanted = self.config.terms if terms is None else terms
-        raw = self.raw_term_maps(images, category, wanted, tiles_per_pass, detail)
+        measured = self.config.terms if terms is None else terms
+        raw = self.raw_term_maps(images, category, measured, tiles_per_pass, detail)
         anomaly_maps = self.calibration.anomaly_maps(raw, category)  # (B, H, W)
         image_scores = self.calibration.scores(raw, anomaly_maps, category)
         return Score(image_scores, anomaly_maps, self.calibration.standardize(raw, category))

@@ -97,17 +97,17 @@ def answer(model: "DiffADPipeline | Detector", jobs: Sequence[Job], settings: Se
 def judged(model: "DiffADPipeline | Detector", jobs: Sequence[Job], settings: ServeSettings) -> list[Result]:
     """Rows as `diffad predict` writes them, with the image's `name` and `digest` in place of its path."""
     check_category(model, jobs[0].category)
-    wanted = [(job, image) for job in jobs for image in job.images]
+    sent_images = [(job, image) for job in jobs for image in job.images]
     rows: dict[int, dict | ImageError] = {}
-    for batch in decoded([sent for _, sent in wanted], settings):
+    for batch in decoded([sent for _, sent in sent_images], settings):
         rows |= {index: image for index, image in batch if isinstance(image, ImageError)}
         readable = {index: image for index, image in batch if not isinstance(image, ImageError)}
         if not readable:
             continue
         output = model(list(readable.values()), len(readable), jobs[0].category, settings.false_alarm_rate)
-        table = rows_of([wanted[index][1].name for index in readable], output)
+        table = rows_of([sent_images[index][1].name for index in readable], output)
         for i, (index, image) in enumerate(readable.items()):
-            job, sent = wanted[index]
+            job, sent = sent_images[index]
             row = {"name": table[i].pop("path"), "digest": sent.digest, **table[i]}
             if job.mask:
                 row["mask_png"] = as_png(output.masks[i].astype(np.uint8) * 255)
@@ -115,7 +115,7 @@ def judged(model: "DiffADPipeline | Detector", jobs: Sequence[Job], settings: Se
                 shown = overlay(np.asarray(image), output.anomaly_maps[i], output.pixel_thresholds[i])
                 row["overlay_png"] = as_png(shown)
             rows[index] = row
-    of_all = iter([rows[index] for index in range(len(wanted))])
+    of_all = iter([rows[index] for index in range(len(sent_images))])
     return [_of_job(list(islice(of_all, len(job.images)))) for job in jobs]
 
 

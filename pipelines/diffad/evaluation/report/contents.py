@@ -33,7 +33,7 @@ class ReportRow:
     Args:
         name: how the report calls it.
         score: image score, higher is more anomalous.
-        p_value: share of normal parts expected to score at least as high.
+        p_value: share of good parts expected to score at least as high.
         called_defective: the verdict.
         pictures: draws the image's pictures; called for the gallery's rows only, one at a time.
         is_defective: the truth, or None if nobody knows.

@@ -112,9 +112,9 @@ def score_range(scores: np.ndarray, threshold: float) -> tuple[float, float]:
     Far out is what lies `FAR_OUT` times as far above the threshold as the lowest score below it or the median above it.
     """
     start, end = min(scores.min(), threshold), max(scores.max(), threshold)
-    reach = max(threshold - start, np.median(scores) - threshold)
-    if reach > 0:
-        end = min(end, threshold + FAR_OUT * reach)
+    distance = max(threshold - start, np.median(scores) - threshold)
+    if distance > 0:
+        end = min(end, threshold + FAR_OUT * distance)
     return (start, end) if end > start else (start - 0.5, start + 0.5)
 
 
