@@ -1,6 +1,7 @@
-"""Every public function and method says what it takes and what it returns."""
+"""Every public function and method says what it takes and what it returns, and public names what they are for."""
 
 import ast
+import inspect
 
 import diffad
 import pytest
@@ -95,3 +96,12 @@ def test_containers_of_the_public_names_say_what_they_hold(name):
 def test_public_names_are_typed(name):
     missing = untyped(MODULES[name].read_text(encoding="utf-8"))
     assert not missing, "; ".join(f"{name}.{function}: {', '.join(arguments)}" for function, arguments in missing.items())
+
+
+@pytest.mark.parametrize("name", [name for name, source in diffad._SOURCES.items() if source[0] == "."])
+def test_public_names_and_their_members_are_described(name):
+    value = getattr(diffad, name)
+    members = vars(value) if isinstance(value, type) else {}
+    methods = {key: member for key, member in members.items() if key[0] != "_" and hasattr(member, "__get__")}
+    described = {name: value} | {key: getattr(value, key) for key in methods}
+    assert not [key for key, member in described.items() if not inspect.getdoc(member)]

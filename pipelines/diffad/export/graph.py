@@ -29,6 +29,7 @@ class ScoreGraph(torch.nn.Module):
     def forward(
         self, image: torch.Tensor, detail: torch.Tensor | None = None, category: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, ...]:
+        """Scores `image` `(B, 3, H, W)` in [0, 1], and `detail` `(B, 3, 2 H, 2 W)`, the same enlarged, by `category` `(B,)`."""
         terms = self.scorer.config.all_terms if self.names else None
         score = self.scorer(2 * image - 1, category, terms, detail=None if detail is None else 2 * detail - 1)
         return score.anomaly_maps, score.image_scores, *(score.term_maps[name] for name in self.names)
@@ -43,10 +44,12 @@ class TileGraph(torch.nn.Module):
 
     @property
     def names(self) -> list[str]:
+        """Names of the term maps, in the order of what is returned."""
         config = self.scorer.config
         return [name for name in config.term_map_names if term_of(name) in config.terms]
 
     def forward(self, image: torch.Tensor, category: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+        """Term maps of tiles `(B, 3, h, w)` in [0, 1] under the Gaussians of `category` `(B,)`."""
         maps = self.scorer.tile_term_maps(2 * image - 1, category, self.scorer.config.terms)
         return tuple(maps[name] for name in self.names)
 

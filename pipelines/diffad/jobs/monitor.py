@@ -213,12 +213,12 @@ class MonitorRun:
         return suggestions(before, now)
 
     def reference_images(self) -> list[Path]:
-        """Of the reference folder; none without one."""
+        """Images of the reference folder; none without one."""
         settings = self.settings
         return [] if settings.reference is None else calibration_images(settings.reference, settings.all_good)
 
     def recent_images(self) -> list[Path]:
-        """Of the latest parts, as far as they are still there."""
+        """Images of the latest parts, as far as they are still there."""
         return [path for path in map(Path, self.sources.recent) if path.is_file()]
 
     def _take_row(self, row: dict, table: Path, number: int, root: Path | None) -> None:

@@ -24,10 +24,10 @@ class History:
             self.points = [point for point in self.points if point[0] % self.stride == 0]
 
     def state(self) -> dict:
-        """As values JSON can hold."""
+        """The history in values that JSON can hold."""
         return {"stride": self.stride, "points": [list(point) for point in self.points]}
 
     @classmethod
     def restored(cls, state: dict) -> "History":
-        """From what [`History.state`] gave."""
+        """The history that [`History.state`] gave."""
         return cls(int(state["stride"]), [tuple(point) for point in state["points"]])

@@ -83,7 +83,7 @@ def position_square(image: Image.Image) -> np.ndarray:
 
 
 def displacement(reference: np.ndarray, moved: np.ndarray) -> tuple[int, int]:
-    """By how many pixels `(down, right)` an image is moved against another `(side, side)`, by phase correlation.
+    """Pixels `(down, right)` by which an image is moved against another `(side, side)`, by phase correlation.
 
     Kuglin and Hines 1975. Both are faded out towards their edges, which would correlate otherwise.
     """

@@ -40,5 +40,5 @@ class RejectedParts:
         return sorted({place for digest, place in self.found.items() if digest in wrongly_rejected})
 
     def to_dict(self) -> dict:
-        """As values JSON can hold, which later changes leave alone."""
+        """The parts in values that JSON can hold, which later changes leave alone."""
         return {"latest": list(self.latest), "found": dict(self.found)}

@@ -27,16 +27,20 @@ class StoredCalibration(Judging):
 
     @property
     def images_per_category(self) -> list[int]:
+        """Calibration images behind the thresholds of each category."""
         return [len(category.scores) for category in self.of_categories]
 
     @property
     def region(self) -> np.ndarray | None:
+        """The region of interest, bool `(height, width)`; None is the whole image."""
         return self._region
 
     def calibration_scores_of(self, category: int = 0) -> np.ndarray:
+        """Image scores `(n,)` of a category's calibration images, ascending."""
         return np.array(self.of_categories[category].scores, dtype=np.float32)
 
     def calibration_maxima_of(self, category: int = 0) -> np.ndarray:
+        """Highest pixels `(n,)` of the anomaly maps of these images, ascending."""
         return np.array(self.of_categories[category].maxima, dtype=np.float32)
 
     @property

@@ -96,12 +96,13 @@ class DetectorDescription:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """In which the runtime can compute the graph."""
+        """Precisions in which the runtime can compute the graph."""
         if self.weights == "fp32" and self.runtime == "openvino":
             return ("fp32", "bf16")
         return (self.weights,)
 
     def write(self, folder: Path) -> None:
+        """Writes `detector.json`."""
         (folder / FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod

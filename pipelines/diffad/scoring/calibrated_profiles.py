@@ -27,7 +27,7 @@ class CalibratedProfiles(Float32ModelMixin, ConfigMixin):
 
     @classmethod
     def of(cls, calibrations: Mapping[str, Calibration]) -> "CalibratedProfiles":
-        """Of calibrations by the names of their profiles, which belong to it from then on."""
+        """Takes calibrations by the names of their profiles, which belong to it from then on."""
         settings = {
             name: {key: value for key, value in calibration.config.items() if not key.startswith("_")}
             for name, calibration in calibrations.items()

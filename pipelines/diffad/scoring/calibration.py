@@ -37,6 +37,9 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
     thresholds and p-values by the rules of [`diffad.scoring.conformal`]. Hence these n and a new good part's score are
     exchangeable if the images are, P(false alarm) <= rate and P(p <= rate) <= rate for every rate, for verdicts and masks.
 
+    `Calibration()` has the score of models that diffad 0.1 trained. The present default is that of
+    `pipe.calibrate(images, score="default")`.
+
     Args:
         timesteps, ..., seed: as of [`ScoreConfig`].
         roi_size: `(height, width)` of the region of interest; None is the whole image.
@@ -107,6 +110,7 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
     def extract_init_dict(
         cls, config_dict: dict[str, Any], **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """Arguments of the constructor from a configuration, also by names of diffad 0.1."""
         if "_class_name" in config_dict:  # a saved model's: without a warning, as its tensors
             config_dict = cls.present_names(config_dict)
         else:
@@ -115,6 +119,7 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
 
     @classmethod
     def present_names(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings or tensors as they were saved, by their present names."""
         return {FORMER_NAMES.get(name, name): value for name, value in saved.items()}
 
     def _fix_state_dict_keys_on_load(self, state_dict: dict[str, torch.Tensor]) -> None:
@@ -145,9 +150,11 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
 
     @accepts_former_names(class_label="category")
     def calibration_scores_of(self, category: int = 0) -> np.ndarray:
+        """Image scores `(n,)` of a category's calibration images behind the thresholds, ascending."""
         return self._of_category(self.calibration_scores, category)
 
     def calibration_maxima_of(self, category: int = 0) -> np.ndarray:
+        """Highest pixels `(n,)` of the anomaly maps of these images, ascending."""
         return self._of_category(self.calibration_maxima, category)
 
     def _of_category(self, scores: torch.Tensor, category: int) -> np.ndarray:
@@ -155,6 +162,7 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
 
     @property
     def is_fitted(self) -> bool:
+        """Whether every category has calibration images, without which there are no thresholds."""
         return min(self.images_per_category) > 0
 
     def unfitted(self, score: str | None = None, **settings: Any) -> "Calibration":
@@ -283,6 +291,7 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
 
     @property
     def region(self) -> np.ndarray | None:
+        """The region of interest as it was given, bool `(height, width)`; None is the whole image."""
         return None if self.roi is None else self.roi.cpu().numpy()
 
     def _inside(self, size: tuple[int, int]) -> torch.Tensor:

@@ -22,11 +22,18 @@ DEFAULT_EDGE = 0.7
 class ScoreConfig:
     """Settings of the score.
 
+    The defaults are those of models that diffad 0.1 trained, whose files name no others. The present default is the score
+    `default` of [`diffad.scoring.presets`], as `pipe.calibrate(images, score="default")` sets it.
+
+    The terms of a score: `kl`, `rgb` and `feature` compare an image with what the UNet makes of it at each timestep, in the
+    reverse step, in pixels and in features. `residual` is the distance of the error in features to that on good parts,
+    `mahalanobis` that of the features themselves. Others are those of `scales`.
+
     Args:
         timesteps: noise levels of the multi-scale score in original units; the default is the paper's {5, 50, 100} of a
             chain respaced to 250 steps.
         num_inference_steps: length of the respaced chain whose reverse steps the KL term compares; None is the full one.
-        weights: share of each score term (`kl`, `rgb`, `feature`, `residual`, `mahalanobis`) in the anomaly map.
+        weights: share of each score term in the anomaly map.
         standardized_terms: terms brought to mean 0 and standard deviation 1 by the statistics of good images; the paper does
             so for `kl` only.
         per_image: standardise with each map's own statistics instead, like the paper's released code.
@@ -37,9 +44,8 @@ class ScoreConfig:
         verdict: share of each term in an image score of its own: the mean of the term's highest pixels, standardised by that of
             good images. Empty takes the image score from the anomaly map.
         verdict_area: share of the pixels that are a term's highest.
-        scales: further terms, of a model's Gaussians at other scales (`coarse`, `detail`, `coarse_detail`,
-            `neighbors`) and of its feature denoiser (`feature_residual`,
-            `pixel_residual`).
+        scales: further terms, of a model's Gaussians at other scales (`coarse`, `detail`, `coarse_detail`, `neighbors`) and of
+            its feature denoiser (`feature_residual`, `pixel_residual`).
         statistics_share: share of the calibration images that give the statistics instead of thresholds, about; see
             [`~diffad.scoring.conformal.images_behind_thresholds`].
         mask_edge: share of a peak's height at which a mask ends; see [`~diffad.scoring.defect_masks.defect_mask`].

@@ -87,7 +87,7 @@ class InputReader:
 
     @property
     def category_names(self) -> list[str] | None:
-        """Of a model trained on several categories, in the order of their indices."""
+        """Names of the categories of a model of several, in the order of their indices."""
         return None if self.discriminant is None else list(self.discriminant.config.class_names)
 
     def categories(self, images: Sequence[ImageInput], given: Categories | None, batch_size: int) -> CategoriesOfImages:

@@ -38,7 +38,7 @@ class TermStatistics:
 
     @classmethod
     def of(cls, term_maps: Mapping[str, torch.Tensor], inside: torch.Tensor, config: ScoreConfig) -> "TermStatistics":
-        """Of one image: the pixels of its raw term maps `(H, W)`, by name, that are `inside`, bool `(H, W)`."""
+        """Statistics of one image: the pixels of its raw term maps `(H, W)`, by name, that are `inside`, bool `(H, W)`."""
         pixels = {name: term_map[inside.to(term_map.device)] for name, term_map in term_maps.items()}
         # Of terms that the model can't measure nothing is known, and nothing is asked for
         unknown = torch.zeros_like(next(iter(pixels.values())))
@@ -61,7 +61,7 @@ class TermStatistics:
 
     @classmethod
     def sum(cls, of_images: list["TermStatistics"]) -> "TermStatistics":
-        """Of all images together."""
+        """Statistics of all images together."""
         joined = {field.name: np.concatenate([getattr(s, field.name) for s in of_images], axis=-1) for field in fields(cls)}
         sums = {name: joined[name].sum(axis=-1, keepdims=True) for name in ("count", "total", "total_square")}
         return cls(**{**joined, **sums})

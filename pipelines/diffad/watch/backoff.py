@@ -18,5 +18,5 @@ class Backoff:
         return now
 
     def reset(self) -> None:
-        """After a success."""
+        """Begins anew, after a success."""
         self._next = self.first

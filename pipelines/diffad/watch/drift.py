@@ -77,7 +77,7 @@ class JournaledMonitor:
         return CHANGED if self.monitor.alarms else AS_CALIBRATED
 
     def keep(self, number: int) -> None:
-        """To be called when a part is in the journal; saves the state now and then."""
+        """Saves the state now and then; called when a part is in the journal."""
         self._unsaved += 1
         if self.monitor is not None and self._unsaved >= SAVED_EVERY:
             self._save(number)

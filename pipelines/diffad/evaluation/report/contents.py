@@ -54,11 +54,12 @@ class ReportRow:
 
     @property
     def verdict(self) -> str:
-        """As records of feedback have it."""
+        """Verdict in the words of records of feedback."""
         return "unknown" if self.is_unknown else "defective" if self.called_defective else "good"
 
     @property
     def outcome(self) -> Outcome:
+        """How the verdict compares with the truth."""
         if self.is_defective is None:
             return Outcome.CALLED_DEFECTIVE if self.called_defective else Outcome.CALLED_GOOD
         if self.is_defective:
