@@ -63,7 +63,7 @@ def test_time_does_not_grow_with_regions_times_pixels():
     assert label(anomaly_map[0].numpy() > 5)[1] > 17_000
     started = time.process_time()
     region = defect_region(anomaly_map, torch.tensor([5.0]), level=0.7, peak_share=0.6, margin=1)
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 0.5
     assert region.sum() > 17_000 * 3
 
 

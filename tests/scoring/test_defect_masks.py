@@ -103,7 +103,7 @@ def test_many_regions_of_a_megapixel_take_no_longer_than_few():
         started = time.perf_counter()
         assert defect_mask(values, 5.0, DEFAULT_EDGE).sum() == 256**2
         best = min(best, time.perf_counter() - started)
-    assert best < 2  # 0.05 s; a loop over regions takes minutes
+    assert best < 0.5  # 0.05 s; a loop over regions takes minutes
 
 
 # In the calibration
