@@ -38,7 +38,11 @@ ALL_TERMS = DEFAULT | {
 TOLERANCE, TOLERANCE_OF_TERM_MAPS = 1e-6, 4e-6
 REPAIRS = {
     "repair": ("test", slice(2, None), {"false_alarm_rate": 0.1}),
-    "repair_large": ("test_large", slice(2, None), {"false_alarm_rate": 0.9, "seed": 3, "grain": 1.0, "batch_size": 2}),
+    "repair_large": (
+        "test_large",
+        slice(2, None),
+        {"false_alarm_rate": 0.9, "seed": 3, "texture_strength": 1.0, "batch_size": 2},
+    ),
     "repair_paper": ("test", slice(2, 4), {"preset": "paper", "num_steps": 15}),
     "repair_stochastic": ("test", slice(2, 4), {"preset": "paper", "num_steps": 10, "stochastic": True, "seed": 5}),
     "repair_gradient_descent": ("test", slice(2, 4), {"preset": "gradient_descent", "num_steps": 10}),

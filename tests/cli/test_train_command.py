@@ -34,7 +34,7 @@ def test_train_saves_a_model_and_takes_any_setting(tmp_path):
         2,
         "--train_batch_size",
         3,
-        "--position_free",
+        "--shared_gaussian",
         "--device",
         "cpu",
         "--output",
@@ -54,7 +54,7 @@ def test_train_saves_a_model_and_takes_any_setting(tmp_path):
         ("--overwrite --keep_checkpoints", {"overwrite": True, "keep_checkpoints": True}),
         ("--all-good", {"all_good": True}),
         ("--all-good false --shared-gaussian true", {"all_good": False, "shared_gaussian": True}),
-        ("--position_free --recipe '{top_k: 4}'", {"shared_gaussian": True, "score": {"top_k": 4}}),
+        ("--shared_gaussian --score '{top_k: 4}'", {"shared_gaussian": True, "score": {"top_k": 4}}),
         ("--augmentations hflip --levels 2", {"augmentations": ["hflip"], "levels": [2]}),
         ("--roi region.png", {"roi": "region.png"}),
     ],
@@ -66,6 +66,12 @@ def test_settings_are_what_the_words_say(monkeypatch, words, expected):
     assert result.exit_code == 0, result.stderr
     assert {name: getattr(configs[0], name) for name in expected} == expected
     assert (configs[0].data, configs[0].output_dir) == ("parts", "out")
+
+
+def test_former_settings_work_with_a_warning(monkeypatch):
+    expected = {"shared_gaussian": True, "score": {"top_k": 4}}
+    with pytest.warns(FutureWarning, match="(position_free|recipe) is now called (shared_gaussian|score)"):
+        test_settings_are_what_the_words_say(monkeypatch, "--position_free --recipe '{top_k: 4}'", expected)
 
 
 def test_a_settings_file_that_is_no_yaml_is_wrong_usage(tmp_path):
