@@ -47,6 +47,11 @@ class Page(HTMLParser):
     def handle_data(self, data):
         self.text.append(data)
 
+    @property
+    def words(self) -> str:
+        """All text, with one space between words."""
+        return " ".join(" ".join(self.text).split())
+
 
 def picture(level: int = 90) -> Image.Image:
     return Image.new("RGB", (16, 12), (level, 80, 70))
@@ -123,14 +128,14 @@ def test_page_refers_to_nothing_outside(evaluation, tmp_path):
 
 def test_evaluation_shows_metrics_with_intervals_curves_and_rates(evaluation, tmp_path):
     html = written(evaluation, tmp_path)
-    page = Page(html)
-    assert page.tags.count("svg") == 4
+    text = Page(html).words
     for title in ("ROC, images", "Precision and recall, images", "PRO, pixels"):
         assert title in html
-    rows = dict(re.findall(r'<th scope="row">(.*?)</th><td>([\d.]+ %)</td>', html))
-    assert rows["image AUROC"] == f"{100 * evaluation.metrics['image_auroc']:.1f} %"
-    assert rows["pixel AP"] == f"{100 * evaluation.metrics['pixel_ap']:.1f} %"
-    assert len(re.findall(r"<td>[\d.]+ to [\d.]+ %</td>", html)) == len(evaluation.metrics) == 8
+    for label, name in (("image AUROC", "image_auroc"), ("pixel AP", "pixel_ap")):
+        value = 100 * evaluation.metrics[name]
+        shown, low, high = map(float, re.search(rf"{label} ([\d.]+) % ([\d.]+) to ([\d.]+) %", text).groups())
+        assert shown == round(value, 1) and low <= shown <= high
+    assert len(re.findall(r"[\d.]+ to [\d.]+ %", text)) == len(evaluation.metrics) == 8
     found = sum(row.called_defective for row in evaluation.rows if row.is_defective)
     assert f"{found} of 30" in html and "4.8 % at most" not in html and "5.0 % at most" in html
     assert "&lt;b&gt;screws&lt;/b&gt;" in html and "runs/&lt;part&gt;" in html and "<b>screws" not in html
@@ -181,8 +186,8 @@ def test_prediction_run_has_no_metrics_and_is_ranked(tmp_path):
     html = written(report_of(rows_of([1, 9, 4, 7, 2], [None] * 5, 5.0)), tmp_path, max_gallery_rows=3)
     page = Page(html)
     assert page.outcomes == ["called_defective", "called_defective", "called_good"]
-    assert re.findall(r'class="name">(.*?)<', html) == ["part1.png", "part3.png", "part2.png"]
-    assert page.tags.count("svg") == 1 and "AUROC" not in html and "2 of 5" in html
+    assert re.findall(r"part\d\.png", page.words) == ["part1.png", "part3.png", "part2.png"]
+    assert "AUROC" not in html and "2 of 5" in html
     assert "calibration images" in html
 
 

@@ -21,7 +21,7 @@ def test_frames_have_the_strides_size_more_and_nothing_is_moved(images, spins, p
         return frame
 
     torch.testing.assert_close(cycle_spin(denoise, images, 8, spins), images, rtol=0, atol=1e-12)
-    assert seen == [(2, 3, 20, 28)] * passes
+    assert len(seen) == passes and set(seen) == {(2, 3, 20, 28)}
 
 
 def test_a_convolution_that_pads_with_zeros_sees_the_image_mirrored_beyond_its_border(images):

@@ -1,5 +1,7 @@
 """Our method, step by step, with networks that are known functions."""
 
+from collections import Counter
+
 import pytest
 import torch
 from brightness_models import brightness_context
@@ -68,7 +70,7 @@ def test_costs_and_frames_are_what_the_settings_say():
 
     method = Inpainting(timesteps=(490, 300, 150, 50), spins=3, attempts=2, denoiser_error=0.0)
     result = method.run(images, brightness_context(stubborn, stride=4), lambda x: x)
-    assert calls == [490, 300, 150, 50, 50, 50] * 2 and sizes == {36}
+    assert Counter(calls) == {490: 2, 300: 2, 150: 2, 50: 6} and sizes == {36}
     assert torch.allclose(result.images[..., 14:18, 14:18], torch.tensor(-0.9))
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from diffad_training.benchmarks import detection as benchmark
+from markdown_tables import figures, row_of, table_rows
 
 PEERS = {
     "source": "x",
@@ -29,19 +30,20 @@ def result(seed: int, value: float) -> dict:
 
 def test_table_has_mean_and_spread_of_the_seeds_beside_the_peer():
     table = benchmark.category_table("nut", [result(0, 0.8), result(1, 0.9)], PEERS)
-    assert "| **diffad** | 85.0 ± 7.1 |" in table and "| 5.0 |" in table
-    assert "| Peer | 90.0 | 80.0 | 70.0 | 60.0 | – | 11.0 |" in table
+    ours, theirs = figures(row_of(table, "diffad")), figures(row_of(table, "Peer"))
+    assert ours["image AUROC"] == ours["AUPRO"] == [85.0, 7.1] and ours["images/s"] == [5.0]
+    expected = {"image AUROC": [90.0], "pixel AUROC": [80.0], "pixel AP": [70.0], "AUPRO": [60.0], "images/s": [11.0]}
+    assert theirs == expected
     assert "trained in 2 minutes" in table and "Seed 0, 1" in table
 
 
 def test_masks_have_a_figure_where_it_was_kept_and_a_dash_elsewhere():
     kept = [result(seed, 0.8) | {"operating_point": {"seg_f1": f1, "seg_f1_share": 0.9}} for seed, f1 in enumerate((0.5, 0.7))]
     table = benchmark.category_table("nut", kept, PEERS)
-    assert "| **diffad** | 80.0 ± 0.0 | 80.0 ± 0.0 | 80.0 ± 0.0 | 80.0 ± 0.0 | 60.0 ± 14.1 (90%) | 5.0 |" in table
-    assert len({line.count("|") for line in table.splitlines() if line.startswith("|")}) == 1
+    assert figures(row_of(table, "diffad"))[benchmark.MASKS] == [60.0, 14.1, 90]
     former = [*kept, result(2, 0.8) | {"operating_point": {"detection_rate": 0.5}}]
     for results in (former, [result(0, 0.8)]):
-        assert "80.0 | – | 5.0 |" in benchmark.category_table("nut", results, PEERS).replace(" ± 0.0", "")
+        assert benchmark.MASKS not in figures(row_of(benchmark.category_table("nut", results, PEERS), "diffad"))
 
 
 def test_newest_result_of_a_seed_counts(tmp_path):
@@ -56,8 +58,8 @@ def test_only_the_marked_part_of_a_document_changes(tmp_path):
     for _ in range(2):
         benchmark.update_tables(document, [result(0, 0.5)], PEERS, [])
     text = document.read_text()
-    assert text.startswith("before\n<!-- benchmark:nut -->\n| score |") and text.endswith("<!-- /benchmark -->\nafter\n")
-    assert "old" not in text and text.count("| **diffad** |") == 1
+    assert text.startswith("before\n<!-- benchmark:nut -->\n") and text.endswith("<!-- /benchmark -->\nafter\n")
+    assert "old" not in text and figures(row_of(text, "diffad"))["AUPRO"] == [50.0]
     with pytest.raises(ValueError, match="no results of bolt"):
         benchmark.category_table("bolt", [result(0, 0.5)], PEERS)
 
@@ -66,19 +68,21 @@ def test_summary_has_means_beside_the_peers(monkeypatch):
     monkeypatch.setattr(benchmark, "CATEGORIES", ("nut", "bolt"))
     peers = {**PEERS, "Peer": {**PEERS["Peer"], "bolt": [70.0, 80.0, 50.0, 20.0, 11]}}
     bolt = {**result(0, 0.6), "category": "bolt"}
-    lines = benchmark.summary_table([result(0, 0.8), result(1, 0.9), bolt], peers).splitlines()
-    assert lines[0].startswith("| category | AUPRO: **diffad** | AUPRO: Peer | pixel AP: **diffad** |")
-    assert lines[2] == "| nut | 85.0 ± 7.1 | 60.0 | 85.0 ± 7.1 | 70.0 | 85.0 ± 7.1 | 90.0 | 0, 1 |"
-    assert lines[4] == "| mean of 2 | 72.5 | 40.0 | 72.5 | 60.0 | 72.5 | 80.0 |  |"
+    table = benchmark.summary_table([result(0, 0.8), result(1, 0.9), bolt], peers)
+    titles = [f"{metric}: {name}" for metric in ("AUPRO", "pixel AP", "image AUROC") for name in ("diffad", "Peer")]
+    of_nut = [[85.0, 7.1], [60.0], [85.0, 7.1], [70.0], [85.0, 7.1], [90.0]]
+    assert figures(row_of(table, "nut")) == dict(zip(titles, of_nut, strict=True)) | {"seeds": [0, 1]}
+    mean = figures(row_of(table, "mean of 2"))
+    assert [mean[title] for title in titles] == [[72.5], [40.0], [72.5], [60.0], [72.5], [80.0]]
 
 
 def test_variants_stand_beside_the_default_of_the_same_category_and_seeds(tmp_path):
     variant = {**result(0, 0.7), "variant": "lite1"}
     table = benchmark.variants_table([result(0, 0.8), result(1, 0.9), variant])
-    assert table.splitlines()[2:] == [
-        "| nut | **default** | 80.0 | 80.0 | 80.0 | 80.0 |",
-        "| nut | EfficientNet-lite1 features | 70.0 | 70.0 | 70.0 | 70.0 |",
-    ]
+    assert [row["trained with"] for row in table_rows(table)] == ["default", "EfficientNet-lite1 features"]
+    for label, value in (("default", 80.0), ("EfficientNet-lite1 features", 70.0)):
+        found = figures(row_of(table, "nut", label))
+        assert [found[title] for title in benchmark.METRICS.values()] == [[value]] * 4
     path = tmp_path / "results.jsonl"
     path.write_text("".join(json.dumps(kept) + "\n" for kept in (result(0, 0.8), variant)))
     assert len(benchmark.latest_results(path)) == 2
@@ -86,7 +90,7 @@ def test_variants_stand_beside_the_default_of_the_same_category_and_seeds(tmp_pa
     document.write_text("<!-- benchmark:nut -->\n<!-- /benchmark -->\n<!-- benchmark:variants -->\n<!-- /benchmark -->\n")
     benchmark.update_tables(document, [result(0, 0.8), variant], PEERS, [])
     text = document.read_text()
-    assert "| **diffad** | 80.0 |" in text and "| **default** | 80.0 |" in text
+    assert figures(row_of(text, "diffad"))["AUPRO"] == figures(row_of(text, "nut", "default"))["AUPRO"] == [80.0]
 
 
 def unified_result(kind: str, value: float, category: str = "nut") -> dict:
@@ -98,10 +102,15 @@ def test_unified_table_sets_one_model_of_all_against_one_each():
     results = [result(0, 0.8), unified_result("given", 0.7), unified_result("recognised", 0.6)]
     results.append(unified_result("given", 0.1, "washer"))  # has no model of its own: does not enter the mean
     table = benchmark.unified_table(results)
-    figures = " | ".join(["80.0 | 70.0 | 60.0"] * 3)
-    assert f"| nut | {figures} | 80.0 |" in table and f"| mean of 1 | {figures} | 80.0 |" in table
-    assert "| washer |  | 10.0 |  |" in table and "nan" not in table
-    assert "| **diffad** | 80.0 | 80.0 | 80.0 | 80.0 |" in benchmark.category_table("nut", results, PEERS)
+    for name in ("nut", "mean of 1"):
+        found = figures(row_of(table, name))
+        assert found["recognised"] == [80.0]
+        for metric in ("AUPRO", "pixel AP", "image AUROC"):
+            values = [found[f"{metric}: {kind}"] for kind in ("one each", "unified", "unified, category recognised")]
+            assert values == [[80.0], [70.0], [60.0]]
+    of_washer = figures(row_of(table, "washer"))
+    assert of_washer == {f"{metric}: unified": [10.0] for metric in ("AUPRO", "pixel AP", "image AUROC")} and "nan" not in table
+    assert figures(row_of(benchmark.category_table("nut", results, PEERS), "diffad"))["AUPRO"] == [80.0]
     with pytest.raises(ValueError, match="--unified first"):
         benchmark.unified_table([result(0, 0.8)])
 
@@ -130,11 +139,17 @@ def test_peers_of_all_categories_stand_beside_the_unified_model():
     fitted = [peer_result(0.5), peer_result(0.4, "washer"), peer_result(0.9, "bolt", coreset_candidates=200_000)]
     alone = {key: value for key, value in peer_result(0.3).items() if not key.startswith("unified")}
     table = benchmark.unified_peers_table(results, PEERS, [alone, *fitted])
-    assert "| all categories at once | AUPRO: diffad | AUPRO: Peer | pixel AP: diffad | pixel AP: Peer |" in table
-    assert "| nut |" + " 70.0 | 50.0 |" * 3 in table and "| washer |" + " 20.0 | 40.0 |" * 3 in table
-    # washer has no models of its own, bolt none of ours: neither enters the means.
-    assert "| mean of 1 |" + " 70.0 | 50.0 |" * 3 in table and "bolt" not in table
-    assert "| mean of 1, one model each | 80.0 | 60.0 | 80.0 | 70.0 | 80.0 | 90.0 |" in table
+    titles = [f"{metric}: {name}" for metric in ("AUPRO", "pixel AP", "image AUROC") for name in ("diffad", "Peer")]
+    expected = {
+        "nut": [70.0, 50.0] * 3,
+        "washer": [20.0, 40.0] * 3,
+        # washer has no models of its own, bolt none of ours: neither enters the means.
+        "mean of 1": [70.0, 50.0] * 3,
+        "mean of 1, one model each": [80.0, 60.0, 80.0, 70.0, 80.0, 90.0],
+    }
+    for name, values in expected.items():
+        assert [figures(row_of(table, name))[title] for title in titles] == [[value] for value in values]
+    assert "bolt" not in table
     assert "30 good images of 2 categories" in table and "200,000 patches" in table
 
 

@@ -15,6 +15,7 @@ from diffad_training.benchmarks.repair_judges import patchcore_judge
 from diffad_training.benchmarks.repair_methods import PASTED, MethodResult
 from diffad_training.benchmarks.repair_tables import SUMMARY, by_size, update_tables
 from diffad_training.benchmarks.synthetic_defects import defect_set
+from markdown_tables import figures, row_of, table_rows
 from PIL import Image
 from tiny_pipeline import smooth_images, tiny_pipeline
 
@@ -102,17 +103,17 @@ def test_all_methods_run_and_their_tables_are_rendered(pipe, tmp_path, monkeypat
     (tmp_path / "README.md").write_text(blank)
     update_tables(tmp_path / "README.md", tmp_path / "repair.jsonl")
     text = (tmp_path / "README.md").read_text()
-    assert "old" not in text and "| 30 % | Algorithm 1 |" in text and "| nobody: before | nobody: after |" in text
+    assert "old" not in text and figures(row_of(text, "30 %", "Algorithm 1"))["UNet passes"] == [1]
+    assert any({"nobody: before", "nobody: after"} <= row.keys() for row in table_rows(text))
 
 
 def test_a_row_for_each_category_and_size_and_nothing_where_a_method_is_missing():
-    figures = {name: {"psnr_inside": {"median": 20.0 + i}} for i, name in enumerate(SUMMARY) if name != PASTED}
-    header, _, small, large = by_size(
-        [{"category": "nut", "synthetic": {"0.005": figures, "0.35": figures}}], "psnr_inside", 1
-    ).splitlines()
-    assert header.count("|") == small.count("|")
-    assert small == "| nut | 0.5 % | 20.0 | 21.0 |  | 23.0 | 24.0 | 25.0 | 26.0 |"
-    assert large.startswith("| nut | 35 % |")
+    medians = {name: {"psnr_inside": {"median": 20.0 + i}} for i, name in enumerate(SUMMARY) if name != PASTED}
+    table = by_size([{"category": "nut", "synthetic": {"0.005": medians, "0.35": medians}}], "psnr_inside", 1)
+    assert [(row["category"], row["defect"]) for row in table_rows(table)] == [("nut", "0.5 %"), ("nut", "35 %")]
+    expected = {SUMMARY[name].replace("**", ""): [20.0 + i] for i, name in enumerate(SUMMARY) if name != PASTED}
+    for size, share in (("0.5 %", 0.5), ("35 %", 35)):
+        assert figures(row_of(table, "nut", size)) == {"defect": [share], **expected}
 
 
 def test_patchcore_calls_at_most_the_stated_share_of_good_images_defective(tmp_path, monkeypatch):

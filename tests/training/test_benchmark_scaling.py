@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from diffad_training.benchmarks import scaling
 from diffad_training.benchmarks.prediction import Level, link_files
+from markdown_tables import figures, row_of
 
 
 def test_rates_leave_out_what_comes_before_the_first_row_and_after_the_last():
@@ -64,6 +65,8 @@ def test_tables_show_the_newest_results(tmp_path):
     results.write_text("".join(json.dumps(line) + "\n" for line in ({**killed, "differing_rows": 9}, timed, killed)))
     scaling.update_tables(card, results)
     text = card.read_text()
-    assert "| m | 2 | 18.0 | 1.80 | 800 | 2.0 |" in text
-    assert "| m | 100,000 | 2 | 5, 70,000 | 0 |" in text and "| 9 |" not in text
-    assert "| m | 64 workers | 576 | 1 |" in text
+    two = figures(row_of(text, "m", "2"))
+    assert (two["images/s"], two["times one"], two["rows per CPU second of the driver"]) == ([18.0], [1.8], [800])
+    kills = figures(row_of(text, "m", "100,000"))
+    assert (kills["workers killed"], kills["after rows"], kills["rows that differ"]) == ([2], [5, 70_000], [0])
+    assert figures(row_of(text, "m", "64 workers"))["images/s"] == [576]

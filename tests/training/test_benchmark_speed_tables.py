@@ -4,6 +4,7 @@ import json
 
 from diffad_training.benchmarks import speed_contenders, speed_tables
 from documents import ROOT
+from markdown_tables import figures, row_of, table_rows
 
 
 def timing(milliseconds, images=2, **labels) -> dict:
@@ -63,20 +64,25 @@ RESULT = {
 }
 
 
-def cells(markdown: str) -> list[list[str]]:
-    """Of all rows of all tables, their heads included."""
-    rows = [line for line in markdown.splitlines() if line.startswith("| ")]
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
-
-
 def test_scoring_is_shown_one_by_one_and_in_the_largest_batch():
     text = speed_tables.scoring_table(RESULT)
-    head, eager, exported, padim, patchcore = cells(text)
-    titles = ("images/s", "ms", "from files, images/s", "from files, ms")
-    assert head[3:] == [f"batch {batch}: {title}" for batch in (1, 16) for title in titles]
-    assert eager == ["**diffad**", "eager", "fp32", "6.2", "160.0", "5.0", "200.0", "12.5", "80.0", "10.0", "100.0"]
-    assert exported == ["**ov**", "openvino", "bf16", "50.0", "20.0", *["–"] * 6]
-    assert padim[:4] == ["PaDiM", "eager", "fp32", "20.0"] and patchcore[2:4] == ["bf16, default", "25.0"]
+    eager = figures(row_of(text, "diffad", "eager", "fp32"))
+    expected = {
+        "batch 1: images/s": [6.2],
+        "batch 1: ms": [160],
+        "batch 1: from files, images/s": [5],
+        "batch 1: from files, ms": [200],
+        "batch 16: images/s": [12.5],
+        "batch 16: ms": [80],
+        "batch 16: from files, images/s": [10],
+        "batch 16: from files, ms": [100],
+    }
+    assert expected.items() <= eager.items()
+    exported = figures(row_of(text, "ov", "openvino", "bf16"))
+    assert exported["batch 1: images/s"] == [50] and exported["batch 1: ms"] == [20]
+    assert not exported.keys() & (expected.keys() - {"batch 1: images/s", "batch 1: ms"})  # was not timed
+    assert figures(row_of(text, "PaDiM"))["batch 1: images/s"] == [20]
+    assert figures(row_of(text, "PatchCore", "openvino", "bf16, default"))["batch 1: images/s"] == [25]
     assert "fastest peer at batch 1 is PatchCore (openvino, bf16, default)" in text
     assert "diffad (eager, fp32) 0.25 times, ov (openvino, bf16) 2.00 times." in text
     alone = {**RESULT, "timings": [t for t in RESULT["timings"] if not t.get("is_peer")]}
@@ -84,32 +90,43 @@ def test_scoring_is_shown_one_by_one_and_in_the_largest_batch():
 
 
 def test_reverse_diffusion_is_passes_of_the_same_runtime_and_precision():
-    head, eager, exported = cells(speed_tables.diffusion_table(RESULT))
-    assert "250 passes, s (computed)" in head and "UNet pass, ms (passes measured)" in head
-    assert eager == ["diffad", "eager", "fp32", "40.0 (6)", "10.00", "160.0", "62"]
-    assert exported == ["ov", "openvino", "bf16", "8.0 (6)", "2.00", "20.0", "100"]
+    table = speed_tables.diffusion_table(RESULT)
+    for name, runtime, pass_ms, seconds, scoring_ms, factor in (
+        ("diffad", "eager", 40, 10, 160, 62),
+        ("ov", "openvino", 8, 2, 20, 100),
+    ):
+        found = figures(row_of(table, name, runtime))
+        assert found["UNet pass, ms (passes measured)"] == [pass_ms, 6] and found["250 passes, s (computed)"] == [seconds]
+        assert found["scoring, ms"] == [scoring_ms] and found["times as fast"] == [factor]
 
 
 def test_shares_of_the_peak_are_of_the_same_precision():
-    rows = {(row[0], row[1]): row[3:] for row in cells(speed_tables.peak_table(RESULT))[1:]}
-    assert rows["matmul", "eager"] == ["2.00", "10.0", "200", "100%"]
-    assert rows["UNet pass, 256x256, batch 1", "eager"] == ["4.00", "40.0", "100", "50%"]
-    assert rows["UNet pass, 256x256, batch 16", "eager"] == ["4.00", "25.0", "160", "80%"]
-    assert rows["extractor, 256x256", "eager"] == ["1.00", "10.0", "100", "50%"]
-    assert rows["UNet pass, 256x256, batch 1", "openvino"][-1] == "–"  # no matrix product in bf16 was timed
+    table, titles = speed_tables.peak_table(RESULT), ("GFLOP/image", "ms/image", "GFLOP/s", "share of the matrix peak")
+    for name, expected in {
+        "matmul": [2, 10, 200, 100],
+        "UNet pass, 256x256, batch 1": [4, 40, 100, 50],
+        "UNet pass, 256x256, batch 16": [4, 25, 160, 80],
+        "extractor, 256x256": [1, 10, 100, 50],
+    }.items():
+        found = figures(row_of(table, name, "eager"))
+        assert [found[title] for title in titles] == [[value] for value in expected]
+    # No matrix product in bf16 was timed.
+    assert titles[-1] not in figures(row_of(table, "UNet pass, 256x256, batch 1", "openvino"))
 
 
 def test_growth_parts_work_and_sizes():
-    batches = cells(speed_tables.growth_table(RESULT))
-    assert batches[1] == ["diffad", "eager", "fp32", "160.0", "80.0"] and batches[-1] == ["fp32", "60.0", "160.0"]
-    parts = cells(speed_tables.parts_table(RESULT))[1:]
-    assert parts[:2] == [["extractor, 256x256", "10.0"], ["fusion", "3.0"]]
-    assert parts[2:] == [["UNet pass, 256x256, fp32", "40.0"], ["UNet pass, 512x512, fp32", "170.0"]]
-    assert cells(speed_tables.work_table(RESULT))[1:] == [["repair", "fp32", "800"]]
-    assert cells(speed_tables.size_table(RESULT))[1:] == [
-        ["diffad", "90.5", "gaussian 60.5, unet 30.0", "4.0"],
-        ["ov", "40.0", "model.bin 40.0", "1.5"],
-    ]
+    growth = speed_tables.growth_table(RESULT)
+    assert [values[0] for values in list(figures(row_of(growth, "diffad", "eager", "fp32")).values())[-2:]] == [160, 80]
+    assert [values[0] for values in list(figures(row_of(growth, "fp32")).values())[-2:]] == [60, 160]
+    parts = {row["part"]: float(row["ms"]) for row in table_rows(speed_tables.parts_table(RESULT))}
+    of_unet = {"UNet pass, 256x256, fp32": 40, "UNet pass, 512x512, fp32": 170}
+    assert parts == {"extractor, 256x256": 10, "fusion": 3, **of_unet}
+    assert figures(row_of(speed_tables.work_table(RESULT), "repair", "fp32"))["ms"] == [800]
+    sizes = speed_tables.size_table(RESULT)
+    for name, megabytes, seconds in (("diffad", 90.5, 4), ("ov", 40, 1.5)):
+        found = figures(row_of(sizes, name))
+        assert found["MB"] == [megabytes] and found["first answer, s"] == [seconds]
+    assert row_of(sizes, "diffad")["largest entries"] == "gaussian 60.5, unet 30.0"
     said = speed_tables.conditions(RESULT)
     assert "A CPU (avx2), 2 cores, torch 2.10;" in said and "anomalib" not in said and RESULT["command"] in said
 
