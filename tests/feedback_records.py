@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffad.monitoring.feedback import FeedbackRecord, append_feedback
-from diffad_training.kept_moments import file_digest
+from diffad.system.file_digest import file_digest
 
 TIME = "2026-11-29T12:00:00+00:00"
 

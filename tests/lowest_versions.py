@@ -7,7 +7,6 @@ What setup.cfg does not name, such as the packages that these need, is installed
 """
 
 import re
-from collections.abc import Iterable
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -34,24 +33,10 @@ def lowest(requirement: str) -> str | None:
     return f"{name}=={bound}" + (f"; {marker}" if marker else "")
 
 
-def highest_pins(pins: Iterable[str]) -> list[str]:
-    """One pin for each package: where extras have bounds of their own, the highest, which all of them allow."""
-    chosen: dict[str, str] = {}
-    for pin in pins:
-        name, _, version = pin.partition("==")
-        if name not in chosen or _numbers(version) > _numbers(chosen[name].partition("==")[2]):
-            chosen[name] = pin
-    return sorted(chosen.values())
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in version.split(".")]
-
-
 def main() -> None:
     pins = {lowest(line) for extra, lines in requirements().items() if extra != "peers" for line in lines} - {None}
     # A marker can't be given in a shell's words.
-    print(*highest_pins(pin for pin in pins if ";" not in pin))
+    print(*sorted(pin for pin in pins if ";" not in pin))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from diffad import Calibration, DiffADOutput, LinearDiscriminant, detection_metrics
+from diffad.jobs.predict import PredictionSettings
 from tiny_pipeline import SIZE, category_images, smooth_images, tiny_pipeline
 
 NAMES = ("nut", "bolt")
@@ -84,7 +86,14 @@ def test_fields_of_the_output(pipe, images):
     for former, present in (("labels", "is_defective"), ("partial_maps", "term_maps"), ("class_labels", "categories")):
         with warned(former, present):
             assert getattr(output, former) is getattr(output, present)
+        with warned(former, present):
+            assert output[former] is output[present]
         assert former not in output
+        values = dict(output)
+        with warned(former, present):
+            same = DiffADOutput(**{former: values.pop(present)}, **values)
+        assert same.keys() == output.keys() and same[present] is output[present]
+    assert output[:2] == output.to_tuple()[:2]
 
 
 def test_attributes_of_the_pipeline(pipe):
@@ -148,3 +157,30 @@ def test_arguments_of_the_gaussian(pipe):
     with warned("class_label", "category"):
         one.fit(moments, class_label=1)
     assert torch.equal(one.whitening, other.fit(moments, category=1).whitening)
+
+
+def test_arguments_of_constructors():
+    with warned("num_normals", "num_calibration_images"):
+        calibration = Calibration(num_normals=3)
+    with warned("num_normals", "num_calibration_images"):
+        same = Calibration.from_config({"num_normals": 3})
+    assert calibration.images_per_category == same.images_per_category == [3]
+    with warned("class_label", "category"):
+        assert PredictionSettings(class_label="nut") == PredictionSettings(category="nut")
+
+
+def test_saved_models_are_loaded_without_a_warning(tmp_path, recwarn):
+    Calibration(num_calibration_images=3).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace("num_calibration_images", "num_normals"))
+    assert Calibration.from_pretrained(tmp_path).images_per_category == [3] and not recwarn.list
+
+
+def test_arguments_of_the_discriminant_and_the_metrics():
+    pooled, categories = np.random.default_rng(0).normal(size=(6, 2)), np.array([0, 0, 0, 1, 1, 1])
+    with warned("class_labels", "categories"):
+        discriminant = LinearDiscriminant(2, NAMES).fit(pooled, class_labels=categories)
+    assert torch.equal(discriminant.weight, LinearDiscriminant(2, NAMES).fit(pooled, categories).weight)
+    with warned("labels", "is_defective"):
+        metrics = detection_metrics(pooled[:, 0], labels=categories)
+    assert metrics == detection_metrics(pooled[:, 0], categories)

@@ -33,7 +33,9 @@ ALL_TERMS = DEFAULT | {
     "top_k": 5,
     "seed": 7,
 }
-TOLERANCE = 4e-6  # of the largest value; a processor with other vector units rounds otherwise (1.3e-6 seen)
+# Of the largest value. Maps of single terms have more: other processors order sums otherwise, which scores level out (1.3e-6
+# seen). All holds with AVX-512 and with AVX2; without vector units, traces of two repairs differ by more.
+TOLERANCE, TOLERANCE_OF_TERM_MAPS = 1e-6, 4e-6
 REPAIRS = {
     "repair": ("test", slice(2, None), {"false_alarm_rate": 0.1}),
     "repair_large": ("test_large", slice(2, None), {"false_alarm_rate": 0.9, "seed": 3, "grain": 1.0, "batch_size": 2}),
@@ -70,12 +72,12 @@ def images_of_both() -> list[np.ndarray]:
     return list(np.concatenate([IMAGES["test_0"], IMAGES["test_1"]])[[0, 6, 3, 9, 4, 10, 5]])
 
 
-def assert_close(actual: np.ndarray, key: str) -> None:
+def assert_close(actual: np.ndarray, key: str, tolerance: float = TOLERANCE) -> None:
     expected = VALUES[key]
     if expected.dtype == bool:
         np.testing.assert_array_equal(actual, expected, err_msg=key)
     else:
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE * max(1, np.abs(expected).max()), err_msg=key)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * max(1, np.abs(expected).max()), err_msg=key)
 
 
 def check_scores(pipe: DiffADPipeline, images, key: str, rate: float, **options) -> None:
@@ -85,7 +87,7 @@ def check_scores(pipe: DiffADPipeline, images, key: str, rate: float, **options)
     for name in ("anomaly_maps", "masks"):
         assert_close(np.stack(getattr(output, name)), f"{key}/{name}")
     for name, term_map in output.term_maps[-1].items():
-        assert_close(term_map, f"{key}/term_maps/{name}")
+        assert_close(term_map, f"{key}/term_maps/{name}", TOLERANCE_OF_TERM_MAPS)
 
 
 def check_repair(pipe: DiffADPipeline, images, key: str, **options) -> None:

@@ -78,6 +78,30 @@ def test_reconstruct_returns_a_tuple_when_asked(pipe, images):
             np.testing.assert_array_equal(trace[0], output.traces)
 
 
+def test_repairs_come_in_the_type_that_is_asked_for(pipe, images):
+    options = {"false_alarm_rate": 0.9, "timesteps": (50,), "intermediate_steps": "all", "return_traces": True}
+    expected = pipe.reconstruct(images, **options)
+    arrays, tensors = (pipe.reconstruct(images, output_type=kind, **options) for kind in ("np", "pt"))
+    assert isinstance(expected.images[0], Image.Image)
+    for i, image in enumerate(expected.images):
+        for picture, array, tensor in zip(
+            [image, *expected.intermediates[i]],
+            [arrays.images[i], *arrays.intermediates[i]],
+            [tensors.images[i], *tensors.intermediates[i]],
+            strict=True,
+        ):
+            assert array.dtype == np.float32 and tensor.dtype == torch.float32 and tensor.device == pipe.device
+            np.testing.assert_array_equal(array, np.asarray(picture, dtype=np.float32) / 255)
+            np.testing.assert_array_equal(tensor.permute(1, 2, 0), array)
+        for name in ("difference_maps", "traces"):
+            np.testing.assert_array_equal(arrays[name][i], expected[name][i])
+            np.testing.assert_array_equal(tensors[name][i], expected[name][i])
+    assert isinstance(tensors.confident, torch.Tensor)
+    np.testing.assert_array_equal(tensors.confident, expected.confident)
+    for image in (arrays.images[0], tensors.images[0]):  # which are images to score, too
+        assert pipe(image).image_scores == pipe(expected.images[0]).image_scores
+
+
 def test_maps_come_at_the_size_that_is_asked_for(pipe, images):
     for size in ((16, 20), [50, 50], torch.Size([7, 9]), (np.int64(16), np.int64(20))):
         output = pipe(images, map_size=size, return_term_maps=True)
@@ -115,12 +139,44 @@ def test_wrong_arguments_of_a_call_are_refused_before_any_image_is_read(pipe, ar
             pipe.reconstruct([read], **arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seed": "x"}, "seed must be a whole number, got 'x'"),
+        ({"intermediate_steps": "some"}, "intermediate_steps must be numbers of steps, from 1 on, or \"all\", got 'some'"),
+        ({"intermediate_steps": (0,)}, r"intermediate_steps must be numbers of steps, .* got \(0,\)"),
+        ({"intermediate_steps": 3}, "intermediate_steps must be numbers of steps"),
+        ({"output_type": "jax"}, "output_type must be pil, np or pt, got 'jax'"),
+        ({"timesteps": 20}, "timesteps must be whole numbers in a sequence"),
+        ({"texture_strength": -3}, "texture_strength must be at least 0, got -3"),
+        ({"region_level": -0.1}, "region_level must be at least 0"),
+    ],
+)
+def test_wrong_arguments_of_a_repair_are_refused_before_any_image_is_read(pipe, arguments, message):
+    def read():
+        raise AssertionError("an image was read")
+
+    with pytest.raises(ValueError, match=message):
+        pipe.reconstruct([read], **arguments)
+
+
+@pytest.mark.parametrize("timestep", [1001, 1000, -5])
+def test_partial_diffusion_refuses_noise_that_the_model_does_not_know(pipe, images, timestep):
+    with pytest.raises(ValueError, match=f"timestep must lie in 0..999, the model's noise levels, got {timestep}"):
+        pipe.reconstruct(images, "partial_diffusion", timestep=timestep)
+
+
+def test_steps_that_a_repair_has_not_are_refused(pipe, images):
+    with pytest.raises(ValueError, match="step 99 was asked for, but this repair has 2 steps"):
+        pipe.reconstruct(images, "gradient_descent", num_steps=2, intermediate_steps=(1, 99))
+
+
 def test_unknown_arguments_are_refused(pipe, images):
     with pytest.raises(TypeError, match="sigma"):
         pipe(images, sigma=3)
     with pytest.raises(ValueError, match="no setting sigma"):
         pipe.reconstruct(images, sigma=3)
-    with pytest.raises(TypeError, match="sigma"):
+    with pytest.raises(ValueError, match="a score has no setting sigma; it has score, timesteps, "):
         pipe.calibrate(images, sigma=3)
 
 
@@ -155,6 +211,10 @@ INSIDE[:4, :4] = True
         ({"num_inference_steps": 1001}, "num_inference_steps must lie in 2..1000, got 1001"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"batch_size": -1}, "batch_size must be at least 1, got -1"),
+        ({"timesteps": 20}, r"timesteps must be whole numbers in a sequence, such as \(20, 401\), got 20"),
+        ({"timesteps": "20"}, "timesteps must be whole numbers in a sequence"),
+        ({"timesteps": (20.5,)}, "timesteps must be whole numbers in a sequence"),
+        ({"seed": "x"}, "seed must be a whole number, got 'x'"),
         ({"short_side": 64}, "shared_gaussian"),
         ({"weights": {"ssim": 1.0}}, "unknown score terms"),
     ],

@@ -2,6 +2,7 @@
 
 import ast
 
+import diffad
 import pytest
 from test_import_order import MODULES
 
@@ -25,12 +26,23 @@ def public_functions(body: list[ast.stmt], prefix: str = "") -> dict[str, Functi
 
 
 def missing_types(function: Function, is_method: bool) -> list[str]:
-    """Arguments without a type, and `return`; what is only passed on by `*` and `**` needs none."""
+    """Arguments without a type, those taken by `*` and `**` included, and `return`."""
     arguments = [*function.args.posonlyargs, *function.args.args]
     is_static = any(isinstance(d, ast.Name) and d.id == "staticmethod" for d in function.decorator_list)
     arguments = arguments[is_method and not is_static :] + function.args.kwonlyargs
+    arguments += filter(None, (function.args.vararg, function.args.kwarg))
     missing = [argument.arg for argument in arguments if argument.annotation is None]
     return missing + ["return"] * (function.returns is None and function.name != "__init__")
+
+
+def bare_types(function: Function) -> list[str]:
+    """Names of containers in a function's types that don't say what they hold, and `object`."""
+    arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    types = [annotation for annotation in (function.returns, *(a.annotation for a in arguments)) if annotation is not None]
+    nodes = [node for annotation in types for node in ast.walk(annotation)]
+    inner = {id(node.value) for node in nodes if isinstance(node, ast.Subscript)}
+    names = [node.id for node in nodes if isinstance(node, ast.Name) and id(node) not in inner]
+    return [name for name in names if name in ("dict", "list", "tuple", "object", "Callable", "Mapping", "Sequence")]
 
 
 def untyped(source: str) -> dict[str, list[str]]:
@@ -58,8 +70,25 @@ class Public:
 class _Hidden:
     def method(self, a): ...
 """
-    expected = {"one": ["a", "c", "return"], "Public.__init__": ["a"], "Public.value": ["return"], "Public.plain": ["a"]}
+    expected = {
+        "one": ["a", "c", "args", "kwargs", "return"],
+        "Public.__init__": ["a"],
+        "Public.value": ["return"],
+        "Public.plain": ["a"],
+    }
     assert untyped(source) == expected
+
+
+def test_bare_types_are_found():
+    source = "def one(a: dict[str, list] | None, b: tuple[int, ...], *, c: object = 1) -> Sequence[Mapping]: ..."
+    assert sorted(bare_types(ast.parse(source).body[0])) == ["Mapping", "list", "object"]
+
+
+@pytest.mark.parametrize("name", sorted({f"diffad{source}" for source in diffad._SOURCES.values() if source[0] == "."}))
+def test_containers_of_the_public_names_say_what_they_hold(name):
+    functions = public_functions(ast.parse(MODULES[name].read_text(encoding="utf-8")).body)
+    bare = {name: bare_types(function) for name, function in functions.items()}
+    assert not {name: types for name, types in bare.items() if types}
 
 
 @pytest.mark.parametrize("name", MODULES)

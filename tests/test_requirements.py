@@ -1,13 +1,16 @@
 """setup.cfg names every package that is imported, in the part that needs it, and its sub-packages and lower bounds."""
 
 import ast
+import re
 import sys
+from collections.abc import Iterable
 from configparser import ConfigParser
 from functools import cache
 from pathlib import Path
 
 import pytest
-from lowest_versions import SETUP, highest_pins, lowest, requirements
+from lowest_versions import OWN, SETUP, lowest, requirements
+from test_package import modules_after
 
 ROOT = SETUP.parent
 # Names under which packages are imported, where they differ.
@@ -26,15 +29,17 @@ DISTRIBUTIONS = {
 }
 # Which extras each part of the code may take for granted; "" is what is always installed.
 PARTS = {
-    "pipelines/diffad": ("", "train", "export"),  # plots and export need more, and say so
+    "pipelines/diffad": ("",),
     "pipelines/diffad/app": ("", "app"),
     "pipelines/diffad/cluster": ("", "ray"),
+    "pipelines/diffad/export": ("", "export"),
     "pipelines/diffad/hub/templates": ("", "app"),
+    "pipelines/diffad/runtime": ("", "export"),
     "pipelines/diffad/serve": ("", "serve"),
     "pipelines/diffad/watch": ("", "watch"),
-    "training": ("", "train", "demo"),
-    "training/benchmarks": ("", "benchmarks", "demo", "export", "train", "peers", "ray"),
-    "tests": ("", "test", "app", "benchmarks", "demo", "export", "ray", "serve", "train", "watch"),
+    "training": ("", "demo"),
+    "training/benchmarks": ("", "benchmarks", "peers"),
+    "tests": ("", "test"),
 }
 
 
@@ -55,8 +60,14 @@ def own_modules() -> set[str]:
     return {"diffad", "diffad_training", *(file.stem for file in (ROOT / "tests").rglob("*.py"))}
 
 
-def declared(extras: tuple[str, ...]) -> set[str]:
-    return {(lowest(line) or "").partition("=")[0] for extra in extras for line in requirements()[extra]}
+def declared(extras: Iterable[str]) -> set[str]:
+    """Distributions that extras bring, those of the extras that they name included."""
+    found = set()
+    for extra in extras:
+        for line in requirements()[extra]:
+            own = re.fullmatch(rf"{OWN}\[([\w,]+)\]", line)
+            found |= declared(own[1].split(",")) if own else {lowest(line).partition("=")[0]}
+    return found
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -83,7 +94,21 @@ def test_what_is_declared_is_imported():
         "pytest-xdist",
         "torchvision",
     }
-    assert declared(tuple(requirements())) - {""} <= used | by_name
+    assert declared(requirements()) <= used | by_name
+
+
+def test_the_command_needs_no_extra():
+    loaded = {module.partition(".")[0] for module in modules_after("import diffad.cli")}
+    of_extras = declared(requirements()) - declared([""])
+    assert not {DISTRIBUTIONS.get(name, name) for name in loaded} & of_extras
+
+
+def test_a_package_has_one_bound():
+    bounds: dict[str, set[str]] = {}
+    for line in {line.partition(";")[0] for lines in requirements().values() for line in lines}:
+        name, bound = re.fullmatch(r"([\w-]+)(?:\[\w+\])?(.*)", line).groups()
+        bounds.setdefault(name, set()).add(bound)
+    assert not {name: found for name, found in bounds.items() if len(found) > 1}
 
 
 def test_every_folder_of_code_is_packaged():
@@ -105,7 +130,3 @@ def test_lower_bounds_are_pins_of_the_lowest_environment():
     for lines in requirements().values():
         for line in lines:
             lowest(line)
-
-
-def test_of_several_bounds_of_a_package_the_highest_is_taken():
-    assert highest_pins(["torch==2.9.1", "torch==2.10", "numpy==2.0", "torch==2.8"]) == ["numpy==2.0", "torch==2.10"]

@@ -6,11 +6,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from diffad.repair.presets import PRESETS
 from tiny_pipeline import smooth_images, tiny_pipeline
 
 SHORT, LONG = 8, 50  # calls of each thread
 FEW_STEPS = {
     "default": {"timesteps": (50,), "attempts": 1, "spins": 2},
+    "mean": {"timesteps": (50,)},
     "paper": {"num_steps": 2, "denoise_every": 2, "stochastic": True},
     "algorithm_1": {"num_steps": 2, "denoise_every": 2},
     "gradient_descent": {"num_steps": 2},
@@ -44,6 +46,7 @@ def test_threads_of_scores_and_repairs_give_what_lone_calls_give(count, one_torc
 
         return call
 
+    assert FEW_STEPS.keys() == PRESETS.keys()
     calls = [score] * 4 + [repair(preset) for preset in FEW_STEPS]
     alone = [call() for call in calls]
     assert all(change.any() for _, change, _ in alone[4:])  # each preset does something

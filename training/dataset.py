@@ -15,6 +15,7 @@ from diffad.models.feature_extractor import FeatureExtractor
 from diffad.scoring.tiling import tile_corners, working_size
 from diffad.system.atomic import write_text
 from diffad.system.disk_space import reserve
+from diffad.system.file_digest import file_digest
 from filelock import FileLock
 from torch.utils.data import Dataset, Sampler
 from tqdm.auto import tqdm
@@ -87,7 +88,7 @@ def build_cache(
 def cache_mark(folder: Path) -> int:
     """Tells what a folder holds for [`CachedDataset`], in a number that processes can compare; 0 for nothing."""
     path = folder / MARKER
-    return int(hashlib.sha256(path.read_bytes()).hexdigest()[:15], 16) if path.is_file() else 0
+    return int(file_digest(path)[:15], 16) if path.is_file() else 0
 
 
 def _fill(

@@ -8,10 +8,10 @@ from diffad.diffusion.chain import ReverseChain
 from diffad.diffusion.losses import squared_error
 from diffad.diffusion.reverse_step import add_noise
 from diffad.imaging.tensors import to_model_range
+from diffad_training.batch_losses import categories_of, training_targets
 from diffad_training.components import choose_precision
 from diffad_training.config import TrainingConfig
 from diffad_training.dataset import BalancedSampler, CachedDataset
-from diffad_training.losses import categories_of, training_targets
 from diffusers import DDPMScheduler
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel

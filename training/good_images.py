@@ -18,8 +18,9 @@ from diffad.imaging.preprocessing import load_region
 from diffad.jobs.exclusion import read_excluded, without_excluded
 from diffad.jobs.history import read_history
 from diffad.jobs.recalibrate import check_aspect
+from diffad.system.file_digest import file_digest
 from diffad_training.config import TrainingConfig, load_config
-from diffad_training.kept_moments import file_digest, fitted_images
+from diffad_training.kept_moments import fitted_images
 
 HELD_OUT = "held_out.json"
 

@@ -13,6 +13,7 @@ import torch
 from diffad.data import DataError, Sample
 from diffad.models.moments import StreamingMoments
 from diffad.pipeline_saving import MOMENTS
+from diffad.system.file_digest import file_digest
 from diffad_training.accumulation import Moments
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -134,11 +135,6 @@ def image_digest(sample: Sample) -> str:
         return file_digest(path)
     image = sample.read()
     return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of the bytes of an image file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def image_file(sample: Sample) -> Path | None:

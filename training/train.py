@@ -36,6 +36,7 @@ from diffad.scoring.profiles import GAUSSIAN
 from diffad.system.disk_space import DiskFullError
 from diffad.system.memory import keep_freed_memory, peak_memory_mib
 from diffad_training.aspect import with_aspect_ratio
+from diffad_training.batch_losses import loss_values, training_loss, validate
 from diffad_training.checkpoints import find_checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint
 from diffad_training.components import build_extractor, build_scheduler, build_unet, check_score, choose_precision
 from diffad_training.config import TrainingConfig, parse_config, training_steps
@@ -43,11 +44,10 @@ from diffad_training.dataset import BalancedSampler, CachedDataset, balanced_sta
 from diffad_training.fitting import FittedModel, GoodParts, fit_first_pipeline, fit_pipeline
 from diffad_training.good_images import check_region, excluded_names, good_samples, split_samples
 from diffad_training.interruption import Interruption, ignore_interruption
-from diffad_training.losses import loss_values, training_loss, validate
 from diffad_training.model_files import save_model
-from diffad_training.outliers import outlier_note, training_outliers
 from diffad_training.progress import LOG_STEPS, FiniteLoss, ProgressBar, Throughput
 from diffad_training.run_folder import Fingerprint, RunFolder
+from diffad_training.training_outliers import outlier_note, training_outliers
 from diffusers import DDPMScheduler
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import TypeVar
+from typing import Any, TypeVar
 
 LAST_RELEASE = "0.2"  # with the names before 0.2
 Function = TypeVar("Function", bound=Callable)
@@ -23,7 +23,7 @@ def warn_renamed(former: str, present: str, stacklevel: int = 3) -> None:
     )
 
 
-def with_present_names(settings: Mapping[str, object], present_names: Mapping[str, str], stacklevel: int = 3) -> dict:
+def with_present_names(settings: Mapping[str, Any], present_names: Mapping[str, str], stacklevel: int = 3) -> dict[str, Any]:
     """Settings by their present names; a former one is warned of.
 
     Args:
@@ -33,7 +33,7 @@ def with_present_names(settings: Mapping[str, object], present_names: Mapping[st
     Raises:
         ValueError: if a setting is given under both names.
     """
-    renamed: dict[str, object] = {}
+    renamed: dict[str, Any] = {}
     for name, value in settings.items():
         present = present_names.get(name, name)
         if present in renamed or (present != name and present in settings):
@@ -53,7 +53,7 @@ def accepts_former_names(**present_names: str) -> Callable[[Function], Function]
 
     def decorate(function: Function) -> Function:
         @wraps(function)
-        def call(*args, **kwargs):
+        def call(*args: Any, **kwargs: Any) -> Any:
             return function(*args, **with_present_names(kwargs, present_names))
 
         return call

@@ -1,8 +1,8 @@
 """DiffADPipeline: images in; scores, maps and verdicts out (paper Sec. 3.2), and repaired images (Sec. 3.3)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,21 +22,23 @@ from .models.multiscale import MultiscaleFeatures
 from .models.reference_images import ReferenceImages
 from .models.unet_joint import JointUNet2DModel
 from .pipeline_former_names import FormerNames
+from .pipeline_inputs import ChecksInputs
 from .pipeline_output import DiffADOutput, ReconstructionOutput
 from .pipeline_profiles import ScoresByProfile
 from .pipeline_saving import SavedWhole
 from .repair.binding import ContextBuilder
 from .repair.presets import RepairMethod, resolve_method
-from .repair.run import repair_batch, step_callback
-from .scoring.arguments import check_arguments
+from .repair.recorder import check_kept_steps
+from .repair.run import StepCallback, repair_batch, step_callback
+from .scoring.arguments import check_timesteps_and_seed
 from .scoring.calibrated_profiles import CalibratedProfiles
 from .scoring.calibration import Calibration
-from .scoring.categories import Categories, category_indices, names_of
+from .scoring.categories import Categories, names_of
 from .scoring.fitting import fit_calibrations
 from .scoring.inputs import InputReader
 
 
-class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline):
+class DiffADPipeline(FormerNames, ChecksInputs, ScoresByProfile, SavedWhole, DiffusionPipeline):
     """Anomaly detection and localization by a joint diffusion model of pixels and features.
 
     Args:
@@ -111,7 +113,7 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         return_dict: bool = True,
         output_type: Literal["np", "pt"] = "np",
         profile: str | None = None,
-    ) -> DiffADOutput | tuple:
+    ) -> DiffADOutput | tuple[Any, ...]:
         """Scores images.
 
         Args:
@@ -144,8 +146,8 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         # 2. Scores and maps, one batch after the other
         kept_on = "cpu" if output_type == "np" else self._execution_device
         image_scores = np.empty(len(images), dtype=np.float32)
-        anomaly_maps: list = [None] * len(images)
-        term_maps: list = [{} for _ in images]
+        anomaly_maps: list[Any] = [None] * len(images)
+        term_maps: list[dict[str, torch.Tensor]] = [{} for _ in images]
         with self.progress_bar(total=len(images)) as progress:
             for indices, pixels, category, detail, originals in reader.batches(images, category_of, batch_size):
                 score = scorer(pixels, category, terms, batch_size, detail)  # (B,), (B, H, W), {name: (B, H, W)}
@@ -181,11 +183,12 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         false_alarm_rate: float | None = None,
         seed: int = 0,
         intermediate_steps: Sequence[int] | Literal["all"] = (),
-        callback_on_step_end: Callable[["DiffADPipeline", int, int, dict], dict | None] | None = None,
+        callback_on_step_end: StepCallback | None = None,
         return_traces: bool = False,
         return_dict: bool = True,
-        **settings,
-    ) -> ReconstructionOutput | tuple:
+        output_type: Literal["pil", "np", "pt"] = "pil",
+        **settings: Any,
+    ) -> ReconstructionOutput | tuple[Any, ...]:
         """Shows what defective parts should have looked like.
 
         Args:
@@ -196,6 +199,7 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
             intermediate_steps: steps (from 1) after which the images are kept, or "all".
             callback_on_step_end: called as `callback(pipe, step, batch_start, {"images": (B, 3, H, W)})`; may return others.
             return_traces: also measure the Mahalanobis loss (Eq. 12) of the input and after every step.
+            output_type: images as PIL images (`pil`), or all as arrays (`np`) or tensors (`pt`); see [`ReconstructionOutput`].
             settings: of the method, in place of the preset's.
 
         Raises:
@@ -206,7 +210,10 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         if self.residual_gaussian is None:
             raise ValueError("this model can't repair: its diffusion model is not trained (see `diffad info`)")
         images = as_image_list(images)
-        self.check_inputs(images, batch_size, false_alarm_rate if categories is None else None)
+        rate_of_all = false_alarm_rate if categories is None else None
+        self.check_inputs(images, batch_size, rate_of_all, output_type=output_type, output_types=("pil", "np", "pt"))
+        check_timesteps_and_seed(seed=seed)
+        check_kept_steps(intermediate_steps)
         method = resolve_method(preset, settings)
         scorer, device = self.scorer, self._execution_device
         reader = InputReader(scorer, self.discriminant, device)
@@ -216,7 +223,7 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         builder = ContextBuilder(scorer, self.scheduler, self.unet.output_stride, seed, batch_size, device, self.references)
 
         # 2. Repair, one batch after the other
-        repaired: list = [None] * len(images)
+        repaired: list[Any] = [None] * len(images)
         with self.progress_bar(total=len(images)) as progress:
             for batch in reader.batches(images, category_of, batch_size):
                 context = builder.context(batch, *thresholds[:, batch.indices])
@@ -227,9 +234,7 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
                     repaired[index] = of_image
                 progress.update(len(batch.indices))
         self.maybe_free_model_hooks()
-        *fields, traces, confident = map(list, zip(*repaired, strict=True))
-        is_told = None not in confident
-        output = ReconstructionOutput(*fields, traces if return_traces else None, np.array(confident) if is_told else None)
+        output = ReconstructionOutput.of(repaired, return_traces).converted(output_type, device)
         return output if return_dict else output.to_tuple()
 
     @accepts_former_names(class_labels="categories", normal_images="calibration_images")
@@ -241,7 +246,7 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         categories: Categories | None = None,
         roi: str | Path | Image.Image | np.ndarray | None = None,
         groups: Sequence[str] | None = None,
-        **score_settings,
+        **score_settings: Any,
     ) -> Calibration:
         """Measures good images and sets `calibration`; needed once after training, or for new conditions.
 
@@ -272,26 +277,3 @@ class DiffADPipeline(FormerNames, ScoresByProfile, SavedWhole, DiffusionPipeline
         self.set_calibrations(calibrations)
         self.maybe_free_model_hooks()
         return default
-
-    def check_inputs(
-        self,
-        images: list,
-        batch_size: int,
-        rate: float | None = None,
-        map_size: object = None,
-        output_type: str = "np",
-        profile: str | None = None,
-    ) -> None:
-        """Refuses wrong arguments with a ValueError before work starts; the rate must suit every category."""
-        check_arguments(images, batch_size, map_size)
-        if output_type not in ("np", "pt"):
-            raise ValueError(f"output_type must be np or pt, got {output_type!r}")
-        calibration = self.calibration_of(profile)
-        if not calibration.is_fitted:
-            raise ValueError("the pipeline is not calibrated: call pipe.calibrate(calibration_images) first")
-        if rate is not None:
-            calibration.supported_rates(rate)
-
-    def category_indices(self, categories: Categories | None, count: int) -> list[int] | None:
-        """Category index of each of `count` images from names or indices; see `diffad.scoring.categories`."""
-        return category_indices(categories, self.category_names, count)

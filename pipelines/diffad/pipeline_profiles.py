@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -22,7 +22,7 @@ Profiled = TypeVar("Profiled")
 class ScoresByProfile:
     """Mixin before DiffusionPipeline: one trained model, scored in several ways."""
 
-    _built_scorers: tuple[list, dict[str, Scorer]] = [], {}
+    _built_scorers: tuple[list[Any], dict[str, Scorer]] = [], {}
 
     @property
     def profile_names(self) -> list[str]:
@@ -98,7 +98,7 @@ class ScoresByProfile:
         return pipe
 
     def unfitted_calibrations(
-        self, roi: str | Path | Image.Image | np.ndarray | None, score_settings: Mapping[str, object]
+        self, roi: str | Path | Image.Image | np.ndarray | None, score_settings: Mapping[str, Any]
     ) -> dict[str, Calibration]:
         """What [`~diffad.DiffADPipeline.calibrate`] fits, by profile: all, or the default alone where its settings change.
 

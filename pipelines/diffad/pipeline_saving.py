@@ -2,7 +2,7 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 
@@ -23,7 +23,7 @@ Pipeline = TypeVar("Pipeline")
 class SavedWhole:
     """Mixin before DiffusionPipeline: what is loaded is what was saved, whatever was killed meanwhile."""
 
-    def save_pretrained(self, save_directory: str | Path, **options) -> None:
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """Saves the pipeline; options are those of DiffusionPipeline. A killed process leaves the former model or the new one.
 
         Raises:
@@ -42,7 +42,7 @@ class SavedWhole:
         return model_digest({name: part for name, part in self.components.items() if name != REFERENCES})
 
     @classmethod
-    def from_pretrained(cls: type[Pipeline], pretrained_model_name_or_path: str | Path, **options) -> Pipeline:
+    def from_pretrained(cls: type[Pipeline], pretrained_model_name_or_path: str | Path, **options: Any) -> Pipeline:
         """Loads a pipeline from a folder or the Hub; options are those of DiffusionPipeline.
 
         Raises:
@@ -57,11 +57,11 @@ class SavedWhole:
         return pipe
 
     @classmethod
-    def _dict_from_json_file(cls, json_file: str | Path, **_) -> dict:
+    def _dict_from_json_file(cls, json_file: str | Path, **_: Any) -> dict[str, Any]:
         # A repository's own code is for readers without diffad. This class needs none of it, nor trust in it.
         return with_installed_classes(read_json_object(json_file), json_file, cls.__name__)
 
-    def push_to_hub(self, repo_id: str, **options) -> str:
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Uploads a complete model repository; options and errors are those of [`diffad.push`]."""
         # Through the public API, because the Hub's room stands above the pipeline.
         return import_module(PACKAGE).push(self, repo_id, **options)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from app_images import part
 from diffad import ImageError
-from diffad.app import batch, inspection
+from diffad.app import batch, inspected_image
 from diffad.app.batch import BatchRow
 from diffad.app.uploads import read_upload, uploaded_samples
 from diffad.system.text import original_text
@@ -154,7 +154,7 @@ def test_summary_counts():
     rows = [BatchRow("a", 3.0, 0.1, "defective"), BatchRow("b", 1.0, 0.5, "good"), BatchRow("c", error="c: damaged")]
     text = batch.summary(rows, RATE)
     assert "1 of 3 defective" in text and "1 good, at 10 %" in text and "1 could not be read" in text
-    assert inspection.GOOD in batch.summary(rows[1:2], RATE)
+    assert inspected_image.GOOD in batch.summary(rows[1:2], RATE)
     unknown = batch.summary([*rows, BatchRow("d", 9.0, 0.1, "unknown")], RATE)
     assert "1 of 4 defective" in unknown and "1 of a product that the model has never seen" in unknown
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from app_images import part
-from diffad.app import inspection
-from diffad.app.page import build_app
-from diffad.app.serving import launch
+from diffad.app import inspected_image
+from diffad.app.launch import launch
+from diffad.app.page import build_page
 from diffad.data import DataError
 from diffad.monitoring.feedback_list import read_feedback
 from PIL import Image
@@ -23,9 +23,9 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost", "0.0.0.0", "")
 
 def test_what_can_not_work_is_refused_before_the_app_starts(pipe, tmp_path):
     with pytest.raises(ValueError, match="not calibrated"):
-        build_app(tiny_pipeline())
+        build_page(tiny_pipeline())
     with pytest.raises(DataError, match="no images found"):
-        build_app(pipe, examples=tmp_path)
+        build_page(pipe, examples=tmp_path)
 
 
 def test_a_model_that_can_not_repair_says_so(pipe, monkeypatch, files):
@@ -33,7 +33,7 @@ def test_a_model_that_can_not_repair_says_so(pipe, monkeypatch, files):
         raise ValueError("this model can't reconstruct")
 
     monkeypatch.setattr(pipe, "reconstruct", refuse)
-    inspect = next(fn.fn for fn in build_app(pipe).fns.values() if fn.name == "inspect")
+    inspect = next(fn.fn for fn in build_page(pipe).fns.values() if fn.name == "inspect")
     first, second = list(inspect(str(files / "hole.png"), 5.0))
     assert first[1].score == pipe(files / "hole.png").image_scores[0]
     assert second[5] == "this model can't reconstruct" and not second[6]["visible"]
@@ -41,8 +41,8 @@ def test_a_model_that_can_not_repair_says_so(pipe, monkeypatch, files):
 
 def test_a_verdict_called_wrong_is_noted(pipe, files, tmp_path):
     feedback = tmp_path / "feedback.jsonl"
-    functions = {fn.name: fn.fn for fn in build_app(pipe, feedback=feedback).fns.values()}
-    assert "call_wrong" not in {fn.name for fn in build_app(pipe).fns.values()}
+    functions = {fn.name: fn.fn for fn in build_page(pipe, feedback=feedback).fns.values()}
+    assert "call_wrong" not in {fn.name for fn in build_page(pipe).fns.values()}
     # Browsers can't show TIFF, so that the page turns it into another file: its own digest is noted
     assert len(list(functions["inspect"](str(files / "other.tif"), 5.0))) == 1
     Image.open(files / "other.tif").save(files / "image.png")
@@ -66,17 +66,17 @@ def test_a_verdict_called_wrong_is_noted(pipe, files, tmp_path):
 def test_models_of_several_categories_offer_a_choice(files):
     pipe = tiny_pipeline(("bolt", "nut", "ring"))
     pipe.calibrate(smooth_images(12, seed=5), categories=[0, 1, 2] * 4)
-    blocks = build_app(pipe).blocks.values()
+    blocks = build_page(pipe).blocks.values()
     choices = [block for block in blocks if block.get_block_name() == "dropdown"]
     assert len(choices) == 2 and all([value for _, value in choice.choices][1:] == pipe.category_names for choice in choices)
     # Of 4 normal images of each one gives the statistics: 3 guarantee 25 % or more.
     sliders = [block for block in blocks if block.get_block_name() == "slider"]
     assert [(slider.minimum, slider.value) for slider in sliders] == [(25.0, 25.0)] * 2
     for index, name in enumerate(pipe.category_names):
-        found = inspection.inspect_image(pipe, part(102), 0.3, name)
+        found = inspected_image.inspect_image(pipe, part(102), 0.3, name)
         assert found.category == index
         assert found.score == pipe(part(102), categories=name).image_scores[0]
-        assert f"threshold {pipe.calibration.image_threshold(0.3, index):.2f}" in inspection.verdict(
+        assert f"threshold {pipe.calibration.image_threshold(0.3, index):.2f}" in inspected_image.verdict(
             found, pipe.calibration, 0.3
         )
 
@@ -112,7 +112,7 @@ def served(pipe, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", guarded(socket.socket.connect, lambda _, address: address[0]))
         patch.setattr(socket, "getaddrinfo", guarded(socket.getaddrinfo, lambda host, *_: host or ""))
-        app = build_app(pipe, name="tiny", examples=examples)
+        app = build_page(pipe, name="tiny", examples=examples)
         launch(app, prevent_thread_lock=True, quiet=True)
         yield app.local_url
         app.close()

@@ -4,7 +4,7 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
-from diffad.cluster.ray_data import Worker
+from diffad.cluster.ray_data import RayWorker
 
 
 class InProcess:
@@ -18,7 +18,7 @@ class InProcess:
         self.spoil = spoil
 
     def map(self, work: Callable, items: Sequence, batch_size: int) -> Iterator[pa.Table]:
-        workers = [Worker(pickle.loads(pickle.dumps(work))) for _ in range(2)]
+        workers = [RayWorker(pickle.loads(pickle.dumps(work))) for _ in range(2)]
         chunks = [items[start : start + 2 * batch_size] for start in range(0, len(items), 2 * batch_size)]
         made = {}
         for i in reversed(range(len(chunks))):

@@ -6,7 +6,7 @@ from diffad.evaluation.metrics import localization_metrics
 from diffad.evaluation.tuning import (
     MARGIN,
     PENALTY,
-    Candidate,
+    ScoreCandidate,
     candidates,
     choose,
     detection_worth,
@@ -14,7 +14,7 @@ from diffad.evaluation.tuning import (
 )
 from scipy.stats import norm, t
 
-PRESENT = Candidate({"rgb": 1.0, "residual": 1.0}, 0.01)
+PRESENT = ScoreCandidate({"rgb": 1.0, "residual": 1.0}, 0.01)
 
 
 def test_candidates_are_the_present_score_its_neighbours_and_few_terms():
@@ -31,10 +31,10 @@ def test_candidates_are_the_present_score_its_neighbours_and_few_terms():
 
 
 def test_distance_is_the_part_of_the_score_that_differs():
-    assert PRESENT.distance(Candidate({"residual": 3.0, "rgb": 3.0}, 0.01)) == 0
-    assert PRESENT.distance(Candidate({"rgb": 1.0}, 0.01)) == pytest.approx(0.5)
-    assert PRESENT.distance(Candidate({"coarse": 5.0}, 0.01)) == pytest.approx(1)
-    assert PRESENT.distance(Candidate({"rgb": 1.0, "residual": 1.0}, 0.1)) == pytest.approx(0.5)
+    assert PRESENT.distance(ScoreCandidate({"residual": 3.0, "rgb": 3.0}, 0.01)) == 0
+    assert PRESENT.distance(ScoreCandidate({"rgb": 1.0}, 0.01)) == pytest.approx(0.5)
+    assert PRESENT.distance(ScoreCandidate({"coarse": 5.0}, 0.01)) == pytest.approx(1)
+    assert PRESENT.distance(ScoreCandidate({"rgb": 1.0, "residual": 1.0}, 0.1)) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("levels", [None, 5])
@@ -117,6 +117,6 @@ def test_one_good_image_can_judge_no_verdict():
 
 def test_few_defects_are_trusted_less():
     """The same gain outweighs the distance from the present score for many images, not for two."""
-    tried = [PRESENT, Candidate({"coarse": 1.0}, 0.01)]
+    tried = [PRESENT, ScoreCandidate({"coarse": 1.0}, 0.01)]
     for count, is_changed in ((3, False), (30, True)):
         assert chosen_of(tried, [np.full(count, 0.5), np.full(count, 0.52)]).is_changed == is_changed

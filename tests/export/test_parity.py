@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from diffad.export.calibration import calibrate_exported
 from diffad.runtime import Detector
-from diffad.runtime.description import Description, ExportError
+from diffad.runtime.description import DetectorDescription, ExportError
 from PIL import Image
 from three_products import LABELS, mixed_images
 from tiny_pipeline import category_images, smooth_images
@@ -130,7 +130,7 @@ def test_a_damaged_folder_is_refused(of_categories, tmp_path):
     (copy / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(ExportError, match=r"model.onnx: is missing or not as it was exported"):
         Detector(copy)
-    later = dataclasses.replace(Description.read(of_categories.folder), format=99, version="9.0")
+    later = dataclasses.replace(DetectorDescription.read(of_categories.folder), format=99, version="9.0")
     later.write(copy)
     with pytest.raises(ExportError, match="written by diffad 9.0"):
         Detector(copy)

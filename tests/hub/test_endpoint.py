@@ -13,8 +13,9 @@ import pytest
 from diffad.hub.push import export_repo
 from diffad.hub.services import copy_graphs
 from diffad.imaging.regions import bounding_boxes
-from diffad.runtime.description import CalibrationScores, Description, ExportError, file_digest
+from diffad.runtime.description import CalibrationScores, DetectorDescription, ExportError
 from diffad.scoring.config import ScoreConfig
+from diffad.system.file_digest import file_digest
 from PIL import Image
 from tiny_pipeline import smooth_images
 
@@ -104,7 +105,7 @@ def write_exported(folder: Path, runtime: str, digest: str) -> Path:
     (folder / "model.graph").write_bytes(b"a graph")
     scores = (CalibrationScores((0.0, 1.0), (0.0, 1.0)),)
     files = {"model.graph": file_digest(folder / "model.graph")}
-    description = Description(
+    description = DetectorDescription(
         runtime, "fp32", "model.graph", (32, 32), None, ScoreConfig(), {"fp32": scores}, digest, files=files
     )
     description.write(folder)
@@ -119,7 +120,7 @@ def test_graphs_of_the_model_are_in_the_repository(model, pipe, tmp_path):
     for place in ("onnx", "openvino"):
         kept = {path.name for path in (tmp_path / "repo" / place).iterdir()}
         assert kept == {"detector.json", "model.graph", "detector.py", "requirements.txt"}
-        assert Description.read(tmp_path / "repo" / place).model == pipe.digest
+        assert DetectorDescription.read(tmp_path / "repo" / place).model == pipe.digest
 
 
 def test_graphs_of_another_model_or_damaged_ones_are_refused(tmp_path, pipe):

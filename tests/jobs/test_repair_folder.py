@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from diffad.jobs.repair import repair_folder
+from diffad.jobs.repair_folder import repair_folder
 from PIL import Image
 from tiny_pipeline import smooth_images, tiny_pipeline
 
@@ -56,6 +56,11 @@ def test_the_former_name_of_the_trajectory_works_with_a_warning(pipe, folder, tm
     with pytest.warns(FutureWarning, match="film is now called trajectory"):
         repair_folder(pipe, folder, tmp_path / "out", film=True)
     assert files_below(tmp_path / "out" / "trajectory") == ["lot/bad.gif", "lot/bad.png"]
+
+
+def test_the_former_name_of_the_category_works_with_a_warning(pipe, folder, tmp_path):
+    with pytest.warns(FutureWarning, match="class_label is now called category"):
+        assert repair_folder(pipe, folder, tmp_path / "out", class_label=None).images == 3
 
 
 def test_images_of_which_too_little_is_left_are_named(pipe, folder, tmp_path):

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 from diffad.pipeline_output import ReconstructionOutput
+from diffad.repair.presets import PRESETS
 from PIL import Image
 from tiny_pipeline import smooth_images
 
 FEW_STEPS = {
     "default": {"timesteps": (100, 20), "texture_strength": 1.0},
+    "mean": {"timesteps": (100, 20)},
     "paper": {"num_steps": 4, "denoise_every": 2},
     "algorithm_1": {"num_steps": 4, "denoise_every": 2},
     "gradient_descent": {"num_steps": 2},
@@ -37,6 +39,10 @@ def repair(pipe, images: list[Image.Image], preset: str) -> tuple[list[torch.Ten
         **FEW_STEPS[preset],
     )
     return steps, output
+
+
+def test_every_preset_is_tested():
+    assert FEW_STEPS.keys() == PRESETS.keys()
 
 
 @pytest.mark.parametrize("preset", FEW_STEPS)

@@ -10,7 +10,7 @@ import pytest
 from diffad.monitoring.drift_monitor import DriftMonitor, StateError
 from diffad.monitoring.feedback import FeedbackRecord
 from diffad.monitoring.feedback_list import FeedbackList
-from diffad.serve.drift import Drift, SavedStates
+from diffad.serve.drift import CategoryMonitors, SavedStates
 from diffad.serve.messages import ModelInfo
 from diffad.serve.metrics import Metrics
 from diffad.serve.settings import ServeSettings
@@ -38,7 +38,7 @@ def wrongly_rejected(*scores: float) -> FeedbackList:
 
 
 def test_it_is_a_drift_monitor_of_each_category(tmp_path):
-    drift, expected = Drift(TWO, 0.05, {}), DriftMonitor(np.array(SCORES), 0.1, 0.025)
+    drift, expected = CategoryMonitors(TWO, 0.05, {}), DriftMonitor(np.array(SCORES), 0.1, 0.025)
     for score in (50.0, 70.0, 170.0):
         drift.update(rows(score, category="bolt"))
         expected.update(score)
@@ -50,7 +50,7 @@ def test_it_is_a_drift_monitor_of_each_category(tmp_path):
 
 def test_it_goes_on_after_a_restart_and_keeps_models_and_levels_apart(tmp_path):
     path = tmp_path / "monitor.json"
-    first, second = Drift(ONE, 0.05, {}), Drift(TWO, 0.05, {})
+    first, second = CategoryMonitors(ONE, 0.05, {}), CategoryMonitors(TWO, 0.05, {})
     first.update(rows(50.0, 60.0))
     second.update(rows(50.0, category="nut"))
     states = SavedStates(path)
@@ -59,16 +59,16 @@ def test_it_goes_on_after_a_restart_and_keeps_models_and_levels_apart(tmp_path):
     states.take(second)
     states.write()
     saved = SavedStates(path).of_models
-    assert Drift(ONE, 0.05, saved).summary() == first.summary() and first.summary()[0]["parts"] == 2
-    assert Drift(TWO, 0.05, saved).summary() == second.summary()
-    assert Drift(ONE, 0.1, saved).summary()[0]["parts"] == 0
+    assert CategoryMonitors(ONE, 0.05, saved).summary() == first.summary() and first.summary()[0]["parts"] == 2
+    assert CategoryMonitors(TWO, 0.05, saved).summary() == second.summary()
+    assert CategoryMonitors(ONE, 0.1, saved).summary()[0]["parts"] == 0
     time = path.stat().st_mtime_ns
     states.take(first)  # nothing new
     states.write()
     assert path.stat().st_mtime_ns == time
     saved[first.key][""]["parts"] = "many"
     with pytest.raises(StateError, match="damaged"):
-        Drift(ONE, 0.05, saved)
+        CategoryMonitors(ONE, 0.05, saved)
     for text in ("", "[]", '{"format": 2, "models": {}}', '{"format": 1, "models": {"a": 1}}'):
         path.write_text(text)
         with pytest.raises(ValueError, match="monitor.json: can't be read"):
@@ -76,7 +76,10 @@ def test_it_goes_on_after_a_restart_and_keeps_models_and_levels_apart(tmp_path):
 
 
 def test_operators_words_are_a_test_of_the_monitor(tmp_path):
-    drift, expected = Drift(TWO, 0.05, {}, with_feedback=True), DriftMonitor(np.array(SCORES), 0.1, 0.025, with_feedback=True)
+    drift, expected = (
+        CategoryMonitors(TWO, 0.05, {}, with_feedback=True),
+        DriftMonitor(np.array(SCORES), 0.1, 0.025, with_feedback=True),
+    )
     parts = [50.0, 300.0, 60.0, 301.0, 302.0]  # three of them rejected
     drift.update(rows(*parts, category="bolt"))
     for score in parts:
@@ -89,18 +92,18 @@ def test_operators_words_are_a_test_of_the_monitor(tmp_path):
     states = SavedStates(tmp_path / "monitor.json")
     states.take(drift)
     states.write()
-    again = Drift(TWO, 0.05, SavedStates(states.path).of_models, with_feedback=True)
+    again = CategoryMonitors(TWO, 0.05, SavedStates(states.path).of_models, with_feedback=True)
     assert again.summary() == drift.summary()
     again.take_feedback(wrongly_rejected(300.0, 301.0))
     assert again.monitors["bolt"].reported == [1, 3]  # what is said now counts, not what was said before
-    assert Drift(TWO, 0.05, states.of_models).summary()[1]["parts"] == 0  # without the test it is another monitor
+    assert CategoryMonitors(TWO, 0.05, states.of_models).summary()[1]["parts"] == 0  # without the test it is another monitor
     del states.of_models[drift.key]["nut"]["rejected"]
     with pytest.raises(StateError, match="damaged"):
-        Drift(TWO, 0.05, states.of_models, with_feedback=True)
+        CategoryMonitors(TWO, 0.05, states.of_models, with_feedback=True)
 
 
 def test_a_full_disk_ends_no_server(tmp_path, caplog):
-    states, drift = SavedStates(tmp_path / "gone/monitor.json"), Drift(ONE, 0.05, {})
+    states, drift = SavedStates(tmp_path / "gone/monitor.json"), CategoryMonitors(ONE, 0.05, {})
     states.take(drift)
     states.write()
     assert "could not be saved" in caplog.text
@@ -111,7 +114,7 @@ def test_a_full_disk_ends_no_server(tmp_path, caplog):
 
 
 def test_values_beyond_floats_are_json(monkeypatch):
-    drift = Drift(ONE, 0.05, {})
+    drift = CategoryMonitors(ONE, 0.05, {})
     endless = dataclasses.replace(drift.monitors[None].state, evidence={"scores": math.inf}, alarms={"scores": 7})
     monkeypatch.setattr(DriftMonitor, "state", endless)
     drift.show(metrics := Metrics())

@@ -12,7 +12,7 @@ from diffad_training.benchmarks import peers, repair_judges, repair_methods
 from diffad_training.benchmarks import repair as benchmark_repair
 from diffad_training.benchmarks.repair import UNetPasses, compare, measure, psnr, run
 from diffad_training.benchmarks.repair_judges import patchcore_judge
-from diffad_training.benchmarks.repair_methods import PASTED, Repaired
+from diffad_training.benchmarks.repair_methods import PASTED, MethodResult
 from diffad_training.benchmarks.repair_tables import SUMMARY, by_size, update_tables
 from diffad_training.benchmarks.synthetic_defects import defect_set
 from PIL import Image
@@ -62,7 +62,7 @@ def test_unet_passes_are_counted_per_image(pipe):
 
 
 def test_worst_decile_is_on_the_bad_side(pipe, defects):
-    figures = measure(pipe, Repaired, defects, "nothing")
+    figures = measure(pipe, MethodResult, defects, "nothing")
     for key, higher_is_better in benchmark_repair.COLUMNS.items():
         median, worst = figures[key]["median"], figures[key]["worst_decile"]
         assert worst <= median if higher_is_better else worst >= median
@@ -72,7 +72,7 @@ def test_worst_decile_is_on_the_bad_side(pipe, defects):
 
 def test_the_share_of_confident_repairs_is_measured(pipe, defects):
     said = iter([True, False, True, True])
-    assert measure(pipe, lambda image: Repaired(image, next(said)), defects, "")["confident"] == 0.75
+    assert measure(pipe, lambda image: MethodResult(image, next(said)), defects, "")["confident"] == 0.75
 
 
 def test_all_methods_run_and_their_tables_are_rendered(pipe, tmp_path, monkeypatch):

@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
-from diffad.evaluation.measured_terms import Measured
+from diffad.evaluation.measured_terms import MeasuredTerms
 from diffad.evaluation.metrics import detection_metrics, localization_metrics
-from diffad.evaluation.tuning import AREAS, Candidate
+from diffad.evaluation.tuning import AREAS, ScoreCandidate
 from diffad_training.benchmarks.tuning import judge, measure_gain, table_row, verdict_scores
 
 GOOD, SIZE = 6, (12, 12)
-PRESENT, VERDICT = Candidate({"kl": 1.0}, 0.01), {"kl": 1.0}
+PRESENT, VERDICT = ScoreCandidate({"kl": 1.0}, 0.01), {"kl": 1.0}
 
 
-def measured(images: int, is_defective: bool, seed: int) -> Measured:
+def measured(images: int, is_defective: bool, seed: int) -> MeasuredTerms:
     """Defects that `rgb` sees and `kl` doesn't."""
     rng = np.random.default_rng(seed)
     maps = {term: rng.gamma(1, size=(GOOD + images, *SIZE)) for term in ("kl", "rgb")}
@@ -23,11 +23,11 @@ def measured(images: int, is_defective: bool, seed: int) -> Measured:
         maps["rgb"][GOOD:][masks] += 5
         for area in AREAS:
             highest["rgb", area][GOOD:] += 4
-    return Measured(maps, highest, masks, GOOD)
+    return MeasuredTerms(maps, highest, masks, GOOD)
 
 
 @pytest.fixture(scope="module")
-def of_test() -> tuple[Measured, Measured]:
+def of_test() -> tuple[MeasuredTerms, MeasuredTerms]:
     return measured(9, True, 1), measured(7, False, 2)
 
 
@@ -36,7 +36,7 @@ def test_the_judges_metrics_are_those_of_the_images_that_are_used(of_test):
     used = np.ones((1, 16))
     used[0, [2, 5]] = 0
     chosen = np.flatnonzero(used[0])
-    candidate = Candidate({"kl": 1.0, "rgb": 2.0}, 0.01)
+    candidate = ScoreCandidate({"kl": 1.0, "rgb": 2.0}, 0.01)
     metrics = judge(defective, good, [candidate], [candidate], used)
     maps = np.concatenate([part.maps["kl"][GOOD:] + 2 * part.maps["rgb"][GOOD:] for part in of_test])
     masks = np.concatenate([defective.masks, np.zeros((7, *SIZE), bool)])

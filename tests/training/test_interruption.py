@@ -7,8 +7,8 @@ import threading
 
 import pytest
 from diffad_training import train
+from diffad_training.batch_losses import training_loss
 from diffad_training.interruption import SIGNALS, Interruption
-from diffad_training.losses import training_loss
 from tiny_training import assert_equal_models, tiny_config
 
 

@@ -8,9 +8,9 @@ import torch
 from diffad.diffusion.denoiser import Denoiser
 from diffad.jobs.model_summary import is_unfinished
 from diffad_training import train
+from diffad_training.batch_losses import training_loss
 from diffad_training.components import build_extractor, build_scheduler, build_unet, choose_precision
 from diffad_training.config import TrainingConfig
-from diffad_training.losses import training_loss
 from diffad_training.progress import FiniteLoss
 from diffusers.training_utils import EMAModel
 from tiny_training import tiny_config

@@ -13,11 +13,12 @@ from diffad.jobs.history import read_history
 from diffad.models.half_precision import round_to_half
 from diffad.models.moments import StreamingMoments
 from diffad.pipeline_saving import MOMENTS
+from diffad.system.file_digest import file_digest
 from diffad_training import train
 from diffad_training.accumulation import accumulate_grid, accumulate_scales, grid_gaussians, scale_gaussians
 from diffad_training.dataset import CachedDataset, build_cache
 from diffad_training.good_images import good_samples, split_samples
-from diffad_training.kept_moments import KeptMoments, file_digest
+from diffad_training.kept_moments import KeptMoments
 from feedback_records import write_feedback
 from PIL import Image
 from tiny_pipeline import category_images, smooth_images

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from diffad.watch.board import Board
-from diffad.watch.drift import Drift, DriftSettings
+from diffad.watch.drift import DriftSettings, JournaledMonitor
 from diffad.watch.inspection import Inspection
 from diffad.watch.journal import PartJournal
 from diffad.watch.judge import Judge
@@ -44,7 +44,7 @@ def watch(folder: str, journal: str, *sinks: str) -> None:
     with PartJournal(Path(journal), address) as parts:
         made = [open_sink(sink, parts.identity) for sink in sinks]
         source = open_source(address, parts.knows, settle=0.03)
-        drift = Drift(parts, StubModel(), DriftSettings(defect_rate=0.4))
+        drift = JournaledMonitor(parts, StubModel(), DriftSettings(defect_rate=0.4))
         board = Board(parts.next_number - 1)
         inspection = Inspection(source, Judge(StubModel), parts, made, drift, board, fast_backoff, patience=20)
         signal.signal(signal.SIGTERM, lambda *_: inspection.stop())

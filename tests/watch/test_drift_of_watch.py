@@ -3,7 +3,7 @@
 import pytest
 from diffad.monitoring.drift_monitor import DriftMonitor
 from diffad.watch import drift
-from diffad.watch.drift import Drift, DriftSettings
+from diffad.watch.drift import DriftSettings, JournaledMonitor
 from diffad.watch.journal import PartJournal
 from diffad.watch.sources.part import PartKey
 from watch_stub import ListSink, StubModel, folder_inspection, save_grey
@@ -16,7 +16,7 @@ class Line:
 
     def __init__(self, path, settings=DEFAULTS, pipe=STUB):
         self.journal, self.lines = PartJournal(path, "camera"), []
-        self.drift = Drift(self.journal, pipe, settings, report=self.lines.append)
+        self.drift = JournaledMonitor(self.journal, pipe, settings, report=self.lines.append)
 
     def judge(self, scores: list[float], label: str | None = None) -> list[str]:
         said = []
@@ -98,7 +98,7 @@ def test_results_carry_what_it_says(tmp_path, monkeypatch):
     save_grey(folder, [99] * 40)
     with PartJournal(tmp_path / "journal", str(folder.resolve())) as journal:
         sink = ListSink()
-        monitored = Drift(journal, StubModel(), DriftSettings())
+        monitored = JournaledMonitor(journal, StubModel(), DriftSettings())
         folder_inspection(folder, journal, [sink], drift=monitored).run()
         said = [result["monitor"] for result in sink.results]
         assert said[0] == "as calibrated" and said[-1] == "changed" and len(said) == 40

@@ -21,6 +21,7 @@ from diffad.imaging.reading import read_image
 from diffad.repair.fill import fill_from_surroundings
 from diffad.repair.proposals import aligned_contents, blend_in
 from diffad_training.benchmarks.records import append_result, fill_tables, latest_results
+from diffad_training.benchmarks.repair import psnr
 from diffad_training.benchmarks.repair_methods import nearest
 from diffad_training.components import build_extractor
 from diffad_training.config import load_config
@@ -79,7 +80,7 @@ def measure(data: Path, holes: int, count: int, resolution: int, seed: int) -> d
             seconds += time.perf_counter() - started
             filled = fill_from_surroundings(damaged[None], mask[None])[0]
             contents = (filled, nearest(damaged, region, good), proposals.mean(dim=0), proposals[0])
-            rows.append([psnr(content, image, region) for content in contents])
+            rows.append([psnr(grey_levels(content), grey_levels(image), region.numpy()) for content in contents])
         by_share[str(share)] = dict(zip(METHODS, np.median(rows, axis=0).tolist())) | {"seconds": seconds / holes}
     kept = {"references": len(good), "turns": references.config.turns, "holes": holes, "seed": seed}
     return {**kept, "psnr": by_share}
@@ -107,10 +108,9 @@ def hole(image: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarra
     return np.hypot(rows - row, columns - column) / radius + 0.3 * ripple / ripple.std() < 1
 
 
-def psnr(content: torch.Tensor, image: torch.Tensor, region: torch.Tensor) -> float:
-    """In dB, inside the region."""
-    error = (127.5 * (content - image))[:, region].square().mean()
-    return 10 * float(torch.log10(255**2 / error))
+def grey_levels(image: torch.Tensor) -> np.ndarray:
+    """An image `(3, H, W)` in [-1, 1] as `(H, W, 3)` in 0..255, not rounded."""
+    return (image.permute(1, 2, 0).numpy() + 1) * 127.5
 
 
 def table(records: list[dict]) -> str:

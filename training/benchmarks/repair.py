@@ -167,7 +167,7 @@ def compare(pipe: DiffADPipeline, defect: SyntheticDefect, repaired: np.ndarray)
 
 
 def psnr(image: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of 8-bit images `(H, W, 3)` over the pixels of a mask; equal pixels give 99."""
+    """Peak signal-to-noise ratio in dB of images `(H, W, 3)` in 0..255 over the pixels of a mask; equal pixels give 99."""
     error = np.square(image[mask].astype(float) - reference[mask]).mean()
     return min(99.0, 10 * np.log10(255**2 / error)) if error else 99.0
 

@@ -26,21 +26,21 @@ SETTINGS = {
 PASTED = "nearest good image pasted"
 
 
-class Repaired(NamedTuple):
+class MethodResult(NamedTuple):
     """An image `(H, W, 3)` uint8, and whether the method is confident of it, None where it does not say."""
 
     image: np.ndarray
     confident: bool | None = None
 
 
-Method = Callable[[np.ndarray], Repaired]  # repairs an image (H, W, 3) uint8
+Method = Callable[[np.ndarray], MethodResult]  # repairs an image (H, W, 3) uint8
 
 
 def methods_of(pipe: DiffADPipeline) -> dict[str, Method]:
     """All methods by name; the nearest good image is pasted only where the model keeps good images."""
-    methods: dict[str, Method] = {"nothing": Repaired, "fill": lambda image: Repaired(filled(pipe, image))}
+    methods: dict[str, Method] = {"nothing": MethodResult, "fill": lambda image: MethodResult(filled(pipe, image))}
     if pipe.references is not None:
-        methods[PASTED] = lambda image: Repaired(pasted(pipe, image))
+        methods[PASTED] = lambda image: MethodResult(pasted(pipe, image))
     return methods | {name: _preset(pipe, settings) for name, settings in SETTINGS.items()}
 
 
@@ -81,8 +81,8 @@ def _with_region_replaced(
 
 
 def _preset(pipe: DiffADPipeline, settings: dict) -> Method:
-    def repair(image: np.ndarray) -> Repaired:
+    def repair(image: np.ndarray) -> MethodResult:
         output = pipe.reconstruct(image, **settings)
-        return Repaired(np.asarray(output.images[0]), None if output.confident is None else bool(output.confident[0]))
+        return MethodResult(np.asarray(output.images[0]), None if output.confident is None else bool(output.confident[0]))
 
     return repair

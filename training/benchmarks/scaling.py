@@ -26,7 +26,7 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 from diffad.data import image_files
-from diffad.runtime.description import Description
+from diffad.runtime.description import DetectorDescription
 from diffad_training.benchmarks.prediction import DIFFAD, Level, journal_of, link_files, link_images, start, watched
 from diffad_training.benchmarks.records import append_result, fill_tables, latest_results
 from diffad_training.benchmarks.speed_timing import machine
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "images"
         if options.images is None:
-            link_images(folder, options.rows, 50, Description.read(options.model).image_size, rng)
+            link_images(folder, options.rows, 50, DetectorDescription.read(options.model).image_size, rng)
         else:
             link_files(folder, options.rows, image_files(options.images))
         command = [*DIFFAD, "predict", folder, "--model", options.model, "--batch-size", options.batch_size]

@@ -17,9 +17,9 @@ import torch
 from diffad import DiffADPipeline
 from diffad.data import evaluation_samples
 from diffad.evaluation.counts import count_images, count_pixels
-from diffad.evaluation.measured_terms import GoodImages, Measured, measure
+from diffad.evaluation.measured_terms import GoodImages, MeasuredTerms, measure
 from diffad.evaluation.sweep import sweep, sweep_metrics
-from diffad.evaluation.tuning import AREAS, Candidate
+from diffad.evaluation.tuning import AREAS, ScoreCandidate
 from diffad.jobs.tune import Tuning, choose_score
 from diffad.scoring.terms import weighted_mean
 from diffad_training.benchmarks.records import append_result
@@ -41,14 +41,14 @@ def main(arguments: list[str] | None = None) -> None:
     for model in options.models:
         defective, good = measure_test_images(model, options.data_root / model.name)
         present = DiffADPipeline.from_pretrained(model).calibration.score_config
-        map_now, verdict_now = Candidate(present.weights, present.verdict_area), present.verdict
+        map_now, verdict_now = ScoreCandidate(present.weights, present.verdict_area), present.verdict
         result = measure_gain(defective, good, map_now, verdict_now, options.draws, options.defects, not options.without_masks)
         result |= {"model": model.name, "defects": options.defects, "masks": not options.without_masks}
         append_result(RESULTS, result)
         print(table_row(result), flush=True)
 
 
-def measure_test_images(model: Path, data: Path) -> tuple[Measured, Measured]:
+def measure_test_images(model: Path, data: Path) -> tuple[MeasuredTerms, MeasuredTerms]:
     """Defective and good test images, each beside the good images that choose."""
     pipe = DiffADPipeline.from_pretrained(model)
     held_out = held_out_samples(model, str(data))
@@ -60,9 +60,9 @@ def measure_test_images(model: Path, data: Path) -> tuple[Measured, Measured]:
 
 
 def measure_gain(
-    defective: Measured,
-    good: Measured,
-    map_now: Candidate,
+    defective: MeasuredTerms,
+    good: MeasuredTerms,
+    map_now: ScoreCandidate,
     verdict_now: Mapping[str, float],
     draws: int,
     defects: int,
@@ -75,13 +75,13 @@ def measure_gain(
     used = np.ones((draws, images + len(next(iter(good.maps.values()))) - good.count))
     for of_draw, chosen in zip(used, drawn, strict=True):
         of_draw[chosen] = 0
-    untuned = Candidate(verdict_now, map_now.area)
+    untuned = ScoreCandidate(verdict_now, map_now.area)
     before = judge(defective, good, [map_now] * draws, [untuned] * draws, used)
     after = judge(defective, good, [t.anomaly_map.chosen for t in tunings], [t.verdict.chosen for t in tunings], used)
     return {"untuned": before, "tuned": after, "chosen": [described(tuning) for tuning in tunings]}
 
 
-def part_of(measured: Measured, chosen: Sequence[int], with_masks: bool) -> Measured:
+def part_of(measured: MeasuredTerms, chosen: Sequence[int], with_masks: bool) -> MeasuredTerms:
     """Only some of the defective images."""
     kept = np.concatenate([np.arange(measured.count), measured.count + np.asarray(chosen)])
     return replace(
@@ -93,7 +93,11 @@ def part_of(measured: Measured, chosen: Sequence[int], with_masks: bool) -> Meas
 
 
 def judge(
-    defective: Measured, good: Measured, maps: Sequence[Candidate], verdicts: Sequence[Candidate], used: np.ndarray
+    defective: MeasuredTerms,
+    good: MeasuredTerms,
+    maps: Sequence[ScoreCandidate],
+    verdicts: Sequence[ScoreCandidate],
+    used: np.ndarray,
 ) -> dict[str, list[float]]:
     """METRICS of a map and a verdict for each of D draws, on the images `(D, N)` that it uses; defective ones come first."""
     masks = np.concatenate(
@@ -122,13 +126,13 @@ def judge(
     return metrics
 
 
-def verdict_scores(measured: Measured, candidate: Candidate) -> np.ndarray:
+def verdict_scores(measured: MeasuredTerms, candidate: ScoreCandidate) -> np.ndarray:
     """Scores of the test images."""
     of_terms = {term: torch.from_numpy(measured.highest[term, candidate.area][measured.count :]) for term in candidate.weights}
     return weighted_mean(of_terms, candidate.weights).numpy()
 
 
-def described_candidate(candidate: Candidate) -> str:
+def described_candidate(candidate: ScoreCandidate) -> str:
     return " + ".join(f"{weight:.3g} {term}" for term, weight in candidate.weights.items()) + f" @ {candidate.area:g}"
 
 

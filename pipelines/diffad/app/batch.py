@@ -17,7 +17,7 @@ from ..imaging.streams import read_batches
 from ..pipeline_diffad import DiffADPipeline
 from ..runtime.detector import Detector
 from ..system.text import printable, safe_cell
-from .inspection import DEFECTIVE, GOOD, NEUTRAL, banner, overlaid, shrunk
+from .inspected_image import DEFECTIVE, GOOD, NEUTRAL, banner, overlaid, shrunk
 
 BATCH_SIZE = 8
 GALLERY_SIZE, THUMBNAIL_SIDE = 24, 320

@@ -9,7 +9,8 @@ from PIL import Image
 
 from ..monitoring.feedback import FeedbackRecord, append_feedback
 from ..scoring.judging import Judging
-from .inspection import Inspection
+from ..system.file_digest import file_digest
+from .inspected_image import InspectedImage
 
 MOST_CONVERTED = 1000  # images that the page has turned into PNG and whose files are remembered
 
@@ -27,19 +28,19 @@ class OperatorsWord:
 
     def remember(self, path: Path, image: Image.Image) -> None:
         """Keeps name and digest of a file whose pixels the page will show as another file."""
-        self._converted[_key(image)] = path.name, _digest(path)
+        self._converted[_key(image)] = path.name, file_digest(path)
         if len(self._converted) > MOST_CONVERTED:
             self._converted.popitem(last=False)
 
     def call_wrong(
-        self, found: Inspection, calibration: Judging, rate: float, path: Path, image: Image.Image, note: str = ""
+        self, found: InspectedImage, calibration: Judging, rate: float, path: Path, image: Image.Image, note: str = ""
     ) -> FeedbackRecord:
         """Appends that the verdict on an image at a false-alarm rate is wrong, and returns the record.
 
         Raises:
             OSError: if it can't be written.
         """
-        name, digest = self._converted.get(_key(image)) or (path.name, _digest(path))
+        name, digest = self._converted.get(_key(image)) or (path.name, file_digest(path))
         verdict = "defective" if found.score > calibration.image_threshold(rate, found.category) else "good"
         record = FeedbackRecord(
             name=name,
@@ -53,10 +54,6 @@ class OperatorsWord:
         )
         append_feedback(self.path, record)
         return record
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _key(image: Image.Image) -> bytes:

@@ -1,4 +1,4 @@
-"""The web app's page: one image at a time, or many at once. Layout and events only; `inspection` and `batch` make the rest."""
+"""The web app's page: one image at a time, or many at once. Layout and events; `inspected_image` and `batch` do the rest."""
 
 import math
 import tempfile
@@ -10,10 +10,10 @@ from ..data import DataError, image_files
 from ..imaging.reading import ImageError
 from ..pipeline_diffad import DiffADPipeline
 from ..runtime.detector import Detector
-from . import batch, inspection
-from .inspection import Inspection
+from . import batch, inspected_image
+from .inspected_image import InspectedImage
+from .launch import refuse_addresses
 from .operators_word import OperatorsWord
-from .serving import refuse_addresses
 from .silent_gradio import gr
 from .uploaded_image import UploadedImage
 from .uploads import MAX_PIXELS, read_upload, uploaded_samples
@@ -21,18 +21,18 @@ from .uploads import MAX_PIXELS, read_upload, uploaded_samples
 HOUR = 3600  # seconds; what users leave behind is deleted after a day, and when the app ends
 FILE_TYPES = ["image", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".zip"]
 SHOWN_BY_BROWSERS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
-IDLE_BATCH = inspection.banner("Waiting for images", "Choose files on the left, then press Inspect.")
-IDLE = inspection.banner("Waiting for an image", "Drop one on the left, paste it, or take it with the camera.")
+IDLE_BATCH = inspected_image.banner("Waiting for images", "Choose files on the left, then press Inspect.")
+IDLE = inspected_image.banner("Waiting for an image", "Drop one on the left, paste it, or take it with the camera.")
 
 
-def build_app(
+def build_page(
     pipe: DiffADPipeline | Detector,
     name: str = "diffad",
     examples: str | Path | None = None,
     max_pixels: int = MAX_PIXELS,
     feedback: str | Path | None = None,
 ) -> gr.Blocks:
-    """The app for one calibrated pipeline; [`diffad.app.serving.launch`] serves it.
+    """The app for one calibrated pipeline; [`diffad.app.launch.launch`] serves it.
 
     Args:
         name: headline, for example the model's.
@@ -52,12 +52,12 @@ def build_app(
     word = None if feedback is None else OperatorsWord(Path(feedback))
     turn = threading.Lock()  # a pipeline serves one caller at a time; users take turns
 
-    def view(found: Inspection | None, percent: float) -> tuple:
+    def view(found: InspectedImage | None, percent: float) -> tuple:
         """Banner, overlay and heat map at a false-alarm rate."""
         if found is None:
             return gr.skip(), gr.skip(), gr.skip()
         rate = percent / 100
-        return inspection.verdict(found, pipe.calibration, rate), *inspection.pictures(found, pipe.calibration, rate)
+        return inspected_image.verdict(found, pipe.calibration, rate), *inspected_image.pictures(found, pipe.calibration, rate)
 
     def inspect(path: str | None, percent: float, category: str | None = None) -> Iterator[tuple]:
         """The input, inspection, banner, overlay, heat map; later note, before and after, the way there."""
@@ -67,7 +67,7 @@ def build_app(
         try:
             image = read_upload(path, max_pixels)
         except ImageError as error:
-            refusal = inspection.banner("This file can't be inspected", str(error))
+            refusal = inspected_image.banner("This file can't be inspected", str(error))
             yield gr.skip(), None, refusal, None, None, *no_repair("")
             return
         if Path(path).suffix.lower() not in SHOWN_BY_BROWSERS:
@@ -76,7 +76,7 @@ def build_app(
             yield image, *[gr.skip()] * 7  # as PNG, with the same pixels; this change calls `inspect` again
             return
         with turn:
-            found = inspection.inspect_image(pipe, image, percent / 100, category)
+            found = inspected_image.inspect_image(pipe, image, percent / 100, category)
         looking = no_repair("Finding out what the part should have looked like …")
         yield gr.skip(), found, *view(found, percent), *looking
         yield *[gr.skip()] * 5, *repair(path, percent, category)
@@ -91,7 +91,7 @@ def build_app(
             return no_repair("")
         try:
             with turn:
-                repaired = inspection.repair(pipe, image, percent / 100, category)
+                repaired = inspected_image.repair(pipe, image, percent / 100, category)
         except ValueError as error:  # what this model or image does not allow
             return no_repair(str(error))
         if repaired is None:
@@ -106,7 +106,7 @@ def build_app(
         """Note, and nothing where before and after and the way there would be."""
         return note, *(gr.update(value=None, visible=False) for _ in range(2))
 
-    def call_wrong(found: Inspection | None, path: str | None, percent: float, note: str) -> tuple:
+    def call_wrong(found: InspectedImage | None, path: str | None, percent: float, note: str) -> tuple:
         """What became of the report, and an empty note."""
         if found is None or path is None:
             return "There is no verdict yet.", gr.skip()
@@ -127,7 +127,7 @@ def build_app(
         no_results = (None, gr.update(visible=False), *[gr.update(value=None, interactive=False)] * 2)
         samples = uploaded_samples(paths or [], max_pixels)
         if not samples:
-            yield inspection.banner("No images", "Choose image files, or a zip archive of images."), *no_results
+            yield inspected_image.banner("No images", "Choose image files, or a zip archive of images."), *no_results
             return
         with tempfile.TemporaryDirectory() as folder:  # gradio has copied both files when it comes back for more
             table, overlays = Path(folder, "diffad.csv"), Path(folder, "diffad-overlays.zip")

@@ -94,13 +94,13 @@ def _calibrate_exported(
     precision: str | None,
 ) -> None:
     from ..export.calibration import calibrate_exported
-    from ..runtime.description import Description
+    from ..runtime.description import DetectorDescription
     from ..scoring.conformal import check_supported
 
     if false_alarm_rate is not None:
         check_supported(len(images), false_alarm_rate)
     calibration = calibrate_exported(model, images, precision, batch_size=batch_size, device=device or "cpu")
-    description = Description.read(model)
+    description = DetectorDescription.read(model)
     typer.echo(f"{model}: calibrated in {precision or description.weights} on {len(images)} good images")
     show_thresholds(calibration, description.category_names, calibration.supported_rates(false_alarm_rate))
 

@@ -39,7 +39,7 @@ def reconstruct(
     diffad reconstruct new --model runs/part --output repaired --preset paper
     ```
     """
-    from ..jobs.repair import repair_folder
+    from ..jobs.repair_folder import repair_folder
     from .loading import load_model
 
     pipe = load_model(model, device)

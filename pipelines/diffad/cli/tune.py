@@ -8,7 +8,7 @@ import typer
 from .options import AllGood, BatchSize, Device
 
 if TYPE_CHECKING:
-    from ..evaluation.tuning import Choice
+    from ..evaluation.tuning import ScoreChoice
 
 
 def tune(
@@ -86,7 +86,7 @@ def tune(
         typer.echo(f"{model}: stays as it is")
 
 
-def _described(choice: "Choice", measure: str, with_area: bool = False) -> str:
+def _described(choice: "ScoreChoice", measure: str, with_area: bool = False) -> str:
     gain = f"{choice.gain:+.1%} +- {choice.standard_error:.1%} from {choice.before:.1%} of {measure}, cross-validated"
     if not choice.is_changed:
         return f"unchanged; others bring {gain}"

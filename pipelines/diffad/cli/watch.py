@@ -62,7 +62,7 @@ def watch(
     ```
     """
     from ..watch.board import Board
-    from ..watch.drift import Drift, DriftSettings
+    from ..watch.drift import DriftSettings, JournaledMonitor
     from ..watch.inspection import Inspection
     from ..watch.journal import PartJournal
     from ..watch.judge import Judge
@@ -80,7 +80,7 @@ def watch(
         judge = Judge(partial(_load, load_scoring, model, device, profile, precision), category, false_alarm_rate)
         judge.pipe.calibration.supported_rates(false_alarm_rate, judge.pipe.category_indices(category, 1))
         settings = DriftSettings(level, defect_rate, reset_monitor)
-        drift = Drift(parts, judge.pipe, settings, category, false_alarm_rate, _say)
+        drift = JournaledMonitor(parts, judge.pipe, settings, category, false_alarm_rate, _say)
         inspection = Inspection(watched, judge, parts, sinks, drift, Board(parts.next_number - 1, _say))
         typer.echo(f"watching {without_credentials(source)}", err=True)
         with _stopped_by_signals(inspection.stop):

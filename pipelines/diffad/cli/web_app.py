@@ -53,9 +53,9 @@ def serve_app(
         pipe.set_progress_bar_config(disable=True)
     with temporary_files_removed(), suppress(KeyboardInterrupt):  # how a server ends
         try:
-            from ..app.page import build_app
-            from ..app.serving import launch
+            from ..app.launch import launch
+            from ..app.page import build_page
         except ModuleNotFoundError as error:
             raise ValueError(f"the web app needs the Python package {error.name}: pip install 'diffad[app]'") from error
-        app = build_app(pipe, Path(model).resolve().name, examples, round(max_megapixels * 1e6), feedback)
+        app = build_page(pipe, Path(model).resolve().name, examples, round(max_megapixels * 1e6), feedback)
         launch(app, host, port, share, max_megabytes, allowed_host or (), inbrowser=browser)

@@ -20,7 +20,7 @@ MAPS = {"maps": np.float32, "called_masks": np.bool_, "term_maps": np.float32}
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationTask:
     """What a worker does: names of test images, as bytes, to what the model says of them.
 
     Args:
@@ -72,7 +72,7 @@ def score_by_workers(cluster: Cluster, load: Load, data: str) -> Callable[..., S
     ) -> ScoredSamples:
         settings = {"map_size": map_size, "batch_size": batch_size, "false_alarm_rate": false_alarm_rate, "category": category}
         place = str(Path(data).resolve()) if Path(data).exists() else data
-        work = Evaluation(load, place, partial(score_batches, **settings), __version__, pipe.digest)
+        work = EvaluationTask(load, place, partial(score_batches, **settings), __version__, pipe.digest)
         tables = cluster.map(work, [os.fsencode(sample.name) for sample in samples], batch_size)
         return gather((as_batch(table, map_size) for table in tables), pipe, samples, masks, map_size, scratch)
 

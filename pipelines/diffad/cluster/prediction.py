@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # an exported model needs none of what a pipeline does
 
 
 @dataclass(frozen=True)
-class Prediction:
+class PredictionTask:
     """What a worker does: names of images, as bytes, to their rows.
 
     Args:
@@ -61,7 +61,7 @@ def rows_of_workers(cluster: Cluster, load: Load) -> Callable[..., MakeRows]:
     """
 
     def engine(pipe: "DiffADPipeline | Detector", folder: str, settings: PredictionSettings, batch_size: int) -> MakeRows:
-        work = Prediction(load, folder, settings.resolved(), batch_size, Path.cwd(), __version__, pipe.digest)
+        work = PredictionTask(load, folder, settings.resolved(), batch_size, Path.cwd(), __version__, pipe.digest)
 
         def make_rows(names: Sequence[str]) -> Iterator[list[dict]]:
             position = 0

@@ -55,7 +55,7 @@ class Cluster:
             # Made here and not by tasks, which would find no CPU: the workers have them all.
             blocks = ray.data.from_items(chunks, override_num_blocks=len(chunks))
             results = blocks.map_batches(
-                Worker,
+                RayWorker,
                 fn_constructor_args=(work,),
                 batch_size=None,
                 batch_format="pyarrow",
@@ -126,7 +126,7 @@ def check_reachable(address: str) -> None:
         raise OSError(f"--address {address}: no Ray cluster there ({one_line(error)}); `ray start --head` starts one") from None
 
 
-class Worker:
+class RayWorker:
     """What runs in each of Ray's processes."""
 
     def __init__(self, work: Work):

@@ -1,6 +1,6 @@
 """Where images come from: published layouts, plain folders, CSV manifests and the `datasets` library; one file each."""
 
-from .description import Description, describe
+from .description import DatasetDescription, describe
 from .ground_truth import load_mask
 from .huggingface import stream_samples
 from .layout import Layout
@@ -13,7 +13,7 @@ __all__ = [
     "GOOD",
     "LAYOUTS",
     "DataError",
-    "Description",
+    "DatasetDescription",
     "Layout",
     "Mask",
     "Sample",

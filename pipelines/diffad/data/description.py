@@ -20,7 +20,7 @@ SHOWN = 5  # of a list of files
 
 
 @dataclass
-class Description:
+class DatasetDescription:
     """What [`describe`] found. `str()` renders it for people.
 
     Args:
@@ -93,7 +93,7 @@ class Description:
         return f"{masks['present']} of {total} defective images"
 
 
-def describe(source: Source, held_out_fraction: float = 0.15, seed: int = 0, all_good: bool = False) -> Description:
+def describe(source: Source, held_out_fraction: float = 0.15, seed: int = 0, all_good: bool = False) -> DatasetDescription:
     """Recognises a source and decodes all of its images and masks once.
 
     Args:
@@ -116,7 +116,7 @@ def describe(source: Source, held_out_fraction: float = 0.15, seed: int = 0, all
             warnings.append(f"training would stop: {error}")
     images = check_images([*training, *test])
     counts = Counter(sample.defect for sample in test)
-    description = Description(
+    description = DatasetDescription(
         source=str(source),
         layout=layout.name,
         structure=layout.structure,
@@ -145,7 +145,7 @@ def _attempt(read: Callable[[Source], list], source: Source, problem: str, warni
         return []
 
 
-def _few_images(description: Description, fraction: float) -> list[str]:
+def _few_images(description: DatasetDescription, fraction: float) -> list[str]:
     needed = images_needed(0.05)
     if not description.training or description.held_out_groups >= needed:
         return []

@@ -19,7 +19,7 @@ from .reverse_step import (
 )
 
 
-class Prediction(NamedTuple):
+class DenoiserOutput(NamedTuple):
     """What the UNet says of the clean image from a noisy one, all float32.
 
     Args:
@@ -64,7 +64,7 @@ class Denoiser(torch.nn.Module):
         """x_t of images `(B, C, H, W)`; the noise broadcasts against them."""
         return add_noise(x0, noise, self.chain.step(timesteps))
 
-    def forward(self, xt: torch.Tensor, timesteps: torch.Tensor, category: torch.Tensor | int | None = None) -> Prediction:
+    def forward(self, xt: torch.Tensor, timesteps: torch.Tensor, category: torch.Tensor | int | None = None) -> DenoiserOutput:
         """What one pass of the UNet says of noisy images `(B, C, H, W)`.
 
         Args:
@@ -73,9 +73,9 @@ class Denoiser(torch.nn.Module):
         output, features = self._run_unet(xt, timesteps, category)
         prediction, v = output.chunk(2, dim=1)  # (B, C, H, W) each
         x0 = predict_x0(xt, prediction, self.chain.step(timesteps), self.prediction_type)
-        return Prediction(x0, clamp_to_range(v), features)
+        return DenoiserOutput(x0, clamp_to_range(v), features)
 
-    def kl_divergence(self, x0: torch.Tensor, prediction: Prediction, timesteps: torch.Tensor) -> torch.Tensor:
+    def kl_divergence(self, x0: torch.Tensor, prediction: DenoiserOutput, timesteps: torch.Tensor) -> torch.Tensor:
         """KL of the true and the predicted reverse step in bits, `(B, C, H, W)`."""
         return _kl_divergence(x0, prediction.x0, prediction.v, self.chain.step(timesteps))
 

@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..data import evaluation_samples
 from ..pipeline_diffad import DiffADPipeline
@@ -24,7 +25,7 @@ def evaluate_model(
     map_size: tuple[int, int] | None = None,
     report: bool = True,
     score: Callable[..., ScoredSamples] = score_samples,
-) -> dict:
+) -> dict[str, Any]:
     """Writes metrics.json, metrics.md, scores.csv, sheet.png and, if asked for, report.html to a folder.
 
     sheet.png shows input, truth, heat map and overlay of some images; report.html holds everything on one page, with

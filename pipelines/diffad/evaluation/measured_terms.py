@@ -33,7 +33,7 @@ class GoodImages(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredTerms:
     """What the terms make of G good and N defective images.
 
     Args:
@@ -52,7 +52,7 @@ class Measured:
 @torch.no_grad()
 def measure(
     pipe: DiffADPipeline, good: GoodImages, defects: Sequence[Sample], areas: Sequence[float], batch_size: int = 8
-) -> Measured:
+) -> MeasuredTerms:
     """Measures all terms of a model on the good images behind the score's statistics, and on defective images.
 
     Args:
@@ -94,7 +94,7 @@ def measure(
     of_image = np.zeros(len(images), int) if categories is None else np.asarray(categories)
     for values in highest.values():
         _standardize(values, of_image, len(chosen))
-    return Measured(maps, highest, masks, len(chosen))
+    return MeasuredTerms(maps, highest, masks, len(chosen))
 
 
 def scorer_of_all_terms(pipe: DiffADPipeline) -> Scorer:

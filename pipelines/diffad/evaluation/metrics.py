@@ -2,10 +2,12 @@
 
 import numpy as np
 
+from ..deprecation import accepts_former_names
 from .counts import count_together, region_shares
 from .sweep import FPR_LIMITS, sweep, sweep_metrics
 
 
+@accepts_former_names(labels="is_defective")
 def detection_metrics(scores: np.ndarray, is_defective: np.ndarray) -> dict[str, float]:
     """Image-level metrics.
 

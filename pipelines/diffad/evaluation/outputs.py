@@ -3,6 +3,7 @@
 import csv
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from .scored_samples import ScoredSamples
 SHEET_IMAGES_PER_DEFECT = 3
 
 
-def metrics_table(results: dict) -> str:
+def metrics_table(results: dict[str, Any]) -> str:
     """The metrics as a Markdown table in percent, with cost and operating point below."""
     columns = list(results["scores"]["ensemble"])
     lines = [
@@ -42,7 +43,7 @@ def metrics_table(results: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def masks_in_words(operating_point: dict) -> str:
+def masks_in_words(operating_point: dict[str, Any]) -> str:
     """What the pixels called defective are worth, of the operating point of an evaluation with masks."""
     f1, share = operating_point["seg_f1"], operating_point["seg_f1_share"]
     return f"pixel F1 {f1:.1%}, {share:.0%} of the best single threshold's"
@@ -70,7 +71,7 @@ def write_sheet(path: Path, scored: ScoredSamples) -> None:
     save_sheet(path, ("input", "truth", "heat map", "overlay"), rows)
 
 
-def build_report(pipe: DiffADPipeline, scored: ScoredSamples, results: dict) -> Report:
+def build_report(pipe: DiffADPipeline, scored: ScoredSamples, results: dict[str, Any]) -> Report:
     """The report of an evaluation; its pictures are drawn and repaired only when it is written.
 
     Its thresholds are those of the category that most images were scored as; pictures show each image's own.
@@ -112,7 +113,7 @@ def build_report(pipe: DiffADPipeline, scored: ScoredSamples, results: dict) -> 
     )
 
 
-def _category_fact(categories: dict) -> dict[str, str]:
+def _category_fact(categories: dict[str, Any]) -> dict[str, str]:
     """What the report says of the categories that images were scored as, of a model of several."""
     if not categories["images"]:
         return {}

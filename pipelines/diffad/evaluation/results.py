@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ UNKNOWN = "unknown"  # in place of the category of a product that the model has 
 
 def summarize(
     pipe: DiffADPipeline, scored: ScoredSamples, false_alarm_rate: float | None = None, category: str | None = None
-) -> dict:
+) -> dict[str, Any]:
     """All metrics of the stored score settings, of the paper's score and of every term, with cost and operating point.
 
     Rate and number of calibration images are those of the category that most images were scored as.

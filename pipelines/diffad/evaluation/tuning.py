@@ -25,7 +25,7 @@ MARGIN = 0.01  # below which a gain is not worth a change
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ScoreCandidate:
     """Settings that are tried.
 
     Args:
@@ -42,7 +42,7 @@ class Candidate:
         total = sum(self.weights.values())
         return {term: weight / total for term, weight in self.weights.items()}
 
-    def distance(self, other: "Candidate") -> float:
+    def distance(self, other: "ScoreCandidate") -> float:
         """How much of the score differs: the part of the weights, and half a part for each tenfold area."""
         mine, others = self.shares, other.shares
         of_weights = sum(abs(mine.get(term, 0) - others.get(term, 0)) for term in mine | others) / 2
@@ -50,7 +50,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ScoreChoice:
     """What was chosen of some candidates.
 
     Args:
@@ -60,14 +60,14 @@ class Choice:
         gain, standard_error: of the worth of images that the choice was made without.
     """
 
-    chosen: Candidate
+    chosen: ScoreCandidate
     is_changed: bool
     before: float
     gain: float
     standard_error: float
 
 
-def candidates(present: Candidate, terms: Sequence[str], areas: Sequence[float] = ()) -> list[Candidate]:
+def candidates(present: ScoreCandidate, terms: Sequence[str], areas: Sequence[float] = ()) -> list[ScoreCandidate]:
     """The present one first; then it with one term left out, added or doubled, and few terms of equal weight.
 
     Args:
@@ -82,9 +82,9 @@ def candidates(present: Candidate, terms: Sequence[str], areas: Sequence[float] 
             tried.append({name: weight for name, weight in weights.items() if name != term})
         tried.append({**weights, term: 2 * weights[term] if term in weights else usual})
     tried += [dict.fromkeys(chosen, usual) for count in range(1, MOST_TERMS + 1) for chosen in combinations(terms, count)]
-    distinct: dict[tuple, Candidate] = {}
+    distinct: dict[tuple, ScoreCandidate] = {}
     for area, of_area in product(dict.fromkeys([present.area, *areas]), tried):
-        candidate = Candidate(of_area, area)
+        candidate = ScoreCandidate(of_area, area)
         distinct.setdefault((area, tuple(sorted((t, round(share, 9)) for t, share in candidate.shares.items()))), candidate)
     return list(distinct.values())
 
@@ -124,7 +124,7 @@ def detection_worth(defective: np.ndarray, good: np.ndarray) -> np.ndarray:
     return ndtr((defective[:, None] - good[None]) / spread)
 
 
-def choose(tried: Sequence[Candidate], worth: Callable[[Candidate], np.ndarray]) -> Choice:
+def choose(tried: Sequence[ScoreCandidate], worth: Callable[[ScoreCandidate], np.ndarray]) -> ScoreChoice:
     """Chooses by the mean worth less the penalty, and keeps the present candidate unless the gain is beyond chance.
 
     Args:
@@ -145,7 +145,7 @@ def choose(tried: Sequence[Candidate], worth: Callable[[Candidate], np.ndarray])
     gain, standard_error = float(gains.mean()), np.sqrt(sum(_variance_of_mean(gains, axis) for axis in range(gains.ndim)))
     limit = max(MARGIN, student.ppf(CONFIDENCE, count - 1) * standard_error)
     index = best(everything) if gain > limit else 0
-    return Choice(tried[index], index > 0, float(of_images[0].mean()), gain, float(standard_error))
+    return ScoreChoice(tried[index], index > 0, float(of_images[0].mean()), gain, float(standard_error))
 
 
 def _variance_of_mean(gains: np.ndarray, axis: int) -> float:

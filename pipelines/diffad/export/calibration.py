@@ -9,7 +9,7 @@ import numpy as np
 from ..imaging.array_maps import region_at
 from ..imaging.preprocessing import ImageInput
 from ..runtime.calibration import StoredCalibration
-from ..runtime.description import CalibrationScores, Description
+from ..runtime.description import CalibrationScores, DetectorDescription
 from ..runtime.detector import Detector
 from ..scoring.categories import Categories
 from ..system.atomic import writing
@@ -67,7 +67,7 @@ def calibrate_exported(
     return StoredCalibration(description.score, of_categories, detector.region)
 
 
-def write_description(description: Description, folder: Path) -> None:
+def write_description(description: DetectorDescription, folder: Path) -> None:
     """Replaces an exported folder's `detector.json`, or, if the process is killed, nothing."""
     with writing(folder) as unfinished:
         description.write(unfinished)

@@ -13,13 +13,21 @@ from ..hub.single_file import single_file_code
 from ..imaging.preprocessing import ImageInput
 from ..imaging.tensors import cut
 from ..pipeline_diffad import DiffADPipeline
-from ..runtime.description import REGION_FILE, TERM_MAP, CalibrationScores, Description, Statistics, as_tuples, file_digest
+from ..runtime.description import (
+    REGION_FILE,
+    TERM_MAP,
+    CalibrationScores,
+    DetectorDescription,
+    Statistics,
+    as_tuples,
+)
 from ..runtime.engines import build_engine
 from ..scoring.calibration import Calibration
 from ..scoring.inputs import InputReader
 from ..scoring.scorer import Scorer
 from ..scoring.tiling import tile_corners
 from ..system.atomic import writing
+from ..system.file_digest import file_digest
 from .formats import FORMATS, SUFFIXES, save_graph
 from .graph import category_graph, score_graph, score_inputs
 from .half_storage import store_in_half
@@ -37,7 +45,7 @@ def export_pipeline(
     export_format: str = "onnx",
     term_maps: bool = False,
     int8_images: Sequence[ImageInput] | None = None,
-) -> Description:
+) -> DetectorDescription:
     """Exports a calibrated pipeline as a folder that [`diffad.runtime.Detector`] runs.
 
     The graph is compared with the pipeline before anything takes its place. The folder is complete: `python detector.py IMAGE`
@@ -73,7 +81,7 @@ def _export_on_cpu(
     export_format: str,
     term_maps: bool,
     int8_images: Sequence[ImageInput] | None,
-) -> Description:
+) -> DetectorDescription:
     scorer, calibration = pipe.scorer, pipe.calibration
     is_tiled = scorer.config.short_side is not None
     if term_maps and is_tiled:
@@ -94,7 +102,7 @@ def _export_on_cpu(
         if calibration.region is not None:
             Image.fromarray(calibration.region.astype(np.uint8) * 255).save(unfinished / REGION_FILE)
             files.append(REGION_FILE)
-        description = Description(
+        description = DetectorDescription(
             runtime=FORMATS[export_format],
             weights="fp32" if int8_images is None else "int8",
             graph=GRAPH + suffix,
@@ -168,7 +176,7 @@ def stored_statistics(calibration: Calibration) -> tuple[Statistics, ...]:
 
 
 @torch.no_grad()
-def check_graph(scorer: Scorer, description: Description, folder: Path) -> None:
+def check_graph(scorer: Scorer, description: DetectorDescription, folder: Path) -> None:
     """Compares what the written graph says of an example with what the scorer says.
 
     Raises:

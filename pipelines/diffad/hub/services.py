@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import requires, version
 from pathlib import Path
 
-from ..runtime.description import FILE, REGION_FILE, Description
+from ..runtime.description import FILE, REGION_FILE, DetectorDescription
 
 HANDLER, REQUIREMENTS = "handler.py", "requirements.txt"
 # Folder in the repository, by the package that runs the graphs.
@@ -38,7 +38,7 @@ def copy_graphs(exported: Sequence[Path], folder: Path, digest: str) -> None:
         ValueError: if one is of another model, or two are for the same runtime.
     """
     for source in exported:
-        description = Description.read(source)
+        description = DetectorDescription.read(source)
         if description.model != digest:
             raise ValueError(f"{source}: was exported from another model than the one that is pushed; export this one")
         place = folder / GRAPH_FOLDERS[description.runtime]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..pipeline_diffad import DiffADPipeline
-from ..runtime.description import Description
+from ..runtime.description import DetectorDescription
 
 FUSIONS = {"sum": "standardised", "tails": "as tail probabilities"}
 FALSE_ALARM_RATES = (0.05, 0.01)
@@ -48,7 +48,7 @@ def summarize_exported(folder: Path) -> dict[str, str]:
     Raises:
         ExportError: if the folder is damaged.
     """
-    description = Description.read(folder)
+    description = DetectorDescription.read(folder)
     score = description.score
     summary = {
         "exported model": f"{description.graph}, for {description.runtime}, {description.weights} weights",

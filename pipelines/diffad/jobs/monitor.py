@@ -20,6 +20,7 @@ from ..pipeline_diffad import DiffADPipeline
 from ..runtime.detector import Detector
 from ..scoring.inputs import InputReader
 from ..system.atomic import write_text
+from ..system.file_digest import file_digest
 from ..system.text import one_line
 from .folders import image_names
 from .recalibrate import calibration_images
@@ -257,7 +258,7 @@ class MonitorRun:
         """What later explains an alarm, or lets a report find its part."""
         self.sources.add_recent(path)
         if self.settings.feedback is not None and score > self.monitor.threshold:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest() if path is not None and path.is_file() else None
+            digest = file_digest(path) if path is not None and path.is_file() else None
             self.rejected.add(self.monitor.parts - 1, name, digest)
 
     def _reference_features(self) -> list[list[float]]:

@@ -12,6 +12,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .. import __version__
+from ..deprecation import accepts_former_names
 from ..imaging.decoding import ImageError
 from ..imaging.drawing import overlay
 from ..imaging.reading import page_count
@@ -60,6 +61,9 @@ class PredictionSettings:
         """The same settings for a process that works elsewhere."""
         folders = {name: getattr(self, name) for name in ("maps", "overlays", "masks")}
         return dataclasses.replace(self, **{name: folder and folder.resolve() for name, folder in folders.items()})
+
+
+PredictionSettings.__init__ = accepts_former_names(class_label="category")(PredictionSettings.__init__)
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """Calibrates a saved pipeline anew, on a folder of good images."""
 
-import hashlib
 from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..monitoring.feedback_list import FeedbackList, check_drawn_at_random
 from ..pipeline_diffad import DiffADPipeline
 from ..scoring.calibration import Calibration
 from ..system.atomic import writing
+from ..system.file_digest import file_digest
 from .folders import image_names
 from .history import CALIBRATION, HistoryEntry, read_history, write_history
 
@@ -52,7 +52,7 @@ def without_defective(images: Sequence[Path], feedback: FeedbackList, folder: Pa
     Raises:
         ValueError: if the others were chosen because the model rejected them, or none are left.
     """
-    digests = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in images}
+    digests = {path: file_digest(path) for path in images}
     check_drawn_at_random(digests.values(), feedback, folder)
     kept = [path for path in images if digests[path] not in feedback.defective]
     if not kept:

@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..system.atomic import write_text
+from ..system.file_digest import file_digest
 from ..system.text import one_line
 
 SHOWN_CHARACTERS = 100  # of a value in a message
@@ -133,7 +134,7 @@ def write_record(table: Path, run: Mapping) -> None:
         table: that is complete.
         run: everything that its rows depend on, as values JSON can hold.
     """
-    write_text(_record_path(table), json.dumps({"run": run, "table": _digest(table)}, indent=2) + "\n")
+    write_text(_record_path(table), json.dumps({"run": run, "table": file_digest(table)}, indent=2) + "\n")
 
 
 def check_is_result(table: Path, run: Mapping) -> None:
@@ -150,7 +151,7 @@ def check_is_result(table: Path, run: Mapping) -> None:
         raise ValueError(
             f"{path}: is not the record of a run ({one_line(error)}); remove it and the table, or name another table"
         ) from None
-    if recorded_table != _digest(table):
+    if recorded_table != file_digest(table):
         raise ValueError(f"{table}: exists already; remove it, or name another file")
     difference = difference_of_runs(recorded_run, run)
     if difference:
@@ -209,11 +210,3 @@ def _parsed_object(text: bytes) -> dict:
 
 def _record_path(table: Path) -> Path:
     return table.with_name(f"{table.name}.run.json")
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -14,8 +14,8 @@ import torch
 from ..data import DataError, Sample
 from ..data.files import file_sample
 from ..data.ground_truth import MaskFolder, check_masks, refuse_shared_masks
-from ..evaluation.measured_terms import GoodImages, Measured, measure
-from ..evaluation.tuning import AREAS, Candidate, Choice, candidates, choose, detection_worth, localization_worth
+from ..evaluation.measured_terms import GoodImages, MeasuredTerms, measure
+from ..evaluation.tuning import AREAS, ScoreCandidate, ScoreChoice, candidates, choose, detection_worth, localization_worth
 from ..pipeline_diffad import DiffADPipeline
 from ..scoring import terms
 from ..scoring.config import SCALE_TERMS
@@ -35,8 +35,8 @@ class Tuning(NamedTuple):
         has_masks: whether the map was judged by masks.
     """
 
-    anomaly_map: Choice
-    verdict: Choice
+    anomaly_map: ScoreChoice
+    verdict: ScoreChoice
     good_images: int
     defects: int
     has_masks: bool
@@ -88,7 +88,7 @@ def tune(pipe: DiffADPipeline, good: GoodImages, defects: Sequence[Sample], batc
     """
     present = pipe.calibration.score_config
     measured = measure(pipe, good, defects, AREAS, batch_size)
-    tuning = choose_score(measured, Candidate(present.weights, present.verdict_area), present.verdict)
+    tuning = choose_score(measured, ScoreCandidate(present.weights, present.verdict_area), present.verdict)
     if tuning.is_changed:
         weights, verdict = tuning.anomaly_map.chosen.weights, tuning.verdict.chosen.weights
         scales = tuple(scale for scale in SCALE_TERMS if scale in {*weights, *verdict})
@@ -105,7 +105,7 @@ def tune(pipe: DiffADPipeline, good: GoodImages, defects: Sequence[Sample], batc
     return tuning
 
 
-def choose_score(measured: Measured, anomaly_map: Candidate, verdict: Mapping[str, float]) -> Tuning:
+def choose_score(measured: MeasuredTerms, anomaly_map: ScoreCandidate, verdict: Mapping[str, float]) -> Tuning:
     """Chooses map and verdict by what was measured.
 
     Args:
@@ -117,7 +117,8 @@ def choose_score(measured: Measured, anomaly_map: Candidate, verdict: Mapping[st
     return Tuning(
         choose(candidates(anomaly_map, tried), lambda candidate: map_worth(measured, candidate)),
         choose(
-            candidates(Candidate(verdict, anomaly_map.area), tried, AREAS), lambda candidate: verdict_worth(measured, candidate)
+            candidates(ScoreCandidate(verdict, anomaly_map.area), tried, AREAS),
+            lambda candidate: verdict_worth(measured, candidate),
         ),
         measured.count,
         defects,
@@ -125,7 +126,7 @@ def choose_score(measured: Measured, anomaly_map: Candidate, verdict: Mapping[st
     )
 
 
-def map_worth(measured: Measured, candidate: Candidate) -> np.ndarray:
+def map_worth(measured: MeasuredTerms, candidate: ScoreCandidate) -> np.ndarray:
     """Worth of an anomaly map: `(N,)` by masks, else `(N, G)` by the mean of each image's highest pixels."""
     fused = sum(weight * measured.maps[term] for term, weight in candidate.shares.items())
     good, defective = fused[: measured.count], fused[measured.count :]
@@ -139,7 +140,7 @@ def map_worth(measured: Measured, candidate: Candidate) -> np.ndarray:
     return detection_worth(standardized[measured.count :], standardized[: measured.count])
 
 
-def verdict_worth(measured: Measured, candidate: Candidate) -> np.ndarray:
+def verdict_worth(measured: MeasuredTerms, candidate: ScoreCandidate) -> np.ndarray:
     """Worth `(N, G)` of a verdict."""
     standardized = {term: torch.from_numpy(measured.highest[term, candidate.area]) for term in candidate.weights}
     scores = terms.weighted_mean(standardized, candidate.weights).numpy()

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
+from ..deprecation import accepts_former_names
 from ..system.autocast import without_autocast
 from .float32 import Float32ModelMixin
 
@@ -36,6 +37,7 @@ class LinearDiscriminant(Float32ModelMixin, ConfigMixin):
             self.register_buffer("precision", torch.zeros(feature_channels, feature_channels))
             self.register_buffer("limit", torch.full((1,), torch.finfo(torch.float32).max))
 
+    @accepts_former_names(class_labels="categories")
     def fit(self, pooled: np.ndarray, categories: np.ndarray) -> "LinearDiscriminant":
         """Fits to the features of good images, every class equally likely, whatever its number of images.
 

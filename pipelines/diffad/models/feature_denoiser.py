@@ -1,5 +1,7 @@
 """A denoiser of the extractor's features and of a thumbnail: a second, small diffusion model that waits for no full image."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -156,7 +158,7 @@ class FeatureDenoiser(Float32ModelMixin, ConfigMixin):
         """`(B, C, h, w)` as what is of features, `(B, D, h, w)`, and what is of the thumbnail."""
         return values[:, : self.config.feature_channels], values[:, self.config.feature_channels :]
 
-    def new_gaussian(self, **conditioning) -> PadimGaussian:
+    def new_gaussian(self, **conditioning: Any) -> PadimGaussian:
         """A Gaussian of the features' errors of another conditioning, not fitted, for [`~FeatureDenoiser.set_gaussian`]."""
         shape = {name: self.config[name] for name in ("feature_channels", "grid", "rank", "num_classes")}
         return PadimGaussian(**shape, **conditioning)

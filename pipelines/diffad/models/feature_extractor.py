@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +58,7 @@ class FeatureExtractor(Float32ModelMixin, ConfigMixin):
         channels: int,
         image_mean: tuple[float, ...] = IMAGENET_MEAN,
         image_std: tuple[float, ...] = IMAGENET_STD,
-        transformers_config: dict | None = None,
+        transformers_config: dict[str, Any] | None = None,
         context_level: int | None = None,
     ):
         super().__init__()
@@ -233,7 +233,7 @@ def _level_count(name: str) -> int:
     return len(timm.create_model(name, pretrained=False, features_only=True).feature_info)
 
 
-def _build_transformers(config: dict) -> torch.nn.Module:
+def _build_transformers(config: dict[str, Any]) -> torch.nn.Module:
     from transformers import AutoBackbone, AutoConfig
 
     if config.get("use_pretrained_backbone"):

@@ -1,5 +1,7 @@
 """Base of the components whose numbers keep float32 when a pipeline is cast to half precision."""
 
+from typing import Any
+
 import torch
 from diffusers import ModelMixin
 
@@ -14,7 +16,7 @@ class Float32ModelMixin(ChecksSavedState, ModelMixin):
     lists its top-level parameters and buffers in `_keep_in_fp32_modules`, which `from_pretrained(torch_dtype=...)` obeys.
     """
 
-    def __call__(self, *args, **kwargs) -> torch.Tensor:
+    def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         with without_autocast(self.device.type):
             return super().__call__(*args, **kwargs)
 

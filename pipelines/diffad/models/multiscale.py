@@ -1,6 +1,7 @@
 """What good parts look like at further scales: on a coarse grid with a deeper level, and in the image enlarged."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,7 @@ class ScaleGaussian(_Standardized):
         gaussian: settings of the [`PadimGaussian`] of what is left.
     """
 
-    def __init__(self, channels: int, dims: int | None, seed: int, **gaussian):
+    def __init__(self, channels: int, dims: int | None, seed: int, **gaussian: Any):
         super().__init__(channels)
         if dims is None or dims >= channels:
             self.projection = None
@@ -173,7 +174,7 @@ class MultiscaleFeatures(Float32ModelMixin, ConfigMixin):
             if name != "neighbors":
                 scale.gaussian.check_state()
 
-    def with_only(self, scales: Sequence[str], **settings) -> "MultiscaleFeatures":
+    def with_only(self, scales: Sequence[str], **settings: Any) -> "MultiscaleFeatures":
         """The same without the other scales; `settings` are what its Gaussians were fitted with, in place of its own."""
         own = {name: value for name, value in self.config.items() if not name.startswith("_")}
         kept = tuple(scale for scale in self.config.scales if scale in scales)

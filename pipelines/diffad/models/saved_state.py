@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,7 +23,7 @@ class ChecksSavedState:
     folder's and the tensor's name. Sizes are compared with the file before memory is taken. Weights are safetensors only.
     """
 
-    def save_pretrained(self, save_directory: str | Path, *args, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Saves the component with the digests of its tensors; arguments are those of ModelMixin.
 
         Tensors that float16 holds exactly take half the space; they are loaded as they were.
@@ -36,7 +36,7 @@ class ChecksSavedState:
         (folder / DIGESTS).write_text(json.dumps(digests, indent=1, sort_keys=True) + "\n")
 
     @classmethod
-    def from_pretrained(cls: type[Component], pretrained_model_name_or_path: str | Path, **kwargs) -> Component:
+    def from_pretrained(cls: type[Component], pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Component:
         """Loads the component; arguments are those of ModelMixin.
 
         Raises:
@@ -54,7 +54,7 @@ class ChecksSavedState:
         return model
 
     @classmethod
-    def present_names(cls, saved: Mapping[str, object]) -> dict[str, object]:
+    def present_names(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
         """Saved settings or tensors by their present names; overridden where names have changed."""
         return dict(saved)
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -157,7 +158,7 @@ class JointUNet2DModel(ChecksSavedState, UNet2DModel):
         return math.lcm(self.stride, self.config.feature_stride)
 
     @classmethod
-    def from_unet(cls, unet: UNet2DModel, **joint_config) -> "JointUNet2DModel":
+    def from_unet(cls, unet: UNet2DModel, **joint_config: Any) -> "JointUNet2DModel":
         """Wraps a trained UNet2DModel or joint model: the same prediction under a new feature head.
 
         A part that the trained model lacks starts without effect: v = 0 where it had no variance, class embeddings of zero

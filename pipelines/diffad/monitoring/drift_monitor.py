@@ -5,6 +5,7 @@ import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -191,7 +192,7 @@ class DriftMonitor:
         with self._lock:
             return self._state(self._log10_evidence())
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """All that parts have changed, as values JSON can hold; [`DriftMonitor.restore`] goes on from it bit for bit."""
         with self._lock:
             return {
@@ -208,7 +209,7 @@ class DriftMonitor:
                 "feedback_evidence": max(self._feedback_evidence, -1e300),  # JSON has no infinity
             }
 
-    def restore(self, saved: dict) -> None:
+    def restore(self, saved: dict[str, Any]) -> None:
         """Goes on from what [`DriftMonitor.to_dict`] gave, in a monitor of the same scores and settings.
 
         Raises:
@@ -236,7 +237,7 @@ class DriftMonitor:
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise StateError(f"damaged ({type(error).__name__}: {error})") from error
 
-    def _settings(self) -> dict:
+    def _settings(self) -> dict[str, Any]:
         return {
             "false_alarm_rate": self.false_alarm_rate,
             "level": self.level,

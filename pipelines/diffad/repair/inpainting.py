@@ -1,10 +1,11 @@
 """Our repair: denoising of what the anomaly map marks."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
 
+from ..scoring.arguments import check_timesteps_and_seed
 from .context import OnStep, RepairContext, RepairResult
 from .cycle_spinning import cycle_spin
 from .fill import fill_from_surroundings, structure_weight
@@ -75,9 +76,11 @@ class Inpainting:
     most_replaced: float = 0.15
 
     def __post_init__(self):
+        check_timesteps_and_seed(self.timesteps)
         if not self.timesteps:
             raise ValueError("timesteps must hold at least one noise level")
-        for name, lowest in (("spins", 1), ("margin", 0), ("attempts", 0), ("proposals", 0)):
+        at_least_0 = [field.name for field in fields(self) if field.name not in ("timesteps", "spins", "content")]
+        for name, lowest in (("spins", 1), *((name, 0) for name in at_least_0)):
             if getattr(self, name) < lowest:
                 raise ValueError(f"{name} must be at least {lowest}, got {getattr(self, name)}")
         if self.content not in ("best", "mean"):

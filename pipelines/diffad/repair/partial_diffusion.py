@@ -22,7 +22,13 @@ class PartialDiffusion:
     stochastic: bool = False
 
     def run(self, images: torch.Tensor, context: RepairContext, on_step: OnStep) -> RepairResult:
-        """Repairs images `(B, 3, H, W)` in as many steps as the respaced chain has from the timestep on."""
+        """Repairs images `(B, 3, H, W)` in as many steps as the respaced chain has from the timestep on.
+
+        Raises:
+            ValueError: if the model knows no such noise level.
+        """
+        if not 0 <= self.timestep < len(context.betas):
+            raise ValueError(f"timestep must lie in 0..{len(context.betas) - 1}, the model's noise levels, got {self.timestep}")
         timesteps = context.chain_timesteps(self.num_inference_steps)  # descending
         start = min(range(len(timesteps)), key=lambda i: abs(timesteps[i] - self.timestep))
         images = context.add_noise(images, timesteps[start])

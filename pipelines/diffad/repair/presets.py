@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from typing import Any
 
 from ..deprecation import with_present_names
 from .gradient_denoising import GradientDenoising, GradientDescent
@@ -20,7 +21,7 @@ PRESETS: dict[str, RepairMethod] = {
 FORMER_SETTINGS = {"grain": "texture_strength", "halo_share": "border_share", "contrast": "border_difference"}
 
 
-def resolve_method(preset: str | RepairMethod, settings: Mapping[str, object]) -> RepairMethod:
+def resolve_method(preset: str | RepairMethod, settings: Mapping[str, Any]) -> RepairMethod:
     """Method of a preset, or the given one, with some of its settings replaced.
 
     Args:

@@ -1,13 +1,24 @@
 """What a repair passes on its way: kept, measured, and shown to the caller's callback."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 
 from ..imaging.tensors import to_pil
+from ..scoring.arguments import are_integers
+
+
+def check_kept_steps(steps: Any) -> None:
+    """Refuses what names no steps of a repair.
+
+    Raises:
+        ValueError: naming the argument of [`diffad.DiffADPipeline.reconstruct`].
+    """
+    if steps != "all" and not (are_integers(steps) and min(steps, default=1) >= 1):
+        raise ValueError(f'intermediate_steps must be numbers of steps, from 1 on, or "all", got {steps!r}')
 
 
 class StepRecorder:
@@ -38,6 +49,16 @@ class StepRecorder:
         if self.kept_steps == "all" or self.step in self.kept_steps:
             self.pictures.append([to_pil(image) for image in images])
         return images
+
+    def check_reached(self) -> None:
+        """Refuses steps that were asked for and that the repair has not.
+
+        Raises:
+            ValueError: saying how many there are.
+        """
+        if self.kept_steps != "all" and max(self.kept_steps, default=0) > self.step:
+            asked = f"intermediate_steps: step {max(self.kept_steps)} was asked for"
+            raise ValueError(f'{asked}, but this repair has {self.step} steps; "all" keeps each of them')
 
     def measure(self, images: torch.Tensor) -> None:
         """Keeps the losses of images that are not those after a step."""

@@ -1,7 +1,7 @@
 """One batch repaired, and carried over to the images at their own sizes."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from .inpainting import Inpainting
 from .presets import RepairMethod
 from .recorder import StepRecorder
 from .tiled_context import over_tiles
+
+# Given the pipeline, the step (from 1), the batch's first image and {"images": (B, 3, H, W)}; may return other images.
+StepCallback = Callable[[Any, int, int, dict[str, torch.Tensor]], dict[str, torch.Tensor] | None]
 
 
 class RepairedImage(NamedTuple):
@@ -42,6 +45,9 @@ def repair_batch(
         tile_overlap: of tiles, in which networks see images larger than the model's resolution.
         callback, kept_steps: as of [`StepRecorder`].
         measures_loss: whether to measure Eq. 12 of the input and after every step.
+
+    Raises:
+        ValueError: if a setting does not fit the model, or there are fewer steps than are to be kept.
     """
     tiled = over_tiles(context, tile_overlap)
     loss = (lambda images: mahalanobis_loss(tiled.distance(images))) if measures_loss else None
@@ -49,6 +55,7 @@ def repair_batch(
     recorder.measure(batch.pixels)
     # Inpainting cuts windows of its own around the defects.
     result = method.run(batch.pixels, context if isinstance(method, Inpainting) else tiled, recorder)
+    recorder.check_reached()
     repaired = []
     for i, original in enumerate(batch.originals):
         image = blend_change(original, batch.pixels[i], result.images[i], result.replaced[i])
@@ -60,9 +67,7 @@ def repair_batch(
     return repaired
 
 
-def step_callback(
-    callback: Callable[..., dict | None], pipe: object, batch_start: int
-) -> Callable[[int, torch.Tensor], torch.Tensor]:
+def step_callback(callback: StepCallback, pipe: Any, batch_start: int) -> Callable[[int, torch.Tensor], torch.Tensor]:
     """A pipeline's `callback(pipe, step, batch_start, {"images": images})` as [`StepRecorder`] calls it."""
 
     def call(step: int, images: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """`detector.json`: all that an exported model's graph does not say."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -10,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..scoring.config import ScoreConfig
+from ..system.file_digest import file_digest
 
 FORMAT = 1
 TERM_MAP = "term_map."  # begins the names of the graph's outputs that are maps of single terms
@@ -48,7 +48,7 @@ class Statistics:
 
 
 @dataclass(frozen=True)
-class Description:
+class DetectorDescription:
     """The content of `detector.json`.
 
     Args:
@@ -105,7 +105,7 @@ class Description:
         (folder / FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
-    def read(cls, folder: Path) -> "Description":
+    def read(cls, folder: Path) -> "DetectorDescription":
         """Reads a folder's description and compares the digests of its files.
 
         Raises:
@@ -134,15 +134,6 @@ class Description:
             return None
         with Image.open(folder / REGION_FILE) as image:
             return np.asarray(image.convert("L")) > 0
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _same(value: object) -> object:

@@ -13,7 +13,7 @@ from ..scoring.arguments import check_arguments
 from ..scoring.categories import Categories, category_indices, names_of
 from ..scoring.tiling import add_tiles, blend_weights, scored_size, tile_corners
 from .calibration import StoredCalibration
-from .description import TERM_MAP, Description, ExportError
+from .description import TERM_MAP, DetectorDescription, ExportError
 from .engines import build_engine
 from .fusion import fuse
 
@@ -54,7 +54,7 @@ class Detector:
 
     def __init__(self, folder: str | Path, device: str = "cpu", threads: int | None = None, precision: str | None = None):
         self.folder = Path(folder)
-        self.description = description = Description.read(self.folder)
+        self.description = description = DetectorDescription.read(self.folder)
         self.precision = precision = description.weights if precision is None else precision
         if precision not in description.precisions:
             raise ValueError(

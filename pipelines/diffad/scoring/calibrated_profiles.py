@@ -1,6 +1,7 @@
 """The calibrations of a model's profiles besides its own score, as one component of its pipeline."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -20,7 +21,7 @@ class CalibratedProfiles(Float32ModelMixin, ConfigMixin):
     _keep_in_fp32_modules = Calibration._keep_in_fp32_modules
 
     @register_to_config
-    def __init__(self, settings: dict[str, dict]):
+    def __init__(self, settings: dict[str, dict[str, Any]]):
         super().__init__()
         self.calibrations = torch.nn.ModuleDict({name: Calibration(**of_one) for name, of_one in settings.items()})
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 
-from ..deprecation import accepts_former_names, former_name
+from ..deprecation import accepts_former_names, former_name, with_present_names
 from ..imaging.array_maps import region_at
 from ..imaging.maps import resize_map
 from ..models.float32 import Float32ModelMixin
@@ -50,6 +51,7 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
         *("calibration_scores", "calibration_maxima"),
     ]
 
+    @accepts_former_names(num_normals=FORMER_NAMES["num_normals"])
     @register_to_config
     def __init__(
         self,
@@ -102,14 +104,20 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
     normal_scores_of = former_name("normal_scores_of", "calibration_scores_of")
 
     @classmethod
-    def extract_init_dict(cls, config_dict: dict, **kwargs) -> tuple[dict, dict, dict]:
-        return super().extract_init_dict(cls.present_names(config_dict), **kwargs)
+    def extract_init_dict(
+        cls, config_dict: dict[str, Any], **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if "_class_name" in config_dict:  # a saved model's: without a warning, as its tensors
+            config_dict = cls.present_names(config_dict)
+        else:
+            config_dict = with_present_names(config_dict, FORMER_NAMES, stacklevel=4)
+        return super().extract_init_dict(config_dict, **kwargs)
 
     @classmethod
-    def present_names(cls, saved: Mapping[str, object]) -> dict[str, object]:
+    def present_names(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
         return {FORMER_NAMES.get(name, name): value for name, value in saved.items()}
 
-    def _fix_state_dict_keys_on_load(self, state_dict: dict) -> None:
+    def _fix_state_dict_keys_on_load(self, state_dict: dict[str, torch.Tensor]) -> None:
         renamed = self.present_names(state_dict)
         state_dict.clear()
         state_dict.update(renamed)
@@ -149,17 +157,20 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
     def is_fitted(self) -> bool:
         return min(self.images_per_category) > 0
 
-    def unfitted(self, score: str | None = None, **settings) -> "Calibration":
+    def unfitted(self, score: str | None = None, **settings: Any) -> "Calibration":
         """The same settings with the given changes, for as many categories, without statistics and region of interest.
 
         Args:
             score: name of the score whose settings are changed in place of the present ones; see [`diffad.scoring.presets`].
 
         Raises:
-            ValueError: if there is no such score, or a setting is wrong.
+            ValueError: if there is no such score, or a setting does not exist or is wrong.
         """
+        known = [field.name for field in fields(ScoreConfig)]
+        if unknown := sorted(set(settings).difference(known)):
+            raise ValueError(f"a score has no setting {', '.join(unknown)}; it has score, {', '.join(known)}")
         counts = 0 if isinstance(self.config.num_calibration_images, int) else [0] * len(self.images_per_category)
-        present = {field.name: self.config[field.name] for field in fields(ScoreConfig)}  # as they would be saved
+        present = {name: self.config[name] for name in known}  # as they would be saved
         if score is not None:
             size = {name: settings.get(name, present[name]) for name in ("short_side", "tile_overlap", "seed")}
             present = {**asdict(ScoreConfig()), **size, **score_settings(score, size["short_side"])}

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .arguments import check_timesteps_and_seed
+
 TIMESTEP_TERMS = ("kl", "rgb", "feature")
 TERMS = (*TIMESTEP_TERMS, "residual", "mahalanobis")
 UNET_TERMS = (*TIMESTEP_TERMS, "residual")  # they take a pass of the UNet at every timestep
@@ -68,6 +70,7 @@ class ScoreConfig:
     seed: int = 0
 
     def __post_init__(self):
+        check_timesteps_and_seed(self.timesteps, self.seed)
         if unknown := sorted(set(self.scales) - set(SCALE_TERMS)):
             raise ValueError(f"unknown scales {unknown}; there are {', '.join(SCALE_TERMS)}")
         if unknown := sorted({*self.weights, *self.standardized_terms, *self.verdict} - set(self.all_terms)):

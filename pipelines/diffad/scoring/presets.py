@@ -1,6 +1,7 @@
 """Scores by name: ours, and the paper's own."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from .config import DEFAULT_EDGE, DETAIL_TERMS
 from .conformal import STATISTICS_SHARE
@@ -32,7 +33,7 @@ PAPER = {
 SCORES = {"default": DEFAULT, "paper": PAPER}
 
 
-def score_settings(score: str | Mapping[str, object], short_side: int | None = None) -> dict[str, object]:
+def score_settings(score: str | Mapping[str, Any], short_side: int | None = None) -> dict[str, Any]:
     """Settings of [`ScoreConfig`] by the name of a score, or the default's with some replaced.
 
     Args:

@@ -6,6 +6,7 @@ feature denoiser and one Gaussian. Its weights were chosen on a paper, grid and 
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from .config import DETAIL_TERMS, SCALE_TERMS, TERMS, ScoreConfig
 
@@ -25,7 +26,7 @@ NEEDED = {"fast": "feature_residual", "best": "neighbors"}  # without this term 
 
 def profile_settings(
     profile: str, balanced: ScoreConfig, scales: Sequence[str], map_terms: Sequence[str] | None = None
-) -> dict[str, object] | None:
+) -> dict[str, Any] | None:
     """Settings of [`ScoreConfig`] that a profile has in place of a model's own.
 
     Args:

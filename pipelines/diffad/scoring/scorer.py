@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler
 
 from ..diffusion.chain import ReverseChain
-from ..diffusion.denoiser import Denoiser, Prediction
+from ..diffusion.denoiser import Denoiser, DenoiserOutput
 from ..diffusion.noise import timestep_noise
 from ..diffusion.reverse_step import add_noise
 from ..imaging.maps import enlarge_and_smooth_map, resize_map, smooth_map, smooth_map_by_square_kernel
@@ -236,7 +236,7 @@ class Scorer(torch.nn.Module):
     def _enlarged(self, images: torch.Tensor) -> torch.Tensor:
         return F.interpolate(images, size=self.detail_size, mode="bilinear", align_corners=False)
 
-    def _predict(self, images: torch.Tensor, category: torch.Tensor | int | None, index: int) -> Prediction:
+    def _predict(self, images: torch.Tensor, category: torch.Tensor | int | None, index: int) -> DenoiserOutput:
         """What the UNet says of the images noised to the timestep of that index."""
         timestep = self.timesteps[index : index + 1]
         return self.denoiser(self.denoiser.add_noise(images, self.noise[index], timestep), timestep, category)

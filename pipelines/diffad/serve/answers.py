@@ -88,7 +88,7 @@ class Exchanged(BaseModel):
     differing: list[dict] = Field(description="name, label, new_label, score and new_score of the others.")
 
 
-class MonitorState(BaseModel):
+class CategoryState(BaseModel):
     """What the monitor says of one category."""
 
     category: str | None
@@ -104,7 +104,7 @@ class Monitored(BaseModel):
     """Answer of /monitor."""
 
     model: Model
-    categories: list[MonitorState] = Field(description="One for a model of one category.")
+    categories: list[CategoryState] = Field(description="One for a model of one category.")
 
 
 class Health(BaseModel):

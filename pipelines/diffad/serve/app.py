@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from .. import __version__
 from .auth import BearerToken, OwnNames
-from .metrics import Measured
+from .metrics import MetricsMiddleware
 from .refusal import Refusal
 from .refusal_response import refusal_response
 from .request_images import BodyLimit
@@ -51,7 +51,7 @@ def build_app(service: Service, token: str | None = None) -> FastAPI:
         app.add_middleware(OwnNames)
     else:
         app.add_middleware(BearerToken, token=token)
-    app.add_middleware(Measured, metrics=service.metrics)  # the last one that is added is the first one to be asked
+    app.add_middleware(MetricsMiddleware, metrics=service.metrics)  # the last one that is added is the first one to be asked
     return app
 
 

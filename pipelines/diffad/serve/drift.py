@@ -18,7 +18,7 @@ LOG = logging.getLogger("uvicorn.error")
 FORMAT = 1
 
 
-class Drift:
+class CategoryMonitors:
     """A monitor of each category of one model; they share the level.
 
     Args:
@@ -63,7 +63,7 @@ class Drift:
             self.monitors[category].set_reports(rejected.places_of(feedback))
 
     def summary(self) -> list[dict]:
-        """State of each category's monitor; the keys are fields of [`diffad.serve.answers.MonitorState`]."""
+        """State of each category's monitor; the keys are fields of [`diffad.serve.answers.CategoryState`]."""
         summaries = []
         for name, monitor in self.monitors.items():
             state = monitor.state
@@ -122,7 +122,7 @@ class SavedStates:
         self.of_models = {} if path is None else read_states(path)
         self._written = dict(self.of_models)
 
-    def take(self, drift: Drift) -> None:
+    def take(self, drift: CategoryMonitors) -> None:
         """Takes the state of a monitor, in the thread that changes it."""
         self.of_models[drift.key] = drift.state()
 

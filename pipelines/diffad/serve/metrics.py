@@ -52,7 +52,7 @@ class Metrics:
         self.reject_rate.set(sum(self._rejects) / len(self._rejects))
 
 
-class Measured:
+class MetricsMiddleware:
     """ASGI middleware that counts requests by route and status, and measures how long those that compute take.
 
     Args:

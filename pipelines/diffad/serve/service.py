@@ -2,13 +2,14 @@
 
 import asyncio
 from datetime import datetime, timezone
+from typing import Any
 
 from ..monitoring.drift_monitor import StateError
 from ..monitoring.feedback import FeedbackRecord, append_feedback
 from ..monitoring.feedback_list import FeedbackList, read_feedback_so_far
 from .batcher import Batcher
 from .computing import Load
-from .drift import Drift, SavedStates
+from .drift import CategoryMonitors, SavedStates
 from .messages import Job
 from .metrics import Metrics
 from .model_slot import ModelSlot, ServedModel
@@ -37,7 +38,7 @@ class Service:
         self.batcher = Batcher(self.slot, settings, self.metrics)
         self.states = SavedStates(settings.monitor_state)
         self.feedback = FeedbackList() if settings.feedback is None else read_feedback_so_far(settings.feedback)
-        self.drift: Drift | None = None
+        self.drift: CategoryMonitors | None = None
         self._drift_version = 0
         self._tasks: list[asyncio.Task] = []
         self.metrics.capacity.set(settings.capacity)
@@ -112,7 +113,7 @@ class Service:
         self._watch(self.slot.model)
         return comparison, self.slot.model
 
-    async def take_feedback(self, **fields) -> FeedbackRecord:
+    async def take_feedback(self, **fields: Any) -> FeedbackRecord:
         """Appends an operator's word to the file, with the present time.
 
         Raises:
@@ -156,7 +157,7 @@ class Service:
             self.states.take(self.drift)
             self.states.write()
         with_feedback = self.settings.feedback is not None
-        self.drift = Drift(model.worker.info, self.settings.level, self.states.of_models, with_feedback)
+        self.drift = CategoryMonitors(model.worker.info, self.settings.level, self.states.of_models, with_feedback)
         self.drift.take_feedback(self.feedback)
         self._drift_version = model.version
 

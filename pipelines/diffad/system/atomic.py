@@ -15,7 +15,6 @@ finds `.complete` moves what is left of it. Other files of the folder stay.
 Pure file operations, which import none of the package.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -27,7 +26,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .disk_space import CHUNK, DiskFullError, check_space, in_units, is_disk_full
+from .disk_space import DiskFullError, check_space, in_units, is_disk_full
+from .file_digest import file_digest
 
 DIGEST = "digest.json"
 COMPLETE = ".complete"  # files that are decided on and not yet in their places
@@ -96,7 +96,7 @@ def complete(folder: str | Path, without: Collection[str] = ()) -> bool:
             continue
         if not path.is_file():
             raise ValueError(f"{path}: is missing, though {folder / DIGEST} lists it; copy the folder anew, or save it again")
-        if _sha256(path) != expected:
+        if file_digest(path) != expected:
             raise ValueError(f"{path}: is not as it was written ({folder / DIGEST}); copy the folder anew, or save it again")
     return bool(entries)
 
@@ -195,7 +195,7 @@ def _write_digest(folder: Path, former: dict[str, str]) -> None:
     names = _files(folder)
     for name in names:
         _sync(folder / name, os.O_RDWR if WINDOWS else os.O_RDONLY)  # Windows syncs only what may be written
-    digest = former | {name: _sha256(folder / name) for name in names}
+    digest = former | {name: file_digest(folder / name) for name in names}
     write_text(folder / DIGEST, json.dumps({"sha256": digest}, indent=1) + "\n")
     _sync_folders(folder, {(folder / name).parent for name in names})
 
@@ -226,14 +226,6 @@ def _files(folder: Path) -> list[str]:
 
 def _entries(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _replace(source: Path, target: Path) -> None:

@@ -25,7 +25,7 @@ class DriftSettings:
     reset: bool = False
 
 
-class Drift:
+class JournaledMonitor:
     """A monitor whose state lies in the journal.
 
     Tests scores and the reject rate, not embeddings, which need a reference.

@@ -10,7 +10,7 @@ from ..system.text import one_line
 from .backoff import Backoff
 from .board import Board
 from .delivery import Delivery, Sink
-from .drift import Drift
+from .drift import JournaledMonitor
 from .journal import JournalError, PartJournal
 from .judge import Judge, ModelError
 from .results import is_defective, make_result
@@ -68,7 +68,7 @@ class Inspection:
         judge: Judge,
         journal: PartJournal,
         sinks: Sequence[Sink],
-        drift: Drift | None = None,
+        drift: JournaledMonitor | None = None,
         board: Board | None = None,
         backoff: Callable[[], Backoff] = Backoff,
         patience: float | None = None,

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ...imaging.reading import ImageError, read_image
 from ...pipeline_diffad import DiffADPipeline
@@ -14,7 +15,7 @@ from .pictures import Pictures, draw_pictures
 
 def report_from_predictions(
     pipe: DiffADPipeline | Detector,
-    rows: Iterable[Mapping],
+    rows: Iterable[Mapping[str, Any]],
     folder: str | Path,
     false_alarm_rate: float | None = None,
     facts: Mapping[str, str] | None = None,

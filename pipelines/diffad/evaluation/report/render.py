@@ -1,10 +1,10 @@
 """Writes a report as one HTML file that needs nothing else."""
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -13,6 +13,7 @@ from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
 from ...scoring.conformal import check_supported
+from ...system.file_digest import file_digest
 from ...system.text import printable
 from ..bootstrap import RESAMPLES, confidence_intervals
 from ..counts import count_images
@@ -102,7 +103,7 @@ def _check(report: Report) -> None:
     check_supported(len(report.calibration_scores), report.false_alarm_rate)
 
 
-def _rates(rows: Sequence[ReportRow]) -> dict[str, dict]:
+def _rates(rows: Sequence[ReportRow]) -> dict[str, dict[str, Any]]:
     """Detection and false-alarm rate with exact binomial 95 % intervals (Clopper and Pearson), where there are such images."""
     rates = {}
     for name, truth in (("detection", True), ("false alarms", False)):
@@ -114,7 +115,7 @@ def _rates(rows: Sequence[ReportRow]) -> dict[str, dict]:
     return rates
 
 
-def _metrics(report: Report) -> list[dict]:
+def _metrics(report: Report) -> list[dict[str, Any]]:
     """Name, value and 95 % confidence interval of every metric that has a name here."""
     scores, is_defective = _scores_and_truth(report)
     counts = count_images(scores, is_defective)
@@ -130,7 +131,7 @@ def _metrics(report: Report) -> list[dict]:
     return rows
 
 
-def _curves(report: Report) -> list[dict]:
+def _curves(report: Report) -> list[dict[str, Any]]:
     scores, is_defective = _scores_and_truth(report)
     if is_defective.all() or not is_defective.any():
         return []
@@ -165,7 +166,7 @@ def _histogram(report: Report, has_truth: bool) -> str:
     return score_histogram({name: group for name, group in groups.items() if len(group[0])}, report.image_threshold)
 
 
-def _defects(rows: Sequence[ReportRow]) -> list[dict]:
+def _defects(rows: Sequence[ReportRow]) -> list[dict[str, Any]]:
     """How many defective images of every type were found, the type with the lowest share first."""
     defective = [row for row in rows if row.is_defective]
     totals = Counter(row.defect or "defective" for row in defective)
@@ -176,14 +177,14 @@ def _defects(rows: Sequence[ReportRow]) -> list[dict]:
     return sorted(table, key=lambda row: (row["share"], row["name"]))
 
 
-def _outcome_counts(rows: Sequence[ReportRow]) -> list[dict]:
+def _outcome_counts(rows: Sequence[ReportRow]) -> list[dict[str, Any]]:
     counts = Counter(row.outcome for row in rows)
     return [
         {"name": outcome.value, "key": outcome.name.lower(), "count": counts[outcome]} for outcome in Outcome if counts[outcome]
     ]
 
 
-def _cards(rows: Sequence[ReportRow]) -> list[dict]:
+def _cards(rows: Sequence[ReportRow]) -> list[dict[str, Any]]:
     cards = []
     for row in tqdm(rows, desc="report", mininterval=2, disable=None):
         pictures = row.pictures()
@@ -205,11 +206,11 @@ def _cards(rows: Sequence[ReportRow]) -> list[dict]:
     return cards
 
 
-def _record(row: ReportRow) -> dict:
+def _record(row: ReportRow) -> dict[str, Any]:
     """What is added to the list of feedback where the verdict is called wrong, but for the time."""
     return {
         "name": printable(row.name),
-        "digest": hashlib.sha256(row.file().read_bytes()).hexdigest(),
+        "digest": file_digest(row.file()),
         "verdict": row.verdict,
         "correct_verdict": "good" if row.called_defective else "defective",
         "score": row.score,

@@ -23,7 +23,7 @@ WORK_SHARE = 20
 
 
 @dataclass
-class Candidate:
+class PendingFile:
     """A file that may still be written.
 
     Args:
@@ -67,7 +67,7 @@ class FolderSource:
         self.folder, self._is_known, self._once = folder.resolve(), is_known, once
         self._settle, self._patience, self._report = settle, patience, report
         self.address = str(self.folder)
-        self._candidates: dict[str, Candidate] = {}
+        self._candidates: dict[str, PendingFile] = {}
         self._given: set[PartKey] = set()  # not yet in the journal
 
     def parts(self, stop: threading.Event) -> Iterator[Part | None]:
@@ -116,7 +116,7 @@ class FolderSource:
         known = self._candidates.get(key.name)
         if (known is None or known.key != key) and key not in self._given and not self._is_known(key):
             now = time.monotonic()
-            self._candidates[key.name] = Candidate(key, now, now + self._settle)
+            self._candidates[key.name] = PendingFile(key, now, now + self._settle)
 
     def _ready(self) -> Iterator[Part]:
         """Files that are complete, or will not be, the oldest first."""
@@ -129,7 +129,7 @@ class FolderSource:
                 self._given.add(part.key)
                 yield part
 
-    def _part(self, candidate: Candidate) -> Part | None:
+    def _part(self, candidate: PendingFile) -> Part | None:
         """The candidate as a part; None if it has to wait, or is no candidate any longer."""
         path, name = self.folder / candidate.key.name, candidate.key.name
         image, is_complete = _decoded(path)
@@ -141,7 +141,7 @@ class FolderSource:
             return None
         now = time.monotonic()
         if key != candidate.key:
-            self._candidates[name] = Candidate(key, now, now + self._settle)
+            self._candidates[name] = PendingFile(key, now, now + self._settle)
         elif is_complete or now - candidate.since >= self._patience:
             return Part(key, image)
         else:

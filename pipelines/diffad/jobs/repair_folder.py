@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..deprecation import warn_renamed
+from ..deprecation import accepts_former_names
 from ..imaging.decoding import ImageError, pixel_count
 from ..imaging.drawing import filmstrip
 from ..imaging.reading import read_image
@@ -34,6 +34,7 @@ class RepairSummary:
     errors: list[str] = field(default_factory=list)
 
 
+@accepts_former_names(class_label="category", film="trajectory")
 def repair_folder(
     pipe: DiffADPipeline,
     folder: Path,
@@ -44,7 +45,6 @@ def repair_folder(
     batch_size: int = 8,
     category: str | None = None,
     trajectory: bool = False,
-    film: bool | None = None,
 ) -> RepairSummary:
     """Writes `output/repaired` and `output/difference`, PNG files under the names of the images below `folder`.
 
@@ -55,15 +55,11 @@ def repair_folder(
         category: of all images, for a model of several; None recognises each image's.
         trajectory: also write the way from each changed image to its repair to `output/trajectory`, as a row of frames (PNG)
             and animated (GIF).
-        film: former name of `trajectory`.
 
     Raises:
         DataError: if there are no images, or the output lies among them.
         ValueError: if the preset does not exist, or the pipeline can't give the false-alarm rate or does not know the category.
     """
-    if film is not None:
-        warn_renamed("film", "trajectory")
-        trajectory = film
     pipe.set_progress_bar_config(disable=True)
     folder, names = images_of(folder, [output])
     summary = RepairSummary()

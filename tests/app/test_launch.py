@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import new_process
 import pytest
 from app_images import part
-from diffad.app.page import build_app
-from diffad.app.serving import RequestGuard, launch
+from diffad.app.launch import RequestGuard, launch
+from diffad.app.page import build_page
 from tiny_pipeline import save_tiny_model
 
 API = "/gradio_api"
@@ -24,7 +24,7 @@ API = "/gradio_api"
 @pytest.fixture(scope="module")
 def served(pipe):
     """Host and port of the running app, and its blocks."""
-    app = build_app(pipe, max_pixels=1_000_000)
+    app = build_page(pipe, max_pixels=1_000_000)
     launch(app, prevent_thread_lock=True, quiet=True, max_megabytes=0.1)
     yield urlsplit(app.local_url).netloc, app
     app.close()
@@ -74,7 +74,7 @@ def test_nothing_that_was_inspected_is_kept_for_others(served):
 
 
 def test_the_limits_are_20_megabytes_and_50_megapixels_by_default(pipe):
-    app = build_app(pipe)
+    app = build_page(pipe)
     launch(app, prevent_thread_lock=True, quiet=True)
     try:
         assert app.max_file_size == 20_000_000

@@ -18,7 +18,7 @@ DEFECTIVE, GOOD, NEUTRAL = "#b91c1c", "#15803d", "#52525b"
 
 
 @dataclass(frozen=True)
-class Inspection:
+class InspectedImage:
     """One scored image, on which any threshold can be laid without scoring it again.
 
     Args:
@@ -37,13 +37,15 @@ class Inspection:
     is_unknown: bool = False
 
 
-def inspect_image(pipe: DiffADPipeline | Detector, image: Image.Image, rate: float, category: str | None = None) -> Inspection:
+def inspect_image(
+    pipe: DiffADPipeline | Detector, image: Image.Image, rate: float, category: str | None = None
+) -> InspectedImage:
     """Scores one image. The false-alarm rate changes nothing in the result, but has to be one that the pipeline supports."""
     shown = shrunk(image, DISPLAY_SIDE)
     output = pipe(image, categories=category, false_alarm_rate=rate, map_size=(shown.height, shown.width))
     # An unknown product has no category, but the thresholds of the nearest.
     of_categories = [pipe.calibration.image_threshold(rate, i) for i in range(len(pipe.calibration.images_per_category))]
-    return Inspection(
+    return InspectedImage(
         image=np.asarray(shown),
         anomaly_map=output.anomaly_maps[0],
         score=float(output.image_scores[0]),
@@ -58,30 +60,30 @@ def overlaid(image: np.ndarray, anomaly_map: np.ndarray, threshold: float, mask:
     return marked(image, anomaly_map, threshold, mask, MASK_COLOUR, width=max(1, round(max(image.shape) / 400)))
 
 
-def pictures(inspection: Inspection, calibration: Judging, rate: float) -> tuple[np.ndarray, np.ndarray]:
+def pictures(inspected: InspectedImage, calibration: Judging, rate: float) -> tuple[np.ndarray, np.ndarray]:
     """Overlay and heat map at the pixel threshold of a false-alarm rate, `(H, W, 3)` uint8 each."""
-    threshold = calibration.pixel_threshold(rate, inspection.category)
-    is_defective = inspection.is_unknown or inspection.score > calibration.image_threshold(rate, inspection.category)
-    mask = calibration.mask(inspection.anomaly_map, threshold, is_defective)
-    picture = overlaid(inspection.image, inspection.anomaly_map, threshold, mask)
-    return picture, heat_map(inspection.anomaly_map, threshold)
+    threshold = calibration.pixel_threshold(rate, inspected.category)
+    is_defective = inspected.is_unknown or inspected.score > calibration.image_threshold(rate, inspected.category)
+    mask = calibration.mask(inspected.anomaly_map, threshold, is_defective)
+    picture = overlaid(inspected.image, inspected.anomaly_map, threshold, mask)
+    return picture, heat_map(inspected.anomaly_map, threshold)
 
 
-def verdict(inspection: Inspection, calibration: Judging, rate: float) -> str:
+def verdict(inspected: InspectedImage, calibration: Judging, rate: float) -> str:
     """HTML with the verdict at a false-alarm rate, and what score and p-value mean."""
-    threshold = calibration.image_threshold(rate, inspection.category)
-    if inspection.is_unknown:
+    threshold = calibration.image_threshold(rate, inspected.category)
+    if inspected.is_unknown:
         return banner(
             "? Unknown product",
             "This part is like none of the products that the model was trained on, so nothing says that it is good.",
-            f"Scored as the nearest of them: {inspection.score:.2f}, threshold {threshold:.2f}.",
+            f"Scored as the nearest of them: {inspected.score:.2f}, threshold {threshold:.2f}.",
             colour=DEFECTIVE,
         )
-    defective = inspection.score > threshold
+    defective = inspected.score > threshold
     return banner(
         "✗ Defective" if defective else "✓ No defect found",
-        f"Score {inspection.score:.2f}, threshold {threshold:.2f}: at most {100 * rate:.3g} % of good parts score above it.",
-        p_value_in_words(inspection.p_value, calibration.images_per_category[inspection.category]),
+        f"Score {inspected.score:.2f}, threshold {threshold:.2f}: at most {100 * rate:.3g} % of good parts score above it.",
+        p_value_in_words(inspected.p_value, calibration.images_per_category[inspected.category]),
         colour=DEFECTIVE if defective else GOOD,
     )
 

@@ -4,6 +4,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Iterable
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -87,12 +88,12 @@ def launch(
     share: bool = False,
     max_megabytes: float = MAX_MEGABYTES,
     allowed_hosts: Iterable[str] = (),
-    **options,
+    **options: Any,
 ) -> None:
     """Serves the app until it is stopped; nothing but a link asked for by `share` reaches beyond this machine's network.
 
     Args:
-        app: of [`diffad.app.page.build_app`].
+        app: of [`diffad.app.page.build_page`].
         host: address to listen on; `0.0.0.0` lets the whole network in.
         port: None takes the first free one from 7860 on.
         share: ask gradio's servers for a public link.
