@@ -19,7 +19,6 @@ from diffad.evaluation.evaluate import evaluate_model
 from diffad.evaluation.scored_samples import score_samples
 from diffad.jobs.predict import PredictionSettings, predict_folder
 from PIL import Image
-from pyarrow import fs
 from stub_model import load_stub, save_stub
 from tiny_pipeline import save_test_images, smooth_images, tiny_pipeline
 from two_nodes import two_nodes, worker_pids
@@ -33,6 +32,7 @@ SETTINGS = PredictionSettings(0.05)
 @pytest.fixture(scope="module")
 def store():
     """A bucket of images, one of which is broken; gives its address."""
+    import boto3  # the store's own client: pyarrow 17 fails to write to moto's newest server, from which it reads
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -40,15 +40,15 @@ def store():
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "test")
         server.start()
-        query = f"endpoint_override=127.0.0.1:{server.get_host_and_port()[1]}&scheme=http&region=us-east-1"
-        files, _ = fs.FileSystem.from_uri(f"s3://parts?{query}&allow_bucket_creation=true")
-        files.create_dir("parts")
+        host, region = f"127.0.0.1:{server.get_host_and_port()[1]}", "us-east-1"
+        files = boto3.client("s3", endpoint_url=f"http://{host}", region_name=region)
+        files.create_bucket(Bucket="parts")
         for i in range(IMAGES):
             file = io.BytesIO()
             Image.new("RGB", (16, 12), (2 * i,) * 3).save(file, format="PNG")
-            with files.open_output_stream(f"parts/new/{i % 3}/{i:03d}.png") as stream:
-                stream.write(b"no image" if i == 50 else file.getvalue())
-        yield f"s3://parts/new?{query}"
+            body = b"no image" if i == 50 else file.getvalue()
+            files.put_object(Bucket="parts", Key=f"new/{i % 3}/{i:03d}.png", Body=body)
+        yield f"s3://parts/new?endpoint_override={host}&scheme=http&region={region}"
         server.stop()
 
 

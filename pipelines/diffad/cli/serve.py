@@ -20,7 +20,7 @@ def serve(
         typer.Option(help="File with the token that requests must carry; without it the variable DIFFAD_TOKEN, if set."),
     ] = None,
     queue: Annotated[int, typer.Option(help="Images waiting or being scored; further requests get 429.", min=1)] = 32,
-    batch_size: Annotated[int, typer.Option(help="Images that are scored together if so many are waiting.", min=1)] = 8,
+    batch_size: Annotated[int, typer.Option(help="Images scored together, unless one by one is faster.", min=1)] = 8,
     max_megabytes: Annotated[float, typer.Option(help="Of a request; larger ones get 413.", min=0.001)] = 20,
     max_megapixels: Annotated[float, typer.Option(help="Of an image; larger ones are refused.", min=0.001)] = 50,
     batch_seconds: Annotated[

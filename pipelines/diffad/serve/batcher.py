@@ -81,7 +81,7 @@ class Batcher:
         while True:
             await self._arrived.wait()
             served = await self.slot.served(LOADING_PATIENCE)
-            group = self._next_group()
+            group = self._next_group(self.settings.batch_size if served is None else served.worker.batch_size)
             jobs = [job for job, _ in group]
             results = await self._compute(jobs, served)
             for (_, future), result in zip(group, results, strict=True):
@@ -102,7 +102,7 @@ class Batcher:
             self._seconds_per_image += 0.1 * ((time.monotonic() - start) / images - self._seconds_per_image)
         return results
 
-    def _next_group(self) -> list[tuple[Job, asyncio.Future]]:
+    def _next_group(self, batch_size: int) -> list[tuple[Job, asyncio.Future]]:
         """The first job, and those right behind it that fit into a batch with it."""
         group = [self._waiting.popleft()]
         first = group[0][0]
@@ -110,7 +110,7 @@ class Batcher:
         while self._waiting and not first.repair:
             job = self._waiting[0][0]
             images += len(job.images)
-            if images > self.settings.batch_size or job.category != first.category or job.repair:
+            if images > batch_size or job.category != first.category or job.repair:
                 break
             group.append(self._waiting.popleft())
         if not self._waiting:

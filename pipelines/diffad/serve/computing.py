@@ -1,8 +1,10 @@
 """What the process that computes does: loads a model, then answers groups of requests until the server is gone."""
 
 import base64
+import dataclasses
 import io
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from multiprocessing.connection import Connection
@@ -18,7 +20,7 @@ from ..imaging.streams import read_batches
 from ..runtime.detector import Detector
 from ..runtime.rows import rows_of
 from ..system.text import one_line
-from .messages import Job, LoadingFailed, ModelInfo, Result, SentImage
+from .messages import Job, Loaded, LoadingFailed, ModelInfo, Result, SentImage
 from .refusal import Refusal
 from .settings import ServeSettings
 
@@ -26,11 +28,13 @@ if TYPE_CHECKING:  # an exported model is served without torch
     from ..pipeline_diffad import DiffADPipeline
 
 Load = Callable[[str], object]  # path of a model to a pipeline or Detector; runs in the process that computes
+TIMED_CALLS = 2
+WORTH_IT = 0.95  # of the time of an image in a batch; each batch is also a message to another process
 NO_REPAIR_EXPORTED = "an exported model marks defects and does not repair them; serve the trained model for that"
 
 
 def compute(connection: Connection, load: Load, path: str, settings: ServeSettings) -> None:
-    """Sends [`ModelInfo`] or [`LoadingFailed`], then for every sequence of [`Job`] the list of their results.
+    """Sends [`Loaded`] or [`LoadingFailed`], then for every sequence of [`Job`] the list of their results.
 
     The jobs of one sequence are of the same kind and category. Ends when it receives None, or when the server is gone.
     """
@@ -40,11 +44,11 @@ def compute(connection: Connection, load: Load, path: str, settings: ServeSettin
     try:
         model = load(path)
         info = describe(model, settings)
-        warm_up(model, settings)
+        settings = dataclasses.replace(settings, batch_size=fastest_batch_size(model, settings))
     except Exception as error:
         connection.send(LoadingFailed(one_line(error)))
         return
-    connection.send(info)
+    connection.send(Loaded(info, settings.batch_size))
     while True:
         try:
             jobs = connection.recv()
@@ -73,11 +77,24 @@ def describe(model: "DiffADPipeline | Detector", settings: ServeSettings) -> Mod
     )
 
 
-def warm_up(model: "DiffADPipeline | Detector", settings: ServeSettings) -> None:
-    """Scores grey images, alone and as a full batch, so that no request waits for what runtimes prepare at first use."""
+def fastest_batch_size(model: "DiffADPipeline | Detector", settings: ServeSettings) -> int:
+    """The size at most `settings.batch_size`, of that and one, in which the model scores an image in less time.
+
+    Some runtimes are faster with single images, whose activations a CPU's cache holds. The grey images that are scored to find
+    out also warm the model up, so that no request waits for what runtimes prepare at first use.
+    """
     grey = Image.new("RGB", (256, 256), (128, 128, 128))
-    for count in dict.fromkeys((1, settings.batch_size)):
-        model([grey] * count, settings.batch_size, None if model.category_names is None else model.category_names[0])
+    category = None if model.category_names is None else model.category_names[0]
+
+    def seconds_per_image(count: int) -> float:
+        start = time.perf_counter()
+        model([grey] * count, count, category)
+        return (time.perf_counter() - start) / count
+
+    largest = settings.batch_size
+    # Without the first call, in which the runtime prepares
+    alone, together = (min([seconds_per_image(size) for _ in range(1 + TIMED_CALLS)][1:]) for size in (1, largest))
+    return 1 if alone < WORTH_IT * together else largest
 
 
 def answer(model: "DiffADPipeline | Detector", jobs: Sequence[Job], settings: ServeSettings) -> list[Result]:

@@ -66,6 +66,18 @@ class ModelInfo:
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """The model is loaded and warm.
+
+    Args:
+        batch_size: images that are scored together if so many are waiting.
+    """
+
+    info: ModelInfo
+    batch_size: int
+
+
+@dataclass(frozen=True)
 class LoadingFailed:
     """The model can't be served; one sentence says why."""
 

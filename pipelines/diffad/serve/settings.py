@@ -10,7 +10,7 @@ class ServeSettings:
 
     Args:
         false_alarm_rate: share of good parts that may be called defective; None as in scoring.
-        batch_size: images that are scored together if so many are waiting.
+        batch_size: images that are scored together at most. A model that scores them faster one by one does so.
         capacity: images that may be in the server at once, waiting or being scored; more are answered with 429.
         max_bytes: of a request's body.
         max_pixels: of an image.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
 from .computing import Load, compute
-from .messages import Job, LoadingFailed, ModelInfo, Result
+from .messages import Job, Loaded, LoadingFailed, Result
 from .settings import ServeSettings
 
 # A new interpreter: forking one that runs threads can leave locks held for ever.
@@ -22,11 +22,11 @@ class Worker:
     """One process with one model; [`Worker.start`] makes it.
 
     Args:
-        info: of the model.
+        loaded: what the process has said of the model.
     """
 
-    def __init__(self, process: multiprocessing.Process, connection: Connection, info: ModelInfo):
-        self.process, self.info = process, info
+    def __init__(self, process: multiprocessing.Process, connection: Connection, loaded: Loaded):
+        self.process, self.info, self.batch_size = process, loaded.info, loaded.batch_size
         self._connection = connection
         self._turn = asyncio.Lock()
 
@@ -42,18 +42,18 @@ class Worker:
         try:
             await asyncio.to_thread(process.start)
             other_end.close()  # so that its end is seen
-            info = await asyncio.to_thread(connection.recv)
+            loaded = await asyncio.to_thread(connection.recv)
         except (EOFError, OSError):
-            info = LoadingFailed(f"{path}: the process that loads it was ended, perhaps for want of memory")
+            loaded = LoadingFailed(f"{path}: the process that loads it was ended, perhaps for want of memory")
         except asyncio.CancelledError:
             if process.pid is not None:
                 process.kill()
             raise
-        if isinstance(info, LoadingFailed):
+        if isinstance(loaded, LoadingFailed):
             connection.close()
             await asyncio.to_thread(process.join)
-            raise WorkerError(info.error)
-        return cls(process, connection, info)
+            raise WorkerError(loaded.error)
+        return cls(process, connection, loaded)
 
     @property
     def is_alive(self) -> bool:
