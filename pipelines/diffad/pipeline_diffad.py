@@ -30,12 +30,12 @@ from .repair.binding import ContextBuilder
 from .repair.presets import RepairMethod, resolve_method
 from .repair.recorder import check_kept_steps
 from .repair.run import StepCallback, repair_batch, step_callback
-from .scoring.arguments import check_timesteps_and_seed
 from .scoring.calibrated_profiles import CalibratedProfiles
 from .scoring.calibration import Calibration
 from .scoring.categories import Categories, names_of
 from .scoring.fitting import fit_calibrations
 from .scoring.inputs import InputReader
+from .scoring.integers import check_timesteps_and_seed
 
 
 class DiffADPipeline(FormerNames, ChecksInputs, ScoresByProfile, SavedWhole, DiffusionPipeline):

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from ..scoring.arguments import check_timesteps_and_seed
+from ..scoring.integers import check_timesteps_and_seed
 from .context import OnStep, RepairContext, RepairResult
 from .cycle_spinning import cycle_spin
 from .fill import fill_from_surroundings, structure_weight

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ..imaging.tensors import to_pil
-from ..scoring.arguments import are_integers
+from ..scoring.integers import are_integers
 
 
 def check_kept_steps(steps: Any) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .arguments import check_timesteps_and_seed
+from .integers import check_timesteps_and_seed
 
 TIMESTEP_TERMS = ("kl", "rgb", "feature")
 TERMS = (*TIMESTEP_TERMS, "residual", "mahalanobis")
