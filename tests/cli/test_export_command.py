@@ -6,7 +6,7 @@ import shutil
 import pytest
 from cli_runner import run, save_images
 from diffad import DiffADPipeline
-from diffad.app.inspection import inspect_image, repair
+from diffad.app.inspected_image import inspect_image, repair
 from diffad.cli.loading import load_scoring
 from diffad.jobs.table import read_rows
 from diffad.pipeline_saving import MOMENTS

@@ -33,6 +33,8 @@ def bounding_boxes(mask: np.ndarray) -> list[list[int]]:
     Returns:
         `[left, top, right, bottom]` in pixels for every region, right and bottom just outside of it.
     """
+    if not mask.any():  # as of most parts; labelling takes 2 ms for 512x512 pixels
+        return []
     labels, count = connected_regions(mask)
     areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     boxes = [[columns.start, rows.start, columns.stop, rows.stop] for rows, columns in find_objects(labels)]
