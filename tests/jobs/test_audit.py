@@ -5,9 +5,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from diffad.data import DataError, find_layout, training_samples
 from diffad.evaluation.report.audit_page import audit_pictures
-from diffad.jobs.audit import audit, read_images
+from diffad.jobs.audit import WHITENING, audit, read_images, scale_vectors
 from diffad.jobs.audit_gallery import audit_page
 from diffad.jobs.exclusion import read_excluded, without_excluded, write_list
 from PIL import Image
@@ -108,6 +109,20 @@ def test_the_map_shows_where_an_image_is_unlike_the_others():
     marked = np.asarray(audit_pictures(image, distances)["unlike the others"]).astype(int)
     changed = np.abs(marked - 90).sum(axis=2)
     assert changed[2:14, 18:30].min() > 1.5 * max(changed[32:].max(), changed[:, 48:].max())
+
+
+def test_vectors_have_distances_relative_to_the_mean_covariance():
+    rng = np.random.default_rng(0)
+    mixing, spread = rng.normal(size=(5, 5)), rng.uniform(0.5, 2, size=(2, 3))
+    raw = np.einsum("cd,ndhw->nchw", mixing, rng.normal(size=(9, 5, 2, 3))) * spread + rng.normal(size=(5, 2, 3))
+    vectors = scale_vectors(torch.from_numpy(raw).half()).vectors.double().numpy()  # (n, P, D)
+    channels = raw - raw.mean(axis=(0, 2, 3), keepdims=True)
+    standardized = (channels / raw.std(axis=(0, 2, 3), keepdims=True, ddof=1)).reshape(9, 5, 6)
+    metric = np.linalg.inv(np.mean([np.cov(standardized[:, :, p].T) for p in range(6)], axis=0) + WHITENING * np.eye(5))
+    for p in range(6):
+        difference = standardized[3, :, p] - standardized[7, :, p]
+        found = np.sum((vectors[3, p] - vectors[7, p]) ** 2)
+        assert found == pytest.approx(difference @ metric @ difference, rel=0.02)  # stored in half precision
 
 
 def test_three_images_are_too_few():

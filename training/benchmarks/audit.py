@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffad.data import Sample, evaluation_samples, training_samples
-from diffad.jobs.audit import REGULARIZATION, AuditedImages, audit, read_images
+from diffad.jobs.audit import SCALES, AuditedImages, audit, read_images
 from diffad.system.memory import keep_freed_memory
 from diffad_training.benchmarks.records import append_result, fill_tables, latest_results
 from diffad_training.components import build_extractor
@@ -101,7 +101,7 @@ def table(results: list[dict]) -> str:
 
 def _images(samples: list[Sample], folder: Path, cache: Path, config: TrainingConfig) -> AuditedImages:
     """Features of these images from the folder that keeps them, or extracted and kept there."""
-    files = {name: cache / f"{folder.name}.{name}.npy" for name in REGULARIZATION}
+    files = {name: cache / f"{folder.name}.{name}.npy" for name in SCALES}
     names = cache / f"{folder.name}.txt"
     if not all(path.is_file() for path in (names, *files.values())):
         images = read_images(samples, build_extractor(config), config.resolution)

@@ -16,7 +16,9 @@ from ..models.multiscale import COARSE_DIMS
 from ..scoring.near_duplicates import NearDuplicates, descriptors, find_near_duplicates
 from ..scoring.outliers import Outliers, ScaleVectors, find_outliers
 
-REGULARIZATION = {"fine": 0.5, "coarse": 0.1, "detail": 0.5, "coarse_detail": 0.1}
+SCALES = ("fine", "coarse", "detail", "coarse_detail")
+# Of the Gaussians, in units of the mean covariance of all positions + WHITENING I, by which vectors are whitened.
+REGULARIZATION, WHITENING = 0.5, 0.1
 STATISTICS_IMAGES = 64  # from which the channels are standardised
 OUTLIER, DUPLICATE, LEAK = "outlier", "duplicate", "leak"
 
@@ -73,7 +75,7 @@ def read_images(samples: Sequence[Sample], extractor: FeatureExtractor, resoluti
         ImageError: naming an image that can't be read.
     """
     side = resolution // extractor.config.stride
-    parts: dict[str, list[torch.Tensor]] = {name: [] for name in REGULARIZATION}
+    parts: dict[str, list[torch.Tensor]] = {name: [] for name in SCALES}
     digests = []
     for start in tqdm(range(0, len(samples), batch_size), desc="reading images", disable=None):
         images = [sample.read() for sample in samples[start : start + batch_size]]
@@ -86,13 +88,17 @@ def read_images(samples: Sequence[Sample], extractor: FeatureExtractor, resoluti
         }
         with torch.inference_mode():
             pyramids = [extractor.pyramid(sized[1]), extractor.pyramid(sized[2], grid=(side, side))]
-        for name, values in zip(REGULARIZATION, (level for pyramid in pyramids for level in pyramid)):
+        for name, values in zip(SCALES, (level for pyramid in pyramids for level in pyramid)):
             parts[name].append(values.half().cpu())
     return AuditedImages({name: torch.cat(values) for name, values in parts.items()}, digests)
 
 
-def scale_vectors(features: torch.Tensor, regularization: float, seed: int = 0) -> ScaleVectors:
-    """Raw features `(n, D, h, w)` as Gaussians take them: channels standardised, and where they are many, projected."""
+def scale_vectors(features: torch.Tensor, seed: int = 0) -> ScaleVectors:
+    """Raw features `(n, D, h, w)` as Gaussians take them: standardised, where they are many projected, and whitened.
+
+    Whitening by the mean covariance of all positions weighs directions by how much good parts vary in them, which a position
+    alone, where parts lie in any direction, can't tell from so few images.
+    """
     places = np.unique(np.linspace(0, len(features) - 1, min(STATISTICS_IMAGES, len(features))).astype(int))
     chosen = features[places].float()
     mean, std = chosen.mean(dim=(0, 2, 3)), chosen.std(dim=(0, 2, 3))
@@ -105,7 +111,23 @@ def scale_vectors(features: torch.Tensor, regularization: float, seed: int = 0) 
         directions = torch.linalg.qr(drawn).Q.float() * (channels / COARSE_DIMS) ** 0.5
         projection = projection @ directions
     # One image after the other: in single precision all of them may not fit
-    return ScaleVectors(torch.stack([((one.float() - mean) @ projection).half() for one in vectors]), regularization)
+    vectors = torch.stack([((one.float() - mean) @ projection).half() for one in vectors])
+    regular = mean_covariance(vectors) + WHITENING * torch.eye(vectors.shape[2], dtype=torch.float64)
+    factor = torch.linalg.cholesky(regular).float()
+    for one in vectors:
+        one.copy_(torch.linalg.solve_triangular(factor, one.float().T, upper=False).T)
+    return ScaleVectors(vectors, REGULARIZATION)
+
+
+def mean_covariance(vectors: torch.Tensor) -> torch.Tensor:
+    """Mean over P positions of the covariances of vectors `(n, P, D)` over n images, `(D, D)` float64."""
+    n, positions, dims = vectors.shape
+    mean = sum(one.double() for one in vectors) / n
+    scatter = torch.zeros(dims, dims, dtype=torch.float64)
+    for one in vectors:
+        deviations = one.double() - mean
+        scatter += deviations.T @ deviations
+    return scatter / ((n - 1) * positions)
 
 
 def audit(good: Sequence[Sample], images: AuditedImages, test: Sequence[Sample] = ()) -> Audit:
@@ -120,7 +142,7 @@ def audit(good: Sequence[Sample], images: AuditedImages, test: Sequence[Sample] 
     if n < 4:
         raise DataError(f"{n} good image(s); at least 4 are needed to tell which is unlike the others")
     duplicates = find_near_duplicates(descriptors(images.features["fine"]), images.digests)
-    scales = {name: scale_vectors(images.features[name][:n], value) for name, value in REGULARIZATION.items()}
+    scales = {name: scale_vectors(images.features[name][:n]) for name in SCALES}
     own_groups = duplicates.groups[:n]
     sizes = np.bincount(own_groups, minlength=own_groups.max() + 1)
     # A group of more than half would leave no Gaussian: its images are then left out one by one
