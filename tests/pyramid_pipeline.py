@@ -47,7 +47,7 @@ def pyramid_pipeline() -> DiffADPipeline:
     extractor.network.load_state_dict(pipe.feature_extractor.network.state_dict(), strict=False)
     extractor.set_statistics(pipe.feature_extractor.feature_mean, pipe.feature_extractor.feature_std)
     multiscale = MultiscaleFeatures(
-        extractor.config.channels, extractor.coarse_channels, GRID, SCALES, rank=8, neighbor_images=4
+        extractor.config.channels, extractor.coarse_channels, GRID, SCALES, rank=8, neighbor_images=4, shared_whitening=0.1
     )
     good = smooth_images(12, seed=3)
     with torch.no_grad():
