@@ -12,6 +12,8 @@ from ..data import DataError, Sample
 from ..imaging.preprocessing import resize_rgb
 from ..imaging.tensors import to_model_range
 from ..models.feature_extractor import FeatureExtractor
+from ..models.leave_one_out import POSITIONS_AT_ONCE
+from ..models.moments import StreamingMoments
 from ..models.multiscale import COARSE_DIMS
 from ..scoring.near_duplicates import NearDuplicates, descriptors, find_near_duplicates
 from ..scoring.outliers import Outliers, ScaleVectors, find_outliers
@@ -121,13 +123,12 @@ def scale_vectors(features: torch.Tensor, seed: int = 0) -> ScaleVectors:
 
 def mean_covariance(vectors: torch.Tensor) -> torch.Tensor:
     """Mean over P positions of the covariances of vectors `(n, P, D)` over n images, `(D, D)` float64."""
-    n, positions, dims = vectors.shape
-    mean = sum(one.double() for one in vectors) / n
-    scatter = torch.zeros(dims, dims, dtype=torch.float64)
-    for one in vectors:
-        deviations = one.double() - mean
-        scatter += deviations.T @ deviations
-    return scatter / ((n - 1) * positions)
+    total = torch.zeros(vectors.shape[2], vectors.shape[2], dtype=torch.float64)
+    for part in vectors.split(POSITIONS_AT_ONCE, dim=1):
+        moments = StreamingMoments(*part.shape[1:])
+        moments.update(part)
+        total += moments.covariance.sum(dim=0)
+    return total / vectors.shape[1]
 
 
 def audit(good: Sequence[Sample], images: AuditedImages, test: Sequence[Sample] = ()) -> Audit:

@@ -157,7 +157,7 @@ class PadimGaussian(Float32ModelMixin, ConfigMixin):
             vectors = vectors.transpose(0, 1).flatten(1, 2)[None]  # (1, P, B M, D)
         deviation = vectors - mean[:, :, None]
         if self.config.shared_whitening is not None:
-            deviation = deviation @ self._shared_of(category).transpose(2, 3)
+            deviation = deviation @ self._of_category(self.shared, category).transpose(2, 3)
         if self.config.rank is None:
             whitened = deviation @ self._of_category(self.whitening, category).transpose(2, 3)
             distance = whitened.square().sum(dim=3)  # (B, P, M) or (1, P, B M)
@@ -170,18 +170,14 @@ class PadimGaussian(Float32ModelMixin, ConfigMixin):
         return distance.reshape(features.shape[0], *features.shape[-2:])  # (B, h, w)
 
     def _of_category(self, values: torch.Tensor, category: torch.Tensor | int | None) -> torch.Tensor:
-        """`(N, P, ...)` of values of all classes: those of one, where they lie (N = 1), or copies for each image."""
-        if category is None:
-            return values[None]
-        if isinstance(category, int):
-            return values[self._rows(category)][None]
-        return values.view(-1, self.positions, *values.shape[1:])[category]
+        """`(N, P, ...)` of values of all classes: those of one, where they lie (N = 1), or copies for each image.
 
-    def _shared_of(self, category: torch.Tensor | int | None) -> torch.Tensor:
-        """`(N, 1, D, D)`: the whitening of one class (N = 1), or that of each image."""
+        Of values that all positions share P is 1.
+        """
+        of_classes = values.unflatten(0, (self.config.num_classes, -1))  # (K, P, ...)
         if category is None:
-            return self.shared[:, None]
-        return self.shared[category : category + 1, None] if isinstance(category, int) else self.shared[category][:, None]
+            return of_classes  # of one class
+        return of_classes[category : category + 1] if isinstance(category, int) else of_classes[category]
 
     def _rows(self, category: int) -> slice:
         """Where one class's positions lie among those of all."""

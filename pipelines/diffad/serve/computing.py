@@ -93,8 +93,8 @@ def fastest_batch_size(model: "DiffADPipeline | Detector", settings: ServeSettin
 
     largest = settings.batch_size
     # Without the first call, in which the runtime prepares
-    alone, together = (min([seconds_per_image(size) for _ in range(1 + TIMED_CALLS)][1:]) for size in (1, largest))
-    return 1 if alone < WORTH_IT * together else largest
+    seconds = {size: min([seconds_per_image(size) for _ in range(1 + TIMED_CALLS)][1:]) for size in {1, largest}}
+    return 1 if seconds[1] < WORTH_IT * seconds[largest] else largest
 
 
 def answer(model: "DiffADPipeline | Detector", jobs: Sequence[Job], settings: ServeSettings) -> list[Result]:
