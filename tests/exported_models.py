@@ -59,13 +59,12 @@ def openvino(whole_images, tmp_path_factory) -> Exported:
 
 @pytest.fixture(scope="session")
 def of_categories(tmp_path_factory) -> Exported:
-    """With two timesteps, each of which is traced."""
-    return exported(three_products(timesteps=(20, 201)), "of_categories", tmp_path_factory)
+    return exported(three_products(timesteps=(201,)), "of_categories", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def tiles(tmp_path_factory) -> Exported:
-    """Two categories in tiles, with the default score's fusion."""
+    """Two categories in tiles, with the default score's fusion and two timesteps, each of which is traced."""
     names = ("nut", "bolt")
     pipe = tiled_pipeline(names)
     good = [image for label in range(2) for image in category_images(24, 4, label, (96, 64))]

@@ -2,97 +2,35 @@
 
 import json
 import os
-import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from diffad.system import atomic
-from diffad.system.atomic import DIGEST, complete, discard_unfinished, finish, write_text, writing
+from diffad.system.atomic import DIGEST, complete, discard_unfinished, write_text, writing
 from diffad.system.disk_space import DiskFullError
+from killed_writers import NEW, OLD, contents_of, write
 
-OLD = {"index.json": "old", "unet/config.json": "old", "unet/weights": "old" * 1000, "extra/weights": "only in the old"}
-NEW = {"index.json": "new", "unet/config.json": "new", "unet/weights": "new" * 1000, "unet/second": "only in the new"}
-
-
-def write(folder, contents: dict[str, str], **options) -> None:
-    with writing(folder, **options) as unfinished:
-        for name, text in contents.items():
-            (unfinished / name).parent.mkdir(exist_ok=True)
-            (unfinished / name).write_text(text)
+SCRIPT = Path(__file__).with_name("killed_writers.py")
 
 
-def contents_of(folder) -> dict[str, str]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_text()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != DIGEST
-    }
-
-
-def killed_at(number: int, folder, act) -> bool:
-    """Runs `act` in a process that kills itself at its `number`-th access to a file in the folder; whether it came so far."""
-    child = os.fork()
-    if child == 0:
-        seen = 0
-
-        def hook(event: str, arguments: tuple) -> None:
-            nonlocal seen
-            if event.startswith(("open", "os.", "shutil.")) and any(str(folder) in str(argument) for argument in arguments):
-                seen += 1
-                if seen == number:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(hook)
-        act()
-        os._exit(0)
-    return os.waitpid(child, 0)[1] == signal.SIGKILL
+def run_killed_writers(what: str, folder: Path) -> dict[str, int]:
+    done = subprocess.run([sys.executable, SCRIPT, what, folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("existing", [True, False])
 def test_a_kill_at_any_moment_leaves_the_old_folder_or_the_new_one(tmp_path, existing):
-    seen = {"old": 0, "new": 0}
-    for number in range(1, 1000):
-        folder = tmp_path / str(number) / "model"
-        if existing:
-            write(folder, OLD)
-            (folder / "notes.txt").write_text("a user's")
-        else:
-            folder.parent.mkdir()
-        killed = killed_at(number, folder.parent, lambda folder=folder: write(folder, NEW, whole=True))
-        complete(folder)
-        found = contents_of(folder) if folder.exists() else None
-        if existing:
-            assert found.pop("notes.txt") == "a user's"
-            found = {name: text for name, text in found.items() if not name.startswith(atomic.UNFINISHED)}
-        expected = OLD if existing else None
-        assert found in (expected, NEW)
-        seen["new" if found == NEW else "old"] += 1
-        if not killed:
-            assert found == NEW
-            break
-        write(folder, NEW, whole=True)
-        found = contents_of(folder)
-        found.pop("notes.txt", None)
-        assert found == NEW
-        assert not list(folder.parent.rglob(".*"))  # nothing is left of the killed writer
+    seen = run_killed_writers("existing" if existing else "none", tmp_path)
     assert seen["old"] > 10 and seen["new"] > 2 + 10 * existing
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_kill_while_an_interrupted_replacement_is_ended_does_no_harm(tmp_path):
-    folder = tmp_path / "model"
-    write(folder, OLD)
-    next(number for number in range(1, 1000) if _is_decided(folder, number))
-    kills = next(number for number in range(1, 1000) if not killed_at(number, folder, lambda: finish(folder)))
-    assert kills > 5
-    complete(folder)
-    assert contents_of(folder) == NEW
-
-
-def _is_decided(folder, number: int) -> bool:
-    assert killed_at(number, folder, lambda: write(folder, NEW, whole=True))
-    return (folder / atomic.COMPLETE).is_dir()
+    assert run_killed_writers("ending", tmp_path)["kills"] > 5
 
 
 def test_files_of_the_block_replace_those_of_their_names_and_the_digest_covers_all(tmp_path):

@@ -17,7 +17,7 @@ from diffad_training.run_folder import RunFolder
 from tiny_training import assert_equal_models, start, tiny_config
 
 WRITING_EVENTS = 40  # file operations of one checkpoint, about
-SHORT, LONG = (1, 2), (30, 30)  # kills at any moment, and inside the writing of a checkpoint
+SHORT, LONG = (1, 1), (30, 30)  # kills at any moment, and inside the writing of a checkpoint
 
 
 def train_and_die(config: train.TrainingConfig, seconds: float, operation: int | None) -> None:
