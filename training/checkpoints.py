@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from diffad.data import DataError
 from diffad.system.atomic import DIGEST, complete, remove_folder, writing
+from diffad_training.config import load_config
 from diffad_training.run_folder import Fingerprint, RunFolder
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
@@ -115,6 +116,25 @@ def load_checkpoint(accelerator: Accelerator, ema: EMAModel, names: Sequence[str
         for name, tensor in zip(names, ema.shadow_params, strict=True):
             tensor.copy_(averaged[name])
     ema.optimization_step = checkpoint.step
+
+
+def averaged_weights(named: str, model: Path) -> dict[str, torch.Tensor]:
+    """The averaged weights of a checkpoint of the run that lies, or will lie, in a model's folder.
+
+    Args:
+        named: the checkpoint's folder, or `latest` for the newest complete one in the model's.
+
+    Raises:
+        DataError: if there is none, or it is damaged or of another run than the model.
+    """
+    checkpoint, notes = find_checkpoint(named, RunFolder(model))
+    if checkpoint is None:
+        raise DataError(notes[-1].removesuffix(", starting anew"))
+    run = checkpoint.fingerprint
+    of_model = Fingerprint.of_settings(load_config(str(model / "training_config.json"), {}), run.processes)
+    if difference := run.difference_of_settings(of_model):
+        raise DataError(f"{checkpoint.folder}: belongs to another run than {model} ({difference})")
+    return load_file(checkpoint.folder / AVERAGED)
 
 
 def remove_checkpoints(folder: RunFolder, kept: int = 0) -> None:

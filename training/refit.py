@@ -2,9 +2,11 @@
 
     python training/refit.py runs/part --output_dir runs/part-refit
     python training/refit.py runs/part --output_dir runs/part-paper --score paper
+    python training/refit.py runs/part --output_dir runs/part-so-far --checkpoint latest
 
 It takes a minute or two where training takes many, and brings a model of an earlier release to the present score. The images
 and the split are those that the model was trained with. Any setting of config.py may be given that doesn't change the UNet.
+With `--checkpoint` a training that is not finished, or still runs, gives a model of its averaged weights so far.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import torch
 from diffad import DiffADPipeline
 from diffad.data import DataError
 from diffad.system.memory import keep_freed_memory, peak_memory_mib
+from diffad_training.checkpoints import averaged_weights
 from diffad_training.components import build_extractor, check_score
 from diffad_training.config import TrainingConfig, load_config, option_names, spell_out_switches
 from diffad_training.dataset import CachedDataset, build_cache
@@ -33,20 +36,26 @@ OF_THE_UNET = (
 )
 
 
-def refit(model: Path, config: TrainingConfig) -> DiffADPipeline:
+def refit(model: Path, config: TrainingConfig, checkpoint: str | None = None) -> DiffADPipeline:
     """Refits a trained model with the settings of a run, saves it to `output_dir` and returns it.
 
+    Args:
+        checkpoint: folder of the model's own training whose averaged weights the UNet takes, or `latest`, the newest complete
+            one; None keeps the model's.
+
     Raises:
-        DataError: if the model's record of held-out images, or its images, are missing, its diffusion model is not trained, or
-            the folder is in use.
+        DataError: if the model's record of held-out images, or its images, are missing, its diffusion model is not trained, the
+            checkpoint is missing, damaged or another run's, or the folder is in use.
         SettingsError: if a setting can't be used.
     """
     started, output = time.perf_counter(), Path(config.output_dir)
     if output.exists() and not config.overwrite:
         raise DataError(f"{output}: exists; name another --output_dir, or --overwrite it")
     trained = DiffADPipeline.from_pretrained(model)
-    if trained.residual_gaussian is None:
-        raise DataError(f"{model}: its diffusion model is not trained; let its training end, or train it anew")
+    if checkpoint is not None:
+        trained.unet.load_state_dict(averaged_weights(checkpoint, model))
+    elif trained.residual_gaussian is None:
+        raise DataError(f"{model}: its diffusion model is not trained; let its training end, or give its --checkpoint latest")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     extractor = build_extractor(config)
     check_score(config, trained.scheduler, extractor.config.channels)
@@ -84,11 +93,12 @@ def main() -> None:
     for name in option_names():
         if name not in OF_THE_UNET:
             parser.add_argument(f"--{name}", required=name == "output_dir", help="see training/config.py")
+    parser.add_argument("--checkpoint", help="checkpoint of the model's own training that the UNet is taken from, or latest")
     options = vars(parser.parse_args(spell_out_switches(sys.argv[1:])))
-    model = options.pop("model")
+    model, checkpoint = options.pop("model"), options.pop("checkpoint")
     try:
         config = load_config(str(model / "training_config.json"), {**options, "resume_from_checkpoint": "null"})
-        refit(model, config)
+        refit(model, config, checkpoint)
     except (ValueError, OSError) as error:
         parser.exit(2, f"error: {error}\n")
 

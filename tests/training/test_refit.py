@@ -5,11 +5,17 @@ import json
 import shutil
 import sys
 
+import numpy as np
 import pytest
+import torch
 from diffad import DiffADPipeline
 from diffad.data import DataError
+from diffad.system.atomic import writing
 from diffad_training import refit as refit_command
+from diffad_training.checkpoints import AVERAGED
 from diffad_training.refit import refit
+from safetensors.torch import load_file
+from tiny_pipeline import smooth_images
 from tiny_training import assert_equal_models, unet_weights
 
 
@@ -70,3 +76,33 @@ def test_settings_of_the_unet_are_no_options(trained, tmp_path, monkeypatch, cap
     with pytest.raises(SystemExit):
         run(monkeypatch, trained.folder, "--output_dir", tmp_path / "out", "--resolution", "64")
     assert "unrecognized arguments: --resolution" in capsys.readouterr().err
+
+
+def test_a_checkpoint_becomes_a_model(trained, tmp_path, monkeypatch):
+    output, checkpoint = tmp_path / "so-far", trained.folder / "checkpoint-20"
+    run(monkeypatch, trained.folder, "--output_dir", output, "--checkpoint", checkpoint, "--choose_map", "false")
+    averaged, weights = load_file(checkpoint / AVERAGED), unet_weights(output)
+    for name, values in averaged.items():
+        torch.testing.assert_close(weights[name].float(), values, rtol=1e-3, atol=1e-6)  # large ones are rounded to 16 bits
+    assert not all(values.equal(weights[name]) for name, values in unet_weights(trained.folder).items())
+    pipe = DiffADPipeline.from_pretrained(output)
+    assert pipe.calibration.is_fitted and np.isfinite(pipe(smooth_images(2, seed=3), false_alarm_rate=0.4).image_scores).all()
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "message"),
+    [("latest", "no checkpoint in"), ("missing", "no such folder"), ("another", "another run .* .learning_rate 1.0 there")],
+)
+def test_a_checkpoint_that_is_not_the_models_is_refused(checkpoint, message, trained, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(trained.folder, model, ignore=shutil.ignore_patterns("checkpoint-*", "logs"))
+    if checkpoint == "another":
+        checkpoint = shutil.copytree(trained.folder / "checkpoint-20", tmp_path / "another")
+        (checkpoint / "digest.json").unlink()
+        record = json.loads((checkpoint / "run.json").read_text())
+        record["fingerprint"]["settings"]["learning_rate"] = 1.0
+        with writing(checkpoint, whole=False) as unfinished:
+            (unfinished / "run.json").write_text(json.dumps(record))
+    with pytest.raises(DataError, match=message):
+        refit(model, dataclasses.replace(trained.config, output_dir=str(tmp_path / "out")), str(checkpoint))
+    assert not (tmp_path / "out").exists()
