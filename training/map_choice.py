@@ -57,6 +57,9 @@ PROFILE_CANDIDATES = {
 # Of the Gaussians behind residuals and detail: each position's own covariance, or one relative to the mean of all.
 CONDITIONINGS = ("own", "whitened")
 CONDITIONED = ("residual", "detail", "feature_residual")
+# Good images from which on the conditioning is chosen, too. How it does on others can't be told from defects on one or two: on
+# these the Gaussians' errors are alike, whatever the defect, and resamples of them show none of it.
+FEWEST_IMAGES = 4
 
 
 @dataclass(frozen=True)
@@ -124,13 +127,13 @@ class MapChoice(Choice):
         return {**super().to_dict(), **of_defects, "profiles": {k: v.to_dict() for k, v in self.of_profiles.items()}}
 
 
-def candidates(scales: Sequence[str]) -> list[Candidate]:
-    """All of them, the default first, for a model with these scales."""
+def candidates(scales: Sequence[str], images: int) -> list[Candidate]:
+    """All of them, the default first, for a model with these scales and so many good images to choose by."""
     missing = OPTIONAL_TERMS - set(scales)
     possible = [terms for terms in CANDIDATES if missing.isdisjoint(terms)]
     return [
         Candidate(terms, conditioning)
-        for conditioning, terms in product(CONDITIONINGS, possible)
+        for conditioning, terms in product(CONDITIONINGS if images >= FEWEST_IMAGES else CONDITIONINGS[:1], possible)
         if conditioning == "own" or not set(CONDITIONED).isdisjoint(terms)
     ]
 
@@ -176,7 +179,7 @@ def choose_map(
         of_kinds = [_average_precision(fused, masks, *of_kind) for of_kind in resamples] or [np.zeros(1 + RESAMPLES)]
         return np.mean(of_kinds, axis=0)
 
-    own = _best({candidate: precision(candidate) for candidate in candidates(scorer.config.scales)})
+    own = _best({candidate: precision(candidate) for candidate in candidates(scorer.config.scales, len(images))})
     of_profiles = {
         name: _best({c: precision(c) for c in (Candidate(terms, own.chosen.conditioning) for terms in tried)})
         for name, tried in PROFILE_CANDIDATES.items()

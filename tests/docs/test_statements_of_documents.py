@@ -32,6 +32,7 @@ from diffad.watch.states import Cause, State
 from diffad_training.benchmarks import (
     ablation,
     audit,
+    cascade,
     detection,
     label_ambiguity,
     monitoring,
@@ -208,6 +209,7 @@ def test_tables_are_those_of_the_kept_results(tmp_path, monkeypatch):
     serving.update_tables(tmp_path / "model_cards/serving.md", kept / "serving.jsonl")
     update.update_tables(tmp_path / "model_cards/update.md", kept / "update.jsonl")
     precisions.update_table(tmp_path / "model_cards/speed.md", kept / "precisions.jsonl")
+    cascade.update_table(tmp_path / "model_cards/speed.md", kept / "cascade.jsonl", kept / "precisions.jsonl")
     audit.update_table(tmp_path / "model_cards/audit.md", kept / "audit.jsonl")
     robustness.update_tables(tmp_path / "model_cards/robustness.md", kept / "robustness.jsonl")
     reference_content.update_table(tmp_path / "model_cards/repair.md", kept / "reference_content.jsonl")
@@ -221,7 +223,7 @@ def test_every_table_is_rendered_by_a_benchmark():
     for document in DOCUMENTS:
         kinds = set(re.findall(r"<!-- (\w+)", document.text)) - {"benchmark"}
         cards = {"ablation": ablation.CARD, "repair": repair.CARD, "label_ambiguity": label_ambiguity.CARD}
-        cards |= {"speed": speed.CARD, "precisions": precisions.CARD}
+        cards |= {"speed": speed.CARD, "precisions": precisions.CARD, "cascade": cascade.CARD}
         cards |= {"monitoring": monitoring.CARD, "audit": audit.CARD, "reference_content": reference_content.CARD}
         cards |= {"scaling": scaling.CARD, "serving": serving.CARD, "update": update.CARD, "robustness": robustness.CARD}
         assert all(cards[kind].name == document.path.name for kind in kinds), document.name

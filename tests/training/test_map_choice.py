@@ -13,6 +13,7 @@ from diffad_training.likely_defects import KINDS
 from diffad_training.map_choice import (
     CONDITIONED,
     DEFAULT,
+    FEWEST_IMAGES,
     MARGIN,
     Candidate,
     MapChoice,
@@ -37,7 +38,8 @@ def few_defects_resamples_and_pixels(monkeypatch):
 
 
 def test_default_comes_first_and_then_every_other_once():
-    without, with_neighbors = candidates(("coarse", "detail", "coarse_detail")), candidates(SCALE_TERMS)
+    scales = ("coarse", "detail", "coarse_detail")
+    without, with_neighbors = candidates(scales, FEWEST_IMAGES), candidates(SCALE_TERMS, FEWEST_IMAGES)
     for tried in (without, with_neighbors):
         assert tried[0] == Candidate(DEFAULT, "own") and len(set(tried)) == len(tried)
         assert len({candidate.name for candidate in tried}) == len(tried)
@@ -48,6 +50,9 @@ def test_default_comes_first_and_then_every_other_once():
     assert all(optional.isdisjoint(candidate.terms) for candidate in without)
     assert [candidate for candidate in with_neighbors if optional.isdisjoint(candidate.terms)] == without
     assert Candidate(("neighbors",), "own") in with_neighbors and Candidate(("neighbors",), "whitened") not in with_neighbors
+    # A conditioning is not chosen by so few images; terms are.
+    few = candidates(SCALE_TERMS, FEWEST_IMAGES - 1)
+    assert few == [candidate for candidate in with_neighbors if candidate.conditioning == "own"]
 
 
 def test_only_gaussians_have_maps_of_another_conditioning():
@@ -156,8 +161,8 @@ def test_what_sees_the_defects_is_chosen(strengths, terms, conditioning):
     assert choice.chosen == Candidate(terms, conditioning)
     assert choice.margin > max(MARGIN, 2 * choice.standard_error) > 0
     worths = list(choice.average_precision.values())
-    assert worths == sorted(worths, reverse=True) and len(worths) == len(candidates(SCALE_TERMS))
-    assert choice.average_precision[choice.chosen.name] - choice.average_precision[candidates(())[0].name] == pytest.approx(
+    assert worths == sorted(worths, reverse=True) and len(worths) == len(candidates(SCALE_TERMS, 4))
+    assert choice.average_precision[choice.chosen.name] - choice.average_precision[candidates((), 4)[0].name] == pytest.approx(
         choice.margin
     )
 
