@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from tiny_pipeline import category_images, smooth_images
 
 onnx = pytest.importorskip("onnx")
@@ -29,3 +30,32 @@ def test_only_convolutions_of_networks_are_quantised_and_scores_keep_their_order
     sessions = [onnxruntime.InferenceSession(one.SerializeToString()) for one in (model, in_8_bits)]
     exact, rounded = (np.array([session.run(["image_score"], one)[0][0] for one in inputs]) for session in sessions)
     assert np.corrcoef(exact, rounded)[0, 1] > 0.95
+
+
+class OfTimestep(torch.nn.Module):
+    """An image's convolution, moved by what two layers make of a constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(3, 128, 3)
+        self.layers = torch.nn.Sequential(torch.nn.Linear(128, 128), torch.nn.SiLU(), torch.nn.Linear(128, 128))
+        self.register_buffer("timestep", torch.arange(128.0)[None] / 128)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.convolution(image) + self.layers(self.timestep)[..., None, None]
+
+
+def test_layers_of_constants_are_computed_before():
+    import onnxruntime
+    from diffad.export.graph import trace
+    from diffad.export.quantization import quantized
+
+    torch.manual_seed(0)
+    module, images = OfTimestep(), torch.rand(4, 3, 16, 16)
+    model = trace(module, {"image": images}, ["moved"], {"image": {0: "batch"}})
+    assert [node for node in model.graph.node if node.op_type == "Gemm"]
+    in_8_bits = quantized(model, [{"image": image[None].numpy()} for image in images])
+    assert not [node for node in in_8_bits.graph.node if node.op_type == "Gemm"]
+    (found,) = onnxruntime.InferenceSession(in_8_bits.SerializeToString()).run(None, {"image": images.numpy()})
+    expected = module(images).detach()
+    assert (torch.from_numpy(found) - expected).abs().max() < 0.05 * expected.std()

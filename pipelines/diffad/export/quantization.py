@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import onnx
 
 FEWEST_CHANNELS = 4  # of a network's convolutions; those that smooth maps have one
+LARGEST_FOLDED = 1 << 20  # numbers of a constant that is computed with before quantisation
 
 
 def quantized(model: "onnx.ModelProto", images: Sequence[Mapping[str, np.ndarray]]) -> "onnx.ModelProto":
@@ -25,7 +26,11 @@ def quantized(model: "onnx.ModelProto", images: Sequence[Mapping[str, np.ndarray
         import nncf
     except ModuleNotFoundError:
         raise ModuleNotFoundError("--precision int8 needs the package nncf: pip install 'diffad[export]'") from None
+    from onnxscript.optimizer import optimize
+
     nncf.set_log_level(logging.WARNING)
+    # What is made of the timestep is the same for every image. NNCF fails at such layers, which have no input but constants.
+    model = optimize(model, num_iterations=1, onnx_shape_inference=False, input_size_limit=LARGEST_FOLDED)
     # All else stays in float: distances to good parts are differences of large numbers, which 8 bits don't hold, and scores
     # would be clipped to what good parts have.
     in_float = sorted({node.op_type for node in model.graph.node} - {"Conv"})
