@@ -27,6 +27,15 @@ def test_saved_images_are_8_bits_and_come_back(references, tmp_path):
     assert references.half().images.dtype == torch.uint8
 
 
-def test_there_must_be_an_image():
+def test_grey_images_are_stored_once(references):
+    grey = ReferenceImages((8, 12), (0, 1, 0), channels=1)
+    grey.images.copy_(references.images[:, :1])
+    expected = references.images[[0, 2], :1].repeat(1, 3, 1, 1) / 127.5 - 1
+    assert torch.allclose(grey.of_category(0), expected)
+
+
+def test_there_must_be_an_image_of_one_or_three_channels():
     with pytest.raises(ValueError, match="at least one reference image"):
         ReferenceImages((8, 8), ())
+    with pytest.raises(ValueError, match="channels must be 1 or 3, got 2"):
+        ReferenceImages((8, 8), (0,), channels=2)
