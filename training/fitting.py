@@ -106,7 +106,9 @@ def fit_pipeline(
         chosen_from = np.concatenate(train_groups)
         images, categories = cached.images[chosen_from], cached.categories[chosen_from]
         pipe.register_modules(references=choose_references(images, pooled_features, categories, config.references))
-    choice = choose_and_set_map(pipe, whitened, held_out_samples, config) if config.chooses_map else None
+    choice = None
+    if config.chooses_map:
+        choice = choose_and_set_map(pipe, whitened, held_out_samples, min(map(len, train_groups)), config)
     terms_of_profiles = {} if choice is None else choice.terms_of_profiles
     pipe.set_calibrations(build_profiles(config, pipe.calibration, pipe.scales, terms_of_profiles))
     _calibrate(pipe, held_out_samples, config)
@@ -207,9 +209,17 @@ def _fit_gaussians(
 
 
 def choose_and_set_map(
-    pipe: DiffADPipeline, whitened: dict[str, PadimGaussian], held_out_samples: Sequence[Sample], config: TrainingConfig
+    pipe: DiffADPipeline,
+    whitened: dict[str, PadimGaussian],
+    held_out_samples: Sequence[Sample],
+    training_images: int,
+    config: TrainingConfig,
 ) -> MapChoice:
-    """Chooses the map on the images that will give the score's statistics, and keeps of the model what the score needs."""
+    """Chooses the map on the images that will give the score's statistics, and keeps of the model what the score needs.
+
+    Args:
+        training_images: that the Gaussians of a category are of, at least.
+    """
     statistics = statistics_samples(held_out_samples, config)
     images = [sample.read for sample in statistics]
     categories = [sample.category for sample in statistics] if config.categories else None
@@ -217,7 +227,7 @@ def choose_and_set_map(
     scorer = pipe.make_scorer(calibration)
     reader = InputReader(scorer, pipe.discriminant, pipe.feature_extractor.device)
     roi = None if config.roi is None else load_region_at(config.roi, lambda height, width: pipe.image_size)
-    choice = choose_map(scorer, whitened, reader, images, categories, config.seed, roi)
+    choice = choose_map(scorer, whitened, reader, images, categories, training_images, config.seed, roi)
     print(f"anomaly map: {choice.chosen.name}", flush=True)
     settings = {}
     if choice.chosen.conditioning == "whitened":

@@ -57,9 +57,10 @@ PROFILE_CANDIDATES = {
 # Of the Gaussians behind residuals and detail: each position's own covariance, or one relative to the mean of all.
 CONDITIONINGS = ("own", "whitened")
 CONDITIONED = ("residual", "detail", "feature_residual")
-# Good images from which on the conditioning is chosen, too. How it does on others can't be told from defects on one or two: on
-# these the Gaussians' errors are alike, whatever the defect, and resamples of them show none of it.
-FEWEST_IMAGES = 4
+# Training images from which on the conditioning is chosen, too: one more than the 32 components that are kept of a position's
+# covariance. With fewer its rank is lower, and a position's own distances are nearly Euclidean. These are sharper on the strong
+# defects of all three papers, while synthetic defects, which are weaker, prefer the others even by 24 unseen good images.
+FEWEST_TRAINING_IMAGES = 33
 
 
 @dataclass(frozen=True)
@@ -127,13 +128,14 @@ class MapChoice(Choice):
         return {**super().to_dict(), **of_defects, "profiles": {k: v.to_dict() for k, v in self.of_profiles.items()}}
 
 
-def candidates(scales: Sequence[str], images: int) -> list[Candidate]:
-    """All of them, the default first, for a model with these scales and so many good images to choose by."""
+def candidates(scales: Sequence[str], training_images: int) -> list[Candidate]:
+    """All of them, the default first, for a model with these scales, fitted to so many images of a category."""
     missing = OPTIONAL_TERMS - set(scales)
     possible = [terms for terms in CANDIDATES if missing.isdisjoint(terms)]
+    conditionings = CONDITIONINGS if training_images >= FEWEST_TRAINING_IMAGES else CONDITIONINGS[:1]
     return [
         Candidate(terms, conditioning)
-        for conditioning, terms in product(CONDITIONINGS if images >= FEWEST_IMAGES else CONDITIONINGS[:1], possible)
+        for conditioning, terms in product(conditionings, possible)
         if conditioning == "own" or not set(CONDITIONED).isdisjoint(terms)
     ]
 
@@ -145,6 +147,7 @@ def choose_map(
     reader: InputReader,
     images: Sequence[ImageInput],
     categories: Sequence[int] | None,
+    training_images: int,
     seed: int,
     roi: torch.Tensor | None = None,
 ) -> MapChoice:
@@ -156,6 +159,7 @@ def choose_map(
         reader: of the scorer.
         images: good ones that give the statistics of the score.
         categories: index of each image's category, where there are several.
+        training_images: that the Gaussians of a category are of, at least.
         seed: of the defects and the resamples; the same images and seed choose the same.
         roi: region of interest, bool `(h, w)`, in which defects count.
     """
@@ -179,7 +183,7 @@ def choose_map(
         of_kinds = [_average_precision(fused, masks, *of_kind) for of_kind in resamples] or [np.zeros(1 + RESAMPLES)]
         return np.mean(of_kinds, axis=0)
 
-    own = _best({candidate: precision(candidate) for candidate in candidates(scorer.config.scales, len(images))})
+    own = _best({candidate: precision(candidate) for candidate in candidates(scorer.config.scales, training_images)})
     of_profiles = {
         name: _best({c: precision(c) for c in (Candidate(terms, own.chosen.conditioning) for terms in tried)})
         for name, tried in PROFILE_CANDIDATES.items()
