@@ -17,7 +17,7 @@ def export(
     folder: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
     format: Annotated[str, typer.Option(help="onnx runs on any CPU; openvino is faster on Intel's.")] = "onnx",
     precision: Annotated[
-        str, typer.Option(help="int8 computes convolutions in 8 bits; OpenVINO computes fp32 graphs in bf16, too.")
+        str, typer.Option(help="int8 computes diffusion models in 8 bits; OpenVINO computes fp32 graphs in bf16, too.")
     ] = "fp32",
     profile: Profile = None,
     images: Annotated[

@@ -54,7 +54,7 @@ def export_pipeline(
     Args:
         export_format: `onnx` or `openvino`.
         term_maps: whether the graph returns the standardised maps of all terms, too; of images that are scored whole.
-        int8_images: good images from which convolutions are quantised to 8 bits; the model then has no thresholds until
+        int8_images: good images from which the diffusion models are quantised to 8 bits; the model then has no thresholds until
             [`calibrate_exported`] sets them. None leaves the graph in float32.
 
     Raises:
