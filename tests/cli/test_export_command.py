@@ -1,13 +1,16 @@
 """diffad export, and the commands that take its folder."""
 
 import json
+import re
 import shutil
 
 import pytest
 from cli_runner import run, save_images
 from diffad import DiffADPipeline
 from diffad.app.inspected_image import inspect_image, repair
+from diffad.cli.export import _refuse_other_verdicts
 from diffad.cli.loading import load_scoring
+from diffad.data import Sample
 from diffad.jobs.table import read_rows
 from diffad.pipeline_saving import MOMENTS
 from PIL import Image
@@ -94,3 +97,18 @@ def test_the_app_inspects_with_it_and_says_that_it_does_not_repair(exported, sav
     assert mine.score == pytest.approx(theirs.score, rel=1e-4) and mine.p_value == theirs.p_value
     with pytest.raises(ValueError, match="does not repair them"):
         repair(load_scoring(str(exported)), image, 0.1)
+
+
+def test_an_export_in_8_bits_that_judges_otherwise_is_removed(exported, saved_model, tmp_path, capsys):
+    samples = [Sample(str(i), lambda image=image: image) for i, image in enumerate(smooth_images(4, seed=60))]
+    pipe, same = DiffADPipeline.from_pretrained(saved_model), shutil.copytree(exported, tmp_path / "same")
+    _refuse_other_verdicts(pipe, same, samples)
+    assert re.match(r"0 of \d\d+ verdicts differ", capsys.readouterr().out) and same.is_dir()
+    other = shutil.copytree(exported, tmp_path / "other")
+    description = json.loads((other / "detector.json").read_text())
+    for scores in description["calibrations"]["fp32"]:
+        scores["scores"] = [score - 1e3 for score in scores["scores"]]  # all parts are defective
+    (other / "detector.json").write_text(json.dumps(description))
+    with pytest.raises(ValueError, match=r"int8 would change \d+ of \d+ verdicts; .* was removed, export in fp32"):
+        _refuse_other_verdicts(pipe, other, samples)
+    assert not other.exists()

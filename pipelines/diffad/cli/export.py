@@ -10,6 +10,10 @@ from .options import Profile
 
 if TYPE_CHECKING:
     from ..data import Sample
+    from ..pipeline_diffad import DiffADPipeline
+
+LEAST_AGREEMENT = 0.99  # of verdicts in 8 bits with those in float32
+COMPARED = 100  # good images, and as many with synthetic defects
 
 
 def export(
@@ -74,6 +78,32 @@ def export(
             typer.echo(f"calibrated in {one} on {len(good)} good images")
         else:
             typer.echo(f"not calibrated in {one}; run: diffad calibrate {folder} GOOD_IMAGES --precision {one}")
+    if is_int8:
+        _refuse_other_verdicts(pipe, folder, samples)
+
+
+def _refuse_other_verdicts(pipe: "DiffADPipeline", folder: Path, samples: list["Sample"]) -> None:
+    """Removes an export in 8 bits whose verdicts are not the pipeline's, on good images and ones with synthetic defects.
+
+    Raises:
+        ValueError: saying how many differ.
+    """
+    import shutil
+
+    import numpy as np
+    from diffad_training.likely_defects import likely_defects
+
+    from ..runtime import Detector
+
+    good = [np.asarray(sample.read()) for sample in samples[:COMPARED]]
+    images = [*good, *(defective for defective, *_ in likely_defects(good, COMPARED, seed=0))]
+    differ = int((pipe(images).is_defective != Detector(folder)(images).is_defective).sum())
+    typer.echo(f"{differ} of {len(images)} verdicts differ from those in fp32")
+    if differ > (1 - LEAST_AGREEMENT) * len(images):
+        shutil.rmtree(folder)
+        raise ValueError(
+            f"int8 would change {differ} of {len(images)} verdicts of this model; {folder} was removed, export fp32"
+        )
 
 
 def _good_samples(model: str, folder: Path | None) -> list["Sample"]:
