@@ -18,8 +18,8 @@ from ..scoring.near_duplicates import NearDuplicates, descriptors, find_near_dup
 from ..scoring.outliers import Outliers, ScaleVectors, find_outliers
 
 SCALES = ("fine", "coarse", "detail", "coarse_detail")
-NEIGHBORS = "detail"  # scale of the nearest other images
-REGULARIZATION = 0.1  # of the Gaussians
+NEIGHBORS = "fine"  # scale of the nearest other images
+REGULARIZATION = 0.5  # of the Gaussians
 STATISTICS_IMAGES = 64  # from which the channels are standardised
 OUTLIER, DUPLICATE, LEAK = "outlier", "duplicate", "leak"
 
