@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from diffad.data import Sample
 from diffad.data.split import first_few
+from diffad.models.left_out_neighbors import left_out_neighbor_distances
 from diffad.scoring.outliers import ROUNDS, ScaleVectors, find_outliers
 from diffad_training.config import TrainingConfig
 from diffad_training.dataset import CachedDataset
@@ -17,8 +18,8 @@ def training_outliers(
 ) -> list[int]:
     """Indices in `cached` of the images that are clear outliers within their category, by their fine features alone.
 
-    None of images that are cut into tiles, and none of fewer than 20. Without `robust` they are looked for once, with it until
-    the same ones are found.
+    None of images that are cut into tiles, and none of fewer than 20. Without `robust` they are looked for once, by Gaussians;
+    with it until the same ones are found, and by their nearest other images, too, which takes seconds to minutes.
 
     Args:
         mean, std: `(D,)` of the features' channels.
@@ -31,7 +32,10 @@ def training_outliers(
             features = torch.from_numpy(cached.features[group]).flatten(2).transpose(1, 2)  # (n, P, D)
             vectors = torch.stack([((one.float() - mean) / std.clamp_min(1e-6)).half() for one in features])
             scales = {"fine": ScaleVectors(vectors, config.regularization)}
-            outliers = find_outliers(scales, rounds=ROUNDS if config.robust else 1)
+            neighbors = None
+            if config.robust:
+                neighbors = left_out_neighbor_distances(vectors, config.grid, range(len(group))).numpy()
+            outliers = find_outliers(scales, rounds=ROUNDS if config.robust else 1, neighbors=neighbors)
             found += [group[i] for i in outliers.order if outliers.is_outlier[i]]
     return found
 

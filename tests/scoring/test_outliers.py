@@ -52,6 +52,20 @@ def test_scales_count_equally():
     assert set(both.order[:3]) == {0, 1, 2} and both.distances.keys() == {"fine", "coarse"}
 
 
+def test_what_only_neighbors_tell_is_unlike_the_others_too():
+    usual = np.random.default_rng(5).uniform(1, 2, (N, POSITIONS))
+    usual[3, 7] = 20
+    outliers = find_outliers(scales(features(5, defects=2)), neighbors=usual)
+    assert set(outliers.order[:3]) == {0, 1, 3} and outliers.distances["neighbors"] is usual
+
+
+def test_copies_leave_finite_numbers():
+    """More than half of the images are at no distance to others."""
+    distances = np.zeros((N, POSITIONS))
+    distances[:20] = 1
+    assert np.isfinite(find_outliers(scales(features(6)), neighbors=distances).scores).all()
+
+
 def test_the_limit_is_bonferronis():
     assert norm.sf(outlier_limit(200)) == pytest.approx(FALSE_RATE / 200)
 

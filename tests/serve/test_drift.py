@@ -75,6 +75,22 @@ def test_it_goes_on_after_a_restart_and_keeps_models_and_levels_apart(tmp_path):
             SavedStates(path)
 
 
+def test_the_log_says_why_a_monitor_begins_anew(caplog):
+    first, second = CategoryMonitors(ONE, 0.05, {}), CategoryMonitors(TWO, 0.05, {})
+    saved = {first.key: first.state()}
+    CategoryMonitors(ONE, 0.05, saved)
+    CategoryMonitors(ONE, 0.1, {})
+    assert not caplog.messages
+    CategoryMonitors(ONE, 0.1, saved, with_feedback=True)
+    CategoryMonitors(ONE, 0.1, {second.key: {"nut": first.state()[""] | {"identity": "another"}}})
+    CategoryMonitors(dataclasses.replace(ONE, digest="exported"), 0.05, saved)
+    assert caplog.messages == [
+        "the monitor begins anew: level 0.05 there, 0.1 now, feedback False there, True now",
+        "the monitor begins anew: no state of this model was saved",
+        "the monitor begins anew: another model with the same calibration scores",
+    ]
+
+
 def test_operators_words_are_a_test_of_the_monitor(tmp_path):
     drift, expected = (
         CategoryMonitors(TWO, 0.05, {}, with_feedback=True),

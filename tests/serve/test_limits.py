@@ -1,5 +1,6 @@
 """Bounds of a server: queue, bodies, time, and who may use it."""
 
+import atexit
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ import pytest
 from diffad.serve.auth import BearerToken, check_exposure, is_loopback, read_token
 from diffad.serve.settings import ServeSettings
 from running import TOKEN, form, png, running
-from stub_model import HANGS, save_stub
+from stub_model import HANGS, load_stub, save_stub
 
 
 def test_larger_bodies_are_refused(server):
@@ -168,3 +169,21 @@ def test_accepted_requests_are_answered_before_the_end(tmp_path):
         assert sorted(answers) == list(range(50, 55))
         with pytest.raises(httpx.TransportError):
             httpx.get(f"{server.address}/health", trust_env=False)
+
+
+def load_slow_to_end(path: str):
+    """A model whose process takes long to end by itself, as those with large libraries do on a busy machine."""
+    atexit.register(time.sleep, 60)
+    return load_stub(path)
+
+
+def test_an_idle_server_ends_at_once(tmp_path):
+    with running(save_stub(tmp_path / "model"), load=load_slow_to_end) as server:
+        process = server.service.slot.model.worker.process
+        server.client.post("/predict", content=png(60)).raise_for_status()  # its connection stays open
+        end = time.monotonic()
+        server.server.should_exit = True
+        process.join()
+        while server.loop.is_running():
+            time.sleep(0.01)
+        assert time.monotonic() - end < 2

@@ -12,15 +12,14 @@ from ..data import DataError, Sample
 from ..imaging.preprocessing import resize_rgb
 from ..imaging.tensors import to_model_range
 from ..models.feature_extractor import FeatureExtractor
-from ..models.leave_one_out import POSITIONS_AT_ONCE
-from ..models.moments import StreamingMoments
+from ..models.left_out_neighbors import left_out_neighbor_distances
 from ..models.multiscale import COARSE_DIMS
 from ..scoring.near_duplicates import NearDuplicates, descriptors, find_near_duplicates
 from ..scoring.outliers import Outliers, ScaleVectors, find_outliers
 
 SCALES = ("fine", "coarse", "detail", "coarse_detail")
-# Of the Gaussians, in units of the mean covariance of all positions + WHITENING I, by which vectors are whitened.
-REGULARIZATION, WHITENING = 0.5, 0.1
+NEIGHBORS = "fine"  # scale of the nearest other images
+REGULARIZATION = 0.5  # of the Gaussians
 STATISTICS_IMAGES = 64  # from which the channels are standardised
 OUTLIER, DUPLICATE, LEAK = "outlier", "duplicate", "leak"
 
@@ -96,11 +95,7 @@ def read_images(samples: Sequence[Sample], extractor: FeatureExtractor, resoluti
 
 
 def scale_vectors(features: torch.Tensor, seed: int = 0) -> ScaleVectors:
-    """Raw features `(n, D, h, w)` as Gaussians take them: standardised, where they are many projected, and whitened.
-
-    Whitening by the mean covariance of all positions weighs directions by how much good parts vary in them, which a position
-    alone, where parts lie in any direction, can't tell from so few images.
-    """
+    """Raw features `(n, D, h, w)` as Gaussians take them: standardised, and projected where channels are many."""
     places = np.unique(np.linspace(0, len(features) - 1, min(STATISTICS_IMAGES, len(features))).astype(int))
     chosen = features[places].float()
     mean, std = chosen.mean(dim=(0, 2, 3)), chosen.std(dim=(0, 2, 3))
@@ -113,28 +108,13 @@ def scale_vectors(features: torch.Tensor, seed: int = 0) -> ScaleVectors:
         directions = torch.linalg.qr(drawn).Q.float() * (channels / COARSE_DIMS) ** 0.5
         projection = projection @ directions
     # One image after the other: in single precision all of them may not fit
-    vectors = torch.stack([((one.float() - mean) @ projection).half() for one in vectors])
-    regular = mean_covariance(vectors) + WHITENING * torch.eye(vectors.shape[2], dtype=torch.float64)
-    factor = torch.linalg.cholesky(regular).float()
-    for one in vectors:
-        one.copy_(torch.linalg.solve_triangular(factor, one.float().T, upper=False).T)
-    return ScaleVectors(vectors, REGULARIZATION)
-
-
-def mean_covariance(vectors: torch.Tensor) -> torch.Tensor:
-    """Mean over P positions of the covariances of vectors `(n, P, D)` over n images, `(D, D)` float64."""
-    total = torch.zeros(vectors.shape[2], vectors.shape[2], dtype=torch.float64)
-    for part in vectors.split(POSITIONS_AT_ONCE, dim=1):
-        moments = StreamingMoments(*part.shape[1:])
-        moments.update(part)
-        total += moments.covariance.sum(dim=0)
-    return total / vectors.shape[1]
+    return ScaleVectors(torch.stack([((one.float() - mean) @ projection).half() for one in vectors]), REGULARIZATION)
 
 
 def audit(good: Sequence[Sample], images: AuditedImages, test: Sequence[Sample] = ()) -> Audit:
     """Audits good images whose features were read, followed by those of the test images, if there are any.
 
-    Near duplicates are left out of the Gaussians together, so that a defect saved twice does not hide itself.
+    Near duplicates are left out together, so that a defect saved twice does not hide itself.
 
     Raises:
         DataError: with fewer than four good images.
@@ -148,7 +128,9 @@ def audit(good: Sequence[Sample], images: AuditedImages, test: Sequence[Sample] 
     sizes = np.bincount(own_groups, minlength=own_groups.max() + 1)
     # A group of more than half would leave no Gaussian: its images are then left out one by one
     groups = np.where(sizes[own_groups] <= n // 2, own_groups, duplicates.groups.max() + 1 + np.arange(n))
-    outliers = find_outliers(scales, groups.tolist())
+    grid = images.features[NEIGHBORS].shape[-2:]
+    neighbors = left_out_neighbor_distances(scales[NEIGHBORS].vectors, grid, groups.tolist()).numpy()
+    outliers = find_outliers(scales, groups.tolist(), neighbors=neighbors)
     return Audit(good, test, outliers, duplicates, _findings(good, test, outliers, duplicates))
 
 

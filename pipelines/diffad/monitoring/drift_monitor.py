@@ -84,6 +84,9 @@ class DriftMonitor:
         seed: of tie-breaking and permutations.
         with_feedback: whether operators' reports of wrongly rejected parts are tested, too; see [`DriftMonitor.set_reports`].
 
+    Attributes:
+        identity: digest of calibration scores and reference features.
+
     Raises:
         ValueError: if an argument is out of its range, a score is not finite, or there are too few scores for the rate.
     """
@@ -121,7 +124,7 @@ class DriftMonitor:
         )
         self._feedback_evidence = -math.inf  # log, as of the latest reports
         self.reported: list[int] = []  # places of parts that operators reported as wrongly rejected
-        self._identity = self._digest(scores)
+        self.identity = self._digest(scores)
         self.alarms: dict[str, int] = {}
         self.parts = 0
         self.history = History()
@@ -197,7 +200,7 @@ class DriftMonitor:
         with self._lock:
             return {
                 "format": FORMAT,
-                "identity": self._identity,
+                "identity": self.identity,
                 "settings": self._settings(),
                 "parts": self.parts,
                 "alarms": dict(self.alarms),
@@ -218,10 +221,9 @@ class DriftMonitor:
         try:
             if saved["format"] > FORMAT:
                 raise StateError("written by a later release of diffad")
-            for name, value in self._settings().items():
-                if saved["settings"].get(name, FORMER_SETTINGS.get(name)) != value:
-                    raise StateError(f"{name.replace('_', ' ')} {saved['settings'].get(name)} there, {value} now")
-            if saved["identity"] != self._identity:
+            if different := self.other_settings(saved):
+                raise StateError(different)
+            if saved["identity"] != self.identity:
                 raise StateError("of another model, calibration or reference")
             with self._lock:
                 self.parts, self.alarms = int(saved["parts"]), dict(saved["alarms"])
@@ -236,6 +238,14 @@ class DriftMonitor:
             raise
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise StateError(f"damaged ({type(error).__name__}: {error})") from error
+
+    def other_settings(self, saved: dict[str, Any]) -> str:
+        """Settings that a saved state has otherwise than this monitor, such as `level 0.05 there, 0.1 now`; empty for none."""
+        return ", ".join(
+            f"{name.replace('_', ' ')} {saved['settings'].get(name)} there, {value} now"
+            for name, value in self._settings().items()
+            if saved["settings"].get(name, FORMER_SETTINGS.get(name)) != value
+        )
 
     def _settings(self) -> dict[str, Any]:
         return {

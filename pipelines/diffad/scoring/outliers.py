@@ -2,7 +2,8 @@
 
 The Gaussian of each position says what varies there, so that distances of all positions compare. The logarithm of the mean of
 an image's highest distances is close to normally distributed over good images; median and median absolute deviation standardise
-it, which a few defects hardly move. An image's number is the mean over the scales, standardised once more.
+it, which a few defects hardly move. An image's number is the mean over the scales, or that of the distances to the nearest
+other images if that is higher: what either of them finds unlike the others is so. It is standardised once more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ HIGHEST_SHARE = 0.005  # of the positions, which an image's number is the mean o
 FALSE_RATE = 0.05  # of folders of normally distributed numbers without a defect in which any image is called an outlier
 ROUNDS = 5  # of fitting to what is not called an outlier
 MOST_LEFT_OUT = 0.3  # of the images: beyond it there is no telling who is unlike whom
+LEAST_DISTANCE = 1e-6  # squared; of an image to its copy it is 0, which has no logarithm
+LEAST_SPREAD = 1e-3  # of numbers that are logarithms or have unit variance; where most images have copies they hardly differ
 NORMAL_MAD = 1.4826  # standard deviations of a normal distribution in one median absolute deviation
 
 
@@ -42,7 +45,7 @@ class Outliers:
         scores: `(n,)`, about standard normal for good images.
         is_outlier: bool `(n,)`, above `limit`.
         limit: that any of n standard normal numbers exceeds with probability `FALSE_RATE`.
-        distances: `(n, P)` by scale, squared Mahalanobis distances to the other images.
+        distances: `(n, P)` by scale, squared Mahalanobis distances to the other images; `neighbors` to the nearest ones.
     """
 
     scores: np.ndarray
@@ -56,7 +59,12 @@ class Outliers:
         return np.argsort(-self.scores, kind="stable")
 
 
-def find_outliers(scales: Mapping[str, ScaleVectors], groups: Sequence[int] | None = None, rounds: int = ROUNDS) -> Outliers:
+def find_outliers(
+    scales: Mapping[str, ScaleVectors],
+    groups: Sequence[int] | None = None,
+    rounds: int = ROUNDS,
+    neighbors: np.ndarray | None = None,
+) -> Outliers:
     """Ranks images and says which are clear outliers.
 
     Defects among the images widen the Gaussians and hide each other. So the outliers are taken out of the Gaussians, and all
@@ -66,6 +74,7 @@ def find_outliers(scales: Mapping[str, ScaleVectors], groups: Sequence[int] | No
         scales: features by the scale's name.
         groups: `(n,)` of images that are alike and are left out together; None leaves out one at a time.
         rounds: of this at most.
+        neighbors: `(n, P)` squared distances to the nearest other images, in which outliers stay; None goes without.
 
     Raises:
         ValueError: with fewer than four images, or groups so large that fewer than two are left.
@@ -83,6 +92,9 @@ def find_outliers(scales: Mapping[str, ScaleVectors], groups: Sequence[int] | No
         }
         of_scales = [robust_scores(highest(values), ~is_outlier) for values in distances.values()]
         scores = robust_scores(np.mean(of_scales, axis=0), ~is_outlier)
+        if neighbors is not None:
+            distances["neighbors"] = neighbors
+            scores = robust_scores(np.maximum(scores, robust_scores(highest(neighbors), ~is_outlier)), ~is_outlier)
         found = scores > limit
         found[np.argsort(-scores)[int(MOST_LEFT_OUT * n) :]] = False
         if (found == is_outlier).all():
@@ -92,16 +104,16 @@ def find_outliers(scales: Mapping[str, ScaleVectors], groups: Sequence[int] | No
 
 
 def highest(distances: np.ndarray) -> np.ndarray:
-    """Logarithm `(n,)` of the mean of the highest of positive distances `(n, P)` of each image."""
+    """Logarithm `(n,)` of the mean of the highest of distances `(n, P)` of each image."""
     count = max(1, round(HIGHEST_SHARE * distances.shape[1]))
-    return np.log(np.partition(distances, -count, axis=1)[:, -count:].mean(axis=1))
+    return np.log(np.maximum(np.partition(distances, -count, axis=1)[:, -count:].mean(axis=1), LEAST_DISTANCE))
 
 
 def robust_scores(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Values `(n,)` minus the median and over the median absolute deviation of those that count, as standard deviations."""
     median = np.median(values[counts])
     spread = NORMAL_MAD * np.median(np.abs(values[counts] - median))
-    return (values - median) / max(spread, np.finfo(float).tiny)
+    return (values - median) / max(spread, LEAST_SPREAD)
 
 
 def outlier_limit(n: int) -> float:

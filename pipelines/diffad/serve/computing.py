@@ -36,7 +36,7 @@ NO_REPAIR_EXPORTED = "an exported model marks defects and does not repair them; 
 def compute(connection: Connection, load: Load, path: str, settings: ServeSettings) -> None:
     """Sends [`Loaded`] or [`LoadingFailed`], then for every sequence of [`Job`] the list of their results.
 
-    The jobs of one sequence are of the same kind and category. Ends when it receives None, or when the server is gone.
+    The jobs of one sequence are of the same kind and category. Ends when the server is gone, which else kills it.
     """
     # The server decides when to end: a signal to the whole group, such as Ctrl+C, must not cut off what it still answers.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -53,8 +53,6 @@ def compute(connection: Connection, load: Load, path: str, settings: ServeSettin
         try:
             jobs = connection.recv()
         except EOFError:
-            return
-        if jobs is None:
             return
         connection.send(answer(model, jobs, settings))
 

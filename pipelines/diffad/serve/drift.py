@@ -46,6 +46,17 @@ class CategoryMonitors:
             self.monitors[name or None].restore(state)
             if with_feedback:
                 self.rejected[name or None] = _restored(state)
+        if saved and self.key not in saved:
+            LOG.warning("the monitor begins anew: %s", self._why_anew(saved))
+
+    def _why_anew(self, saved: Mapping[str, dict]) -> str:
+        """What its settings were when a state of these calibration scores was saved last, or that there is none."""
+        for of_model in reversed(saved.values()):
+            for name, state in of_model.items():
+                monitor = self.monitors.get(name or None)
+                if monitor is not None and state["identity"] == monitor.identity:
+                    return monitor.other_settings(state) or "another model with the same calibration scores"
+        return "no state of this model was saved"
 
     def update(self, rows: Iterable[dict]) -> None:
         """Takes judged images in their order; those of unknown products are no parts of any category."""
@@ -148,7 +159,8 @@ def read_states(path: Path) -> dict[str, dict]:
         return {}
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
-        if saved["format"] > FORMAT or not all(isinstance(of_model, dict) for of_model in saved["models"].values()):
+        states = [state for of_model in saved["models"].values() for state in of_model.values()]
+        if saved["format"] > FORMAT or not all({"identity", "settings"} <= set(state) for state in states):
             raise ValueError("not the state of a server")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: can't be read ({one_line(error)}); name another --monitor-state, or remove it") from None

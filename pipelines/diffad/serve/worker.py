@@ -11,7 +11,6 @@ from .settings import ServeSettings
 
 # A new interpreter: forking one that runs threads can leave locks held for ever.
 CONTEXT = multiprocessing.get_context("spawn")
-PATIENCE = 10.0  # seconds that an idle process may take to end
 
 
 class WorkerError(Exception):
@@ -87,11 +86,7 @@ class Worker:
         return self._connection.recv()
 
     def _end(self) -> None:
-        try:
-            self._connection.send(None)
-            self.process.join(PATIENCE)
-        except OSError:  # is gone already
-            pass
+        # It has nothing to put away, and large libraries take seconds to end by themselves
         self.process.kill()
         self.process.join()
         self._connection.close()
