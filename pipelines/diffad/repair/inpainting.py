@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from ..scoring.integers import check_timesteps_and_seed
+from .attempts import BestAttempt, score_attempt
 from .context import OnStep, RepairContext, RepairResult
 from .cycle_spinning import cycle_spin
 from .fill import fill_from_surroundings, structure_weight
@@ -96,9 +97,9 @@ class Inpainting:
         """
         context.check_timesteps(self.timesteps)
         region, border = torch.zeros_like(images[:, :1]), torch.zeros_like(images[:, :1])  # (B, 1, H, W), of all attempts
-        best = _BestAttempt(images)
+        best = BestAttempt(images)
         repaired = images  # (B, 3, H, W)
-        anomaly_map, score = _score(images, region, context)  # (B, H, W), (B,)
+        anomaly_map, score = score_attempt(images, region, context)  # (B, H, W), (B,)
         is_good = score <= context.image_threshold  # (B,)
         defective = (~is_good).nonzero()[:, 0]  # (D,), indices of the images to repair
         anomaly_map = anomaly_map[defective]  # (D, H, W)
@@ -119,15 +120,15 @@ class Inpainting:
             method = replace(self, texture_strength=1.0) if attempt and self.texture_strength else self
             repaired, replaced = method._repair(repaired, region, windows, context, on_step)
             of_defective = context.select(defective)
-            anomaly_map, score = _score(repaired[defective], replaced[defective], of_defective)  # (D, H, W), (D,)
+            anomaly_map, score = score_attempt(repaired[defective], replaced[defective], of_defective)  # (D, H, W), (D,)
             best.update(defective, repaired[defective], replaced[defective], score)
             if self._takes_from_references(context):
                 marked = torch.maximum(region, replaced)  # (B, 1, H, W)
                 self._try_contents(images, repaired, marked, windows, contents, context, best)
                 repaired = best.images = on_step(best.images)
-            still_defective = best.score[defective] > context.image_threshold[defective]  # (D,)
+            still_defective = best.loss[defective] > context.image_threshold[defective]  # (D,)
             defective, anomaly_map = defective[still_defective], anomaly_map[still_defective]
-        is_told = (best.replaced.mean(dim=(1, 2, 3)) <= self.most_replaced) & (best.score <= context.image_threshold)
+        is_told = (best.replaced.mean(dim=(1, 2, 3)) <= self.most_replaced) & (best.loss <= context.image_threshold)
         return RepairResult(best.images, soft_edge(best.replaced), is_good | is_told)
 
     def find_region(self, anomaly_map: torch.Tensor, threshold: torch.Tensor, peak_share: float) -> torch.Tensor:
@@ -177,7 +178,7 @@ class Inpainting:
         windows: Sequence[Window],
         contents: Sequence[torch.Tensor],
         context: RepairContext,
-        best: "_BestAttempt",
+        best: BestAttempt,
     ) -> None:
         """Attempts at images `(B, 3, H, W)`, with what is marked `(B, 1, H, W)` taken from the contents of each window.
 
@@ -191,7 +192,7 @@ class Inpainting:
                 tried = tried.mean(dim=0, keepdim=True)  # (1, 3, H, W)
             image = torch.tensor([index], device=images.device)
             replaced = marked[index].expand(len(tried), -1, -1, -1)  # (k, 1, H, W)
-            _, scores = _score(tried, replaced, context.select(image.expand(len(tried))))  # (k,)
+            _, scores = score_attempt(tried, replaced, context.select(image.expand(len(tried))))  # (k,)
             lowest = scores.argmin()[None]
             best.update(image, tried[lowest], marked[index][None], scores[lowest])
 
@@ -249,23 +250,6 @@ class Inpainting:
         return on_step(paste_windows(images, repaired, windows)), changed
 
 
-class _BestAttempt:
-    """Of several attempts at B images, for each image the one with the lowest score: its image and where it is replaced."""
-
-    def __init__(self, images: torch.Tensor):
-        self.images = images  # (B, 3, H, W)
-        self.replaced = torch.zeros_like(images[:, :1])  # (B, 1, H, W)
-        self.score = torch.full_like(images[:, 0, 0, 0], torch.inf)  # (B,)
-
-    def update(self, tried: torch.Tensor, images: torch.Tensor, replaced: torch.Tensor, score: torch.Tensor) -> None:
-        """Keeps what has improved: `images` `(D, 3, H, W)`, `replaced` and `score` are of the D indices `tried`."""
-        improved = score < self.score[tried]
-        chosen = tried[improved]
-        self.images = self.images.index_copy(0, chosen, images[improved])
-        self.replaced = self.replaced.index_copy(0, chosen, replaced[improved])
-        self.score = self.score.index_copy(0, chosen, score[improved])
-
-
 def _windows_around(marked: torch.Tensor, indices: torch.Tensor, size: tuple[int, int]) -> list[Window]:
     """Windows of a size in which what is marked in images `(B, 1, H, W)` of some indices is repaired."""
     marked = marked[:, 0].bool().cpu().numpy()  # (B, H, W)
@@ -275,12 +259,3 @@ def _windows_around(marked: torch.Tensor, indices: torch.Tensor, size: tuple[int
 def _denoise(images: torch.Tensor, t: int, spins: int, context: RepairContext) -> torch.Tensor:
     """Images `(N, 3, h, w)` noised to timestep t and denoised in one pass, mean over shifted frames."""
     return cycle_spin(lambda frame: context.predict_x0(context.add_noise(frame, t), t), images, context.stride, spins)
-
-
-def _score(images: torch.Tensor, replaced: torch.Tensor, context: RepairContext) -> tuple[torch.Tensor, torch.Tensor]:
-    """Anomaly maps `(B, H, W)` and scores `(B,)` of images in which something was replaced, where `(B, 1, H, W)` is 1."""
-    anomaly_map, score = context.score(images, soft_edge(replaced))
-    if not score.isfinite().all():
-        # It would pass for normal.
-        raise ValueError("the score of an image is not finite; use float32 or bfloat16 weights")
-    return anomaly_map, score
