@@ -8,6 +8,7 @@ import torch
 
 from ..scoring.integers import check_timesteps_and_seed
 from .attempts import BestAttempt, score_attempt
+from .confidence import is_told
 from .context import OnStep, RepairContext, RepairResult
 from .cycle_spinning import cycle_spin
 from .fill import fill_from_surroundings, structure_weight
@@ -56,7 +57,7 @@ class Inpainting:
         content: `best` tries each of these contents, `mean` their mean, which is nearer to the true image and more blurred.
         reference_difference, reference_factor: from which difference to all these contents what adjoins a region is repaired
             with it, and from which multiple of the median difference around the region; see [`grow_region`].
-        most_replaced: share of the image up to which what was replaced counts as told by the rest.
+        most_enclosed: share of the image up to which what marks and repair enclose counts as told by the rest.
 
     Raises:
         ValueError: if a setting is out of its range.
@@ -76,7 +77,7 @@ class Inpainting:
     content: Literal["best", "mean"] = "best"
     reference_difference: float = 0.1
     reference_factor: float = 4.0
-    most_replaced: float = 0.15
+    most_enclosed: float = 0.2
 
     def __post_init__(self):
         check_timesteps_and_seed(self.timesteps)
@@ -99,10 +100,10 @@ class Inpainting:
         region, border = torch.zeros_like(images[:, :1]), torch.zeros_like(images[:, :1])  # (B, 1, H, W), of all attempts
         best = BestAttempt(images)
         repaired = images  # (B, 3, H, W)
-        anomaly_map, score = score_attempt(images, region, context)  # (B, H, W), (B,)
+        first_map, score = score_attempt(images, region, context)  # (B, H, W), (B,)
         is_good = score <= context.image_threshold  # (B,)
         defective = (~is_good).nonzero()[:, 0]  # (D,), indices of the images to repair
-        anomaly_map = anomaly_map[defective]  # (D, H, W)
+        anomaly_map = first_map[defective]  # (D, H, W)
         for attempt in range(self.attempts):
             if len(defective) == 0:
                 more = int(self._takes_from_references(context))
@@ -128,8 +129,9 @@ class Inpainting:
                 repaired = best.images = on_step(best.images)
             still_defective = best.loss[defective] > context.image_threshold[defective]  # (D,)
             defective, anomaly_map = defective[still_defective], anomaly_map[still_defective]
-        is_told = (best.replaced.mean(dim=(1, 2, 3)) <= self.most_replaced) & (best.loss <= context.image_threshold)
-        return RepairResult(best.images, soft_edge(best.replaced), is_good | is_told)
+        told = is_told(first_map, context.pixel_threshold, best.replaced, self.most_enclosed)  # (B,)
+        confident = is_good | (told & (best.loss <= context.image_threshold))
+        return RepairResult(best.images, soft_edge(best.replaced), confident)
 
     def find_region(self, anomaly_map: torch.Tensor, threshold: torch.Tensor, peak_share: float) -> torch.Tensor:
         """`(B, 1, H, W)`, 1 where the map `(B, H, W)` shows a defect down to a share of its peak."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from .attempts import BestAttempt, score_attempt
+from .confidence import is_told
 from .context import Distance, OnStep, RepairContext, RepairResult
 from .cycle_spinning import cycle_spin
 from .fill import fill_from_surroundings
@@ -43,7 +44,7 @@ class RegionSampling:
         repeats: how often each step is taken.
         draws: how many, each with noise of its own.
         guidance: step size s of Eq. 13 in [0, 1]; 0 does without.
-        region_level, peak_share, margin, most_replaced: as of [`diffad.repair.inpainting.Inpainting`].
+        region_level, peak_share, margin, most_enclosed: as of [`diffad.repair.inpainting.Inpainting`].
 
     Raises:
         ValueError: if a setting is out of its range.
@@ -58,10 +59,10 @@ class RegionSampling:
     region_level: float = 0.7
     peak_share: float = 0.45
     margin: int = 4
-    most_replaced: float = 0.15
+    most_enclosed: float = 0.2
 
     def __post_init__(self):
-        at_least_0 = ("region_level", "peak_share", "margin", "most_replaced")
+        at_least_0 = ("region_level", "peak_share", "margin", "most_enclosed")
         for name, lowest in (("repeats", 1), ("draws", 1), *((name, 0) for name in at_least_0)):
             if getattr(self, name) < lowest:
                 raise ValueError(f"{name} must be at least {lowest}, got {getattr(self, name)}")
@@ -97,8 +98,9 @@ class RegionSampling:
             drawn = self._draw(inputs, marked, steps, context, numbers, on_part)  # (D, 3, H, W)
             best.update(defective, drawn, marked, mahalanobis_loss(context.distance(drawn)))
         _, score = score_attempt(best.images[defective], marked, context)  # (D,)
-        is_told = (marked.mean(dim=(1, 2, 3)) <= self.most_replaced) & (score <= context.image_threshold)  # (D,)
-        return RepairResult(best.images, soft_edge(best.replaced), is_good.index_copy(0, defective, is_told))
+        told = is_told(anomaly_map, context.pixel_threshold, marked, self.most_enclosed)  # (D,)
+        confident = is_good.index_copy(0, defective, told & (score <= context.image_threshold))
+        return RepairResult(best.images, soft_edge(best.replaced), confident)
 
     def steps(self, context: RepairContext) -> list[ChainStep]:
         """The steps of the chain from the start on."""
