@@ -71,7 +71,7 @@ def naive_draw(unet, images: torch.Tensor, region: torch.Tensor, settings: dict,
             for n in range(len(x0)):
                 gradient = torch.where(region[n] > 0, 2 * (torch.where(region[n] > 0, x0[n], images[n]) - 0.4), 0.0)
                 values = gradient[:, region[n, 0] > 0]
-                step = settings["guidance"] * gradient / values.square().mean().sqrt()
+                step = (0.0 if following is None else settings["guidance"]) * gradient / values.square().mean().sqrt()
                 x0[n] = torch.where(region[n] > 0, (x0[n] - step).clamp(-1, 1), x0[n])
             sigma = settings["eta"] * ((1 - b) / (1 - a)) ** 0.5 * (1 - a / b) ** 0.5
             direction = (x - a**0.5 * x0) / (1 - a) ** 0.5

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "training" / "benchmarks" / "results" / "repair_confidence.jsonl"
 CARD = ROOT / "model_cards" / "repair.md"
-SHARES = (0.005, 0.025, 0.08, 0.35)  # of the image that synthetic defects cover
+SHARES = (0.025, 0.35)  # of the image that synthetic defects cover
 
 
 def main(arguments: list[str] | None = None) -> None:

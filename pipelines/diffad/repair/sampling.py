@@ -33,9 +33,9 @@ class RegionSampling:
     The region starts as its smooth fill at a high noise level and comes back along a respaced chain of DDIM steps with noise
     (Song et al. 2021). Before each of them everything outside is set to the input at the same noise level, and a step may be
     taken several times, with the noise put back in between, so that inside and outside come to agree (RePaint, Lugmayr et al.
-    2022). With guidance each step's clean image takes a step of Eq. 13 inside the region, down the gradient of Eq. 12, which is
-    Algorithm 1 confined to the defect. The drawn region is blended in the domain of gradients; outside of it nothing changes,
-    and an image that scores as normal is returned as it is.
+    2022). With guidance the clean image of each step but the last takes a step of Eq. 13 inside the region, down the gradient
+    of Eq. 12, and the denoising that follows cleans up after it: Algorithm 1 confined to the defect. The drawn region is
+    blended in the domain of gradients; outside of it nothing changes, and an image that scores as normal is returned as it is.
 
     Args:
         start: timestep at which the chain begins; the nearest one of the chain is taken.
@@ -51,7 +51,7 @@ class RegionSampling:
     """
 
     start: int = 490
-    num_inference_steps: int = 50
+    num_inference_steps: int = 30
     eta: float = 1.0
     repeats: int = 1
     draws: int = 3
@@ -128,7 +128,7 @@ class RegionSampling:
             for repeats_left in reversed(range(self.repeats)):
                 xt = torch.where(region > 0, x, renoise(inputs, 1.0, step.alpha_bar, noise()))
                 x0 = _predict_x0(xt, step.timestep, context)
-                if self.guidance:
+                if self.guidance and step is not steps[-1]:
                     x0 = guided(x0, inputs, region, self.guidance, context.distance)
                 x = ddim_step(x0, xt, step.alpha_bar, step.next_alpha_bar, self.eta, noise())
                 if step is steps[-1] and not repeats_left:
