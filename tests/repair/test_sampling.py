@@ -167,6 +167,14 @@ def defective():
     return made
 
 
+def test_every_step_is_one_pass_of_the_unet(pipe, defective):
+    sizes = []
+    hook = pipe.unet.register_forward_pre_hook(lambda module, inputs: sizes.append(tuple(inputs[0].shape)))
+    pipe.reconstruct(defective[0], "samples", num_inference_steps=12, draws=2)
+    hook.remove()
+    assert sizes.count((1, 3, 32 + STRIDE, 32 + STRIDE)) == 2 * 6
+
+
 def test_repeatable_seeded_and_independent_of_the_batch(pipe, defective):
     settings = {"num_inference_steps": 12, "draws": 2, "guidance": 0.05, "intermediate_steps": "all"}
     together = pipe.reconstruct(defective, "samples", **settings)
