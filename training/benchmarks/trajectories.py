@@ -20,7 +20,7 @@ from PIL import Image
 
 PICTURE = Path(__file__).parents[2] / "model_cards" / "trajectories.png"
 FRAMES = 7
-HEIGHT = 192  # pixels
+HEIGHT = 160  # pixels
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
             settings = {"num_steps": options.num_steps} if preset in ("algorithm_1", "paper") else {}
             rows.append(trajectory(pipe, image, preset, settings))
             print(f"{case}, {preset}", flush=True)
-    below_each_other(rows).save(PICTURE)
+    below_each_other(rows).save(PICTURE, optimize=True)
 
 
 def trajectory(pipe: DiffADPipeline, image: Image.Image, preset: str, settings: dict) -> Image.Image:
@@ -51,9 +51,9 @@ def trajectory(pipe: DiffADPipeline, image: Image.Image, preset: str, settings: 
     (steps,), (trace,) = output.intermediates, output.traces  # the trace begins with the input
     picked = evenly_spaced(len(steps) - 1, FRAMES - 2)
     frames = [image, *(steps[i] for i in picked), output.images[0]]
-    names = ["input", *(f"step {i + 1} of {len(steps)}" for i in picked), f"{preset}: repaired"]
+    names = ["input", *(f"step {i + 1} of {len(steps)}" for i in picked), f"{preset}, repaired"]
     losses = [trace[0], *(trace[i + 1] for i in picked), trace[-1]]
-    return filmstrip(frames, [f"{name} Eq. 12: {loss:.0f}" for name, loss in zip(names, losses, strict=True)], HEIGHT)
+    return filmstrip(frames, [f"{name}, Eq. 12: {loss:.0f}" for name, loss in zip(names, losses, strict=True)], HEIGHT)
 
 
 def below_each_other(pictures: list[Image.Image]) -> Image.Image:
