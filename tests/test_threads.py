@@ -13,6 +13,7 @@ SHORT, LONG = 8, 50  # calls of each thread
 FEW_STEPS = {
     "default": {"timesteps": (50,), "attempts": 1, "spins": 2},
     "mean": {"timesteps": (50,)},
+    "samples": {"start": 40, "draws": 1},
     "paper": {"num_steps": 2, "denoise_every": 2, "stochastic": True},
     "algorithm_1": {"num_steps": 2, "denoise_every": 2},
     "gradient_descent": {"num_steps": 2},

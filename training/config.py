@@ -138,7 +138,7 @@ class TrainingConfig:
     # ways of scoring that are calibrated at the end; balanced always is, and scores without a verdict have none beside it
     profiles: list[str] = field(default_factory=lambda: list(PROFILES))
     profile: str = BALANCED  # what the model is for; gaussian ends training after its first pass over the images
-    references: int = 48  # images of good parts that the model keeps for repair, at most; 0 keeps none
+    references: int = 48  # images of good parts, or tiles, that the model keeps for repair, at most; 0 keeps none
     moments: bool | None = None  # kept beside the model for `diffad update`; null keeps them of one category (see README.md)
     choose_map: bool | None = None  # by synthetic defects; None is true for the default score of whole images
 

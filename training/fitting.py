@@ -102,10 +102,9 @@ def fit_pipeline(
         if gaussians is not None:
             round_to_half(gaussians)
     _fit_discriminant(pipe, pooled_features, cached, train_groups)
-    if config.short_side is None:  # tiles are repaired without
-        chosen_from = np.concatenate(train_groups)
-        images, categories = cached.images[chosen_from], cached.categories[chosen_from]
-        pipe.register_modules(references=choose_references(images, pooled_features, categories, config.references))
+    indices = np.concatenate(train_groups)
+    of_each = pooled_features, cached.categories[indices]
+    pipe.register_modules(references=choose_references(cached.images, indices, *of_each, config.references))
     choice = None
     if config.chooses_map:
         choice = choose_and_set_map(pipe, whitened, held_out_samples, min(map(len, train_groups)), config)

@@ -12,12 +12,13 @@ TURNED = 3  # times fewer images are kept where parts turn: each serves all dire
 
 
 def choose_references(
-    images: np.ndarray, pooled_features: np.ndarray, categories: np.ndarray, count: int
+    images: np.ndarray, indices: np.ndarray, pooled_features: np.ndarray, categories: np.ndarray, count: int
 ) -> ReferenceImages | None:
-    """The images that cover each category best, as many of each.
+    """The images, or tiles of them, that cover each category best, as many of each.
 
     Args:
-        images: `(N, 3, H, W)` uint8, of good parts.
+        images: `(M, 3, H, W)` uint8, perhaps on disk; few of them are read.
+        indices: `(N,)`, those of good parts that may be kept.
         pooled_features: `(N, D)`, spatial means of their features.
         categories: `(N,)` indices.
         count: how many in all, at most; as many as 10 MB hold, at most.
@@ -33,11 +34,15 @@ def choose_references(
     chosen = [members[covering(pooled_features[members], of_each)] for members in chosen]
     others = np.setdiff1d(np.flatnonzero(categories == kinds[0]), chosen[0])
     others = others[:: max(1, len(others) // COMPARED)][:COMPARED]
-    to_range = lambda indices: images[indices].astype(np.float64) / 127.5 - 1  # noqa: E731
+    to_range = lambda members: images[indices[members]].astype(np.float64) / 127.5 - 1  # noqa: E731
     parts_turn = len(others) > 0 and turning_helps(to_range(others), to_range(chosen[0][:COMPARED_WITH]))
-    indices = np.concatenate([members[: max(1, len(members) // TURNED)] if parts_turn else members for members in chosen])
-    references = ReferenceImages(images.shape[-2:], tuple(int(c) for c in categories[indices]), parts_turn)
-    references.images.copy_(torch.from_numpy(images[indices]))
+    kept = np.concatenate([members[: max(1, len(members) // TURNED)] if parts_turn else members for members in chosen])
+    chosen_images = torch.from_numpy(images[indices[kept]])  # (n, 3, H, W)
+    if torch.equal(chosen_images, chosen_images[:, :1].expand_as(chosen_images)):
+        chosen_images = chosen_images[:, :1]  # grey
+    of_categories = tuple(int(c) for c in categories[kept])
+    references = ReferenceImages(images.shape[-2:], of_categories, parts_turn, channels=chosen_images.shape[1])
+    references.images.copy_(chosen_images)
     return references
 
 

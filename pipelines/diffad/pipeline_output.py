@@ -97,8 +97,8 @@ class ReconstructionOutput(BaseOutput):
         difference_maps: N arrays `(height, width)` float32 in [0, 1], mean absolute change over channels.
         intermediates: per image, the RGB images after the steps asked for, at the size at which images are scored.
         traces: N arrays `(1 + steps,)`, the Mahalanobis loss (Eq. 12) of the input and after every step, if asked for.
-        confident: `(N,)` bool, False where too little was left of the part to tell what it should have looked like, or the
-            image still scores as defective; None of presets that can't tell, which are all but `default` and `mean`.
+        confident: `(N,)` bool, False where too little is left of the part to tell what it should have looked like, or the
+            image still scores as defective; None of presets that can't tell: those of the paper, and partial diffusion.
     """
 
     images: list[Image.Image] | list[Array]

@@ -11,6 +11,7 @@ from tiny_pipeline import smooth_images
 FEW_STEPS = {
     "default": {"timesteps": (100, 20), "texture_strength": 1.0},
     "mean": {"timesteps": (100, 20)},
+    "samples": {"start": 60, "draws": 1, "guidance": 0.01},
     "paper": {"num_steps": 4, "denoise_every": 2},
     "algorithm_1": {"num_steps": 4, "denoise_every": 2},
     "gradient_descent": {"num_steps": 2},

@@ -19,7 +19,7 @@ def smoothness(images: torch.Tensor) -> torch.Tensor:
 
 def run(images: torch.Tensor, predict=white, on_step=lambda x: x, **settings):
     method = Inpainting(**{"timesteps": (2, 1), "spins": 1, "margin": 0, "region_level": 0.1} | settings)
-    return method.run(images, brightness_context(predict, smoothness), on_step)
+    return method.run(images, brightness_context(predict, smoothness, len(images)), on_step)
 
 
 def test_border_zone_is_repaired_only_where_it_differs_from_the_denoised_image():

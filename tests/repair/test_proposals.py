@@ -8,7 +8,8 @@ import torch
 from brightness_models import brightness_context
 from diffad import ReferenceImages
 from diffad.repair.inpainting import Inpainting
-from diffad.repair.proposals import aligned_contents, blend_in, grow_region
+from diffad.repair.proposals import aligned_contents, blend_in, blend_in_windows, grow_region
+from diffad.repair.windows import Window
 from tiny_pipeline import smooth_images, tiny_pipeline
 
 SIDE = 32
@@ -56,6 +57,31 @@ def test_what_differs_at_the_border_is_continued_smoothly(region):
 
 def test_nothing_is_proposed_for_a_whole_image(parts):
     assert propose(parts[0], torch.ones(1, SIDE, SIDE), parts, 3).shape == (0, 3, SIDE, SIDE)
+
+
+def test_a_region_in_several_windows_takes_their_contents_one_after_the_other(parts):
+    """A white band across two overlapping windows: the second continues what the first has made, and nothing of the band."""
+    image = torch.cat([parts[0], parts[0].flip(-1)], dim=2)[..., : 2 * SIDE - 8]  # (3, 32, 56)
+    region = torch.zeros(1, *image.shape[1:])
+    region[:, 12:20, 4:-4] = 1
+    image = torch.where(region > 0, 1.0, image)
+    parts_of_band = np.zeros((2, SIDE, SIDE), dtype=bool)
+    parts_of_band[0, 12:20, 4:], parts_of_band[1, 12:20, 8:-4] = True, True
+    windows = [Window(0, 0, left, of_window) for left, of_window in zip((0, SIDE - 8), parts_of_band)]
+    first, second = blend_in_windows(image, region, windows, [parts[1:2], parts[2:4]])
+    for number, repaired in enumerate((first, second)):
+        left = blend_in(image[..., :SIDE], region[..., :SIDE], parts[1:2])[0]  # its only content makes both attempts
+        torch.testing.assert_close(repaired[..., :SIDE], left)
+        right = torch.cat([left[..., -8:], image[..., SIDE:]], dim=2)
+        still_to_repair = torch.cat([torch.zeros(1, SIDE, 8), region[..., SIDE:]], dim=2)
+        expected = blend_in(right, still_to_repair, parts[2 + number][None])[0]
+        torch.testing.assert_close(repaired[..., SIDE - 8 :], expected)
+
+
+def test_one_window_of_all_is_as_without_windows(parts, region):
+    contents = parts[1:4]
+    windows = [Window(0, 0, 0, region[0].bool().numpy())]
+    assert torch.equal(blend_in_windows(parts[0], region, windows, [contents]), blend_in(parts[0], region, contents))
 
 
 def test_a_region_grows_along_what_every_content_contradicts(region):

@@ -171,7 +171,7 @@ def test_half_precision_unet_repairs_much_the_same(pipe, defective, dtype):
 
 
 def test_wrong_arguments_are_named(pipe, defective):
-    with pytest.raises(ValueError, match="unknown preset 'fast'; there are default, mean, paper"):
+    with pytest.raises(ValueError, match="unknown preset 'fast'; there are default, mean, samples, paper"):
         pipe.reconstruct(defective[0], "fast")
     with pytest.raises(ValueError, match="has no setting num_step; it has num_steps"):
         pipe.reconstruct(defective[0], "paper", num_step=3)

@@ -15,6 +15,7 @@ from tiny_pipeline import SIZE, smooth_images, tiled_pipeline
 OVERLAP = 0.25
 TILE = 32  # of `brightness_context`
 WHOLE_IMAGE_METHODS = {
+    "samples": {"num_inference_steps": 10, "draws": 1},
     "paper": {"num_steps": 10},
     "algorithm_1": {"num_steps": 10, "num_inference_steps": None},
     "gradient_descent": {"num_steps": 4},
@@ -87,5 +88,5 @@ def test_models_of_tiles_take_every_method(pipe, preset):
     difference = np.asarray(together.images[0], dtype=float) - np.asarray(alone.images[0])
     assert np.abs(difference).max() <= 1
     np.testing.assert_allclose(together.traces[0], alone.traces[0], rtol=1e-3)
-    if preset != "partial_diffusion":
+    if preset not in ("partial_diffusion", "samples"):  # which go down no gradient
         assert together.traces[0][-1] < together.traces[0][0]

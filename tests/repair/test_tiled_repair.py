@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from brightness_models import brightness_context
+from diffad import DiffADPipeline, ReferenceImages
 from diffad.repair.inpainting import Inpainting
 from PIL import Image
 from scipy.ndimage import binary_dilation
@@ -154,3 +155,26 @@ def test_windows_are_repaired_with_the_category_of_their_image():
     assert alone.difference_maps[0].any()
     assert np.abs(grey(alone.images[0]) - grey(both.images[1])).max() <= 1
     assert np.abs(grey(both.images[0]) - grey(both.images[1])).max() > 1
+
+
+def tiles_of(image: Image.Image, corners: list[tuple[int, int]]) -> ReferenceImages:
+    """Tiles of a good image, as a model keeps them."""
+    pixels = np.stack([np.array(image)[y : y + SIZE, x : x + SIZE].transpose(2, 0, 1) for y, x in corners])
+    references = ReferenceImages((SIZE, SIZE), (0,) * len(corners))
+    references.images.copy_(torch.from_numpy(pixels))
+    return references
+
+
+def test_content_comes_from_tiles_of_good_images(pipe):
+    """Two regions in windows of their own; each one's content is in another tile, elsewhere than in the window."""
+    good = smooth_images(1, seed=6, size=(96, 64))[0]
+    blocks = (6, 8, 8, 8), (44, 76, 8, 8)
+    defective = with_blocks(good, *blocks)
+    with_tiles = DiffADPipeline(**{**pipe.components, "references": tiles_of(good, [(2, 3), (30, 61)])})
+    with_tiles.set_progress_bar_config(disable=True)
+    without, output, again = (p.reconstruct(defective, **SETTINGS) for p in (pipe, with_tiles, with_tiles))
+    np.testing.assert_array_equal(np.asarray(output.images[0]), np.asarray(again.images[0]))
+    for top, left, height, width in blocks:
+        block = slice(top, top + height), slice(left, left + width)
+        error, of_means = (np.abs(grey(repair.images[0]) - grey(good))[block].mean() for repair in (output, without))
+        assert error < 0.5 * of_means, (error, of_means)

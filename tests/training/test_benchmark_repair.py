@@ -86,10 +86,9 @@ def test_all_methods_run_and_their_tables_are_rendered(pipe, tmp_path, monkeypat
         "Algorithm 1": {"preset": "paper", "num_steps": 5}
     }
     monkeypatch.setattr(repair_methods, "SETTINGS", fast)
-    monkeypatch.setattr(benchmark_repair, "SHARES", (0.02, 0.3))
     judges = {"the model": lambda images: pipe(images).is_defective, "nobody": lambda images: np.zeros(len(images), bool)}
     with torch.no_grad():
-        result = run(pipe, data, judges, synthetic=2, real=2, seed=1)
+        result = run(pipe, data, judges, synthetic=2, real=2, seed=1, shares=(0.02, 0.3))
     assert list(result["synthetic"]) == ["0.02", "0.3"]
     for methods in result["synthetic"].values():
         assert list(methods) == ["nothing", "fill", *fast]  # the model keeps no good images to paste
@@ -114,6 +113,13 @@ def test_a_row_for_each_category_and_size_and_nothing_where_a_method_is_missing(
     expected = {SUMMARY[name].replace("**", ""): [20.0 + i] for i, name in enumerate(SUMMARY) if name != PASTED}
     for size, share in (("0.5 %", 0.5), ("35 %", 35)):
         assert figures(row_of(table, "nut", size)) == {"defect": [share], **expected}
+
+
+def test_methods_can_be_named_and_samples_are_measured_only_then(pipe):
+    assert not set(repair_methods.SAMPLES) & set(repair_methods.methods_of(pipe))
+    assert list(repair_methods.methods_of(pipe, ["samples", "fill"])) == ["samples", "fill"]
+    with pytest.raises(KeyError, match="paste"):
+        repair_methods.methods_of(pipe, ["paste"])
 
 
 def test_patchcore_calls_at_most_the_stated_share_of_good_images_defective(tmp_path, monkeypatch):

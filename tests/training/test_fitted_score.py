@@ -91,8 +91,9 @@ def test_every_profile_is_calibrated_on_the_held_out_images(trained):
         assert pipe.calibration_of(name).config.num_calibration_images == 2
 
 
-def test_tiled_models_have_the_profiles_that_need_no_enlarged_image(good_images, tmp_path):
+def test_tiled_models_have_the_profiles_that_need_no_enlarged_image_and_keep_tiles_for_repair(good_images, tmp_path):
     one_step = {"max_train_steps": 1, "checkpointing_steps": 1, "validation_steps": 1}
     train.main(tiny_config(good_images, tmp_path, **one_step, short_side=48, shared_gaussian=True, **COMPLETE))
     pipe = DiffADPipeline.from_pretrained(tmp_path)
     assert pipe.profile_names == ["balanced", "fast"] and pipe.multiscale.config.scales == ["coarse"]
+    assert pipe.references.images.shape == (40, 3, 32, 32)  # four tiles of each of ten images, of 48 at most

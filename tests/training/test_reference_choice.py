@@ -24,18 +24,18 @@ def test_chosen_points_cover_all_within_twice_the_least_radius():
 
 @pytest.fixture
 def good_parts():
-    """Images `(12, 3, 32, 32)`, features `(12, 4)` and categories of two products."""
+    """Images `(14, 3, 32, 32)`, the indices of 12 to choose from, and their features `(12, 4)` and categories: two products."""
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, size=(12, 3, 32, 32), dtype=np.uint8)
-    return images, rng.normal(size=(12, 4)), np.repeat([0, 1], 6)
+    images = rng.integers(0, 256, size=(14, 3, 32, 32), dtype=np.uint8)
+    return images, np.arange(1, 13), rng.normal(size=(12, 4)), np.repeat([0, 1], 6)
 
 
 def test_every_category_has_as_many_images_of_its_own(good_parts):
     references = choose_references(*good_parts, count=6)
-    images, _, categories = good_parts
+    images, indices, _, categories = good_parts
     assert references.config.categories == (0, 0, 0, 1, 1, 1) and not references.config.turns
     for image, category in zip(references.images.numpy(), references.config.categories):
-        (place,) = np.flatnonzero((images == image).all(axis=(1, 2, 3)))
+        (place,) = np.flatnonzero((images[indices] == image).all(axis=(1, 2, 3)))
         assert categories[place] == category
 
 

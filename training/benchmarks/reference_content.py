@@ -64,7 +64,8 @@ def measure(data: Path, holes: int, count: int, resolution: int, seed: int) -> d
         np.stack([resize_rgb(read_image(path), (resolution, resolution)) for path in sorted((data / part / "good").iterdir())])
         for part in ("train", "test")
     )
-    references = choose_references(training, pooled_features(training, data), np.zeros(len(training), dtype=int), count)
+    everyone, one_category = np.arange(len(training)), np.zeros(len(training), dtype=int)
+    references = choose_references(training, everyone, pooled_features(training, data), one_category, count)
     good = references.of_category(None)
     by_share = {}
     for share in SHARES:

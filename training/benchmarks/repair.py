@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data_root", type=Path, required=True, help="folder of categories in MVTec layout")
     parser.add_argument("--judges", nargs="+", type=Path, help="another pipeline of each category, such as of another seed")
     parser.add_argument("--patchcore", action="store_true", help="anomalib's PatchCore judges, too")
+    parser.add_argument("--methods", nargs="+", help="of those in repair_methods.py; all but samples by default")
+    parser.add_argument("--shares", nargs="+", type=float, default=SHARES, help="of the image that synthetic defects cover")
     parser.add_argument("--synthetic", type=int, default=8, help="synthetic defects of each size")
     parser.add_argument("--real", type=int, default=60, help="real defective and good images of each category, at most")
     parser.add_argument("--seed", type=int, default=101)
@@ -64,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
             judges["another model"] = pipeline_judge(options.judges[i])
         if options.patchcore:
             judges["PatchCore"] = patchcore_judge(model, data, options.seed)
-        result = run(pipe, data, judges, options.synthetic, options.real, options.seed)
+        result = run(pipe, data, judges, options.synthetic, options.real, options.seed, options.methods, options.shares)
         record = {
             "category": category,
             "seed": options.seed,
@@ -77,17 +80,26 @@ def main(arguments: list[str] | None = None) -> None:
     update_tables(CARD, RESULTS)
 
 
-def run(pipe: DiffADPipeline, data: Path, judges: dict[str, Judge], synthetic: int, real: int, seed: int) -> dict:
-    """All figures of one category."""
+def run(
+    pipe: DiffADPipeline,
+    data: Path,
+    judges: dict[str, Judge],
+    synthetic: int,
+    real: int,
+    seed: int,
+    names: Sequence[str] | None = None,
+    shares: Sequence[float] = SHARES,
+) -> dict:
+    """All figures of one category, of the methods named and of defects that cover these shares of the image."""
     samples = evaluation_samples(data)
     good = [sample for sample in samples if not sample.is_defective]
     defective = [sample for sample in samples if sample.is_defective]
     rng = np.random.default_rng(seed)
     good_images = [_pixels(good[i].read(), pipe) for i in rng.permutation(len(good))]
-    methods = methods_of(pipe)
+    methods = methods_of(pipe, names)
     chosen = [defective[i] for i in rng.permutation(len(defective))[:real]]
     by_share = {}
-    for share in SHARES:
+    for share in shares:
         defects = list(defect_set(good_images, synthetic, seed, share))
         by_share[str(share)] = {name: measure(pipe, method, defects, f"{name}, {share}") for name, method in methods.items()}
     return {

@@ -15,6 +15,7 @@ SUMMARY = {
     "diffad, mean": "**diffad, mean**",
     "diffad": "**diffad**",
 }
+OUTSIDE = ("Algorithm 1", "diffad")
 FIGURES = {
     "PSNR inside": ("psnr_inside", 1),
     "PSNR outside": ("psnr_outside", 1),
@@ -60,9 +61,12 @@ def outside(records: list[dict]) -> str:
     lines = _head(["category", "outside: Algorithm 1", "outside: **diffad**", "UNet passes", "s/image", "good pixels changed"])
     for record in records:
         sizes = record["synthetic"].values()
-        psnr = {name: fmean(methods[name]["psnr_outside"]["median"] for methods in sizes) for name in ("Algorithm 1", "diffad")}
+        of_methods = {
+            name: [methods[name]["psnr_outside"]["median"] for methods in sizes if name in methods] for name in OUTSIDE
+        }
+        cells = [f"{fmean(medians):.1f}" if medians else "" for medians in of_methods.values()]
         passes, seconds = (fmean(methods["diffad"][key] for methods in sizes) for key in ("unet_passes", "seconds"))
-        cells = [*(f"{value:.1f}" for value in psnr.values()), f"{passes:.0f}", f"{seconds:.1f}"]
+        cells += [f"{passes:.0f}", f"{seconds:.1f}"]
         cells += [f"{100 * record['real']['good']['changed_pixels']:.2f} %"]
         lines.append(f"| {record['category']} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -9,7 +9,7 @@ MOST_BYTES = 10_000_000  # of all images of a model
 
 
 class ReferenceImages(Float32ModelMixin, ConfigMixin):
-    """Images of good parts at the model's resolution, 8 bits a channel.
+    """Images of good parts, or tiles of them, at the model's resolution, 8 bits a channel.
 
     Args:
         image_size: `(height, width)`.

@@ -1,17 +1,20 @@
 """Our repair: denoising of what the anomaly map marks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
 
 from ..scoring.integers import check_timesteps_and_seed
+from .attempts import BestAttempt, score_attempt
+from .confidence import is_told
 from .context import OnStep, RepairContext, RepairResult
 from .cycle_spinning import cycle_spin
 from .fill import fill_from_surroundings, structure_weight
 from .gradient_denoising import mahalanobis_loss
 from .mask import defect_region, differs_from_prediction, soft_edge
-from .proposals import aligned_contents, blend_in, grow_region
+from .proposals import aligned_contents, blend_in_windows, grow_region
 from .texture import transfer_texture
 from .windows import Window, cut_windows, in_rounds, paste_windows, repair_masks, repair_windows
 
@@ -28,13 +31,14 @@ class Inpainting:
     lowers Eq. 12. An image that scores as normal is returned as it is. One that still scores as defective gets another attempt
     with what is marked then added to the region; of all attempts the one with the lowest score counts.
 
-    Where the model has images of good parts, what was replaced is also taken from the same place of some of them, and from
-    elsewhere in the image itself ([`diffad.repair.proposals`]). Each is one more attempt. So structure comes back that no mean
-    of all good parts has.
-
     Images larger than the model's resolution are repaired at their size in the windows of [`diffad.repair.windows`]: one around
     each marked region with its border zone, for large regions several, of which each sees what the earlier ones have made of
     their part.
+
+    Where the model has images of good parts, or tiles of them, what was replaced is also taken in each window from the same
+    place of some of them, and from elsewhere in the window itself ([`diffad.repair.proposals`]). The best content of every
+    window makes one more attempt, the second-best another, and so on. So structure comes back that no mean of all good parts
+    has.
 
     Args:
         timesteps: noise levels, descending.
@@ -49,11 +53,11 @@ class Inpainting:
         border_difference: from which difference to the denoised image, in the range [-1, 1], the border zone is repaired.
         margin: pixels by which region and border zone are widened, at the resolution of the anomaly map.
         attempts: how often the region is found anew.
-        proposals: how many contents from good images each attempt tries at most, of images of the model's resolution.
+        proposals: how many contents from good images each attempt tries at most.
         content: `best` tries each of these contents, `mean` their mean, which is nearer to the true image and more blurred.
         reference_difference, reference_factor: from which difference to all these contents what adjoins a region is repaired
             with it, and from which multiple of the median difference around the region; see [`grow_region`].
-        most_replaced: share of the image up to which what was replaced counts as told by the rest.
+        most_enclosed: share of the image up to which what marks and repair enclose counts as told by the rest.
 
     Raises:
         ValueError: if a setting is out of its range.
@@ -73,7 +77,7 @@ class Inpainting:
     content: Literal["best", "mean"] = "best"
     reference_difference: float = 0.1
     reference_factor: float = 4.0
-    most_replaced: float = 0.15
+    most_enclosed: float = 0.2
 
     def __post_init__(self):
         check_timesteps_and_seed(self.timesteps)
@@ -94,40 +98,40 @@ class Inpainting:
         """
         context.check_timesteps(self.timesteps)
         region, border = torch.zeros_like(images[:, :1]), torch.zeros_like(images[:, :1])  # (B, 1, H, W), of all attempts
-        best = _BestAttempt(images)
+        best = BestAttempt(images)
         repaired = images  # (B, 3, H, W)
-        anomaly_map, score = _score(images, region, context)  # (B, H, W), (B,)
+        first_map, score = score_attempt(images, region, context)  # (B, H, W), (B,)
         is_good = score <= context.image_threshold  # (B,)
         defective = (~is_good).nonzero()[:, 0]  # (D,), indices of the images to repair
-        anomaly_map = anomaly_map[defective]  # (D, H, W)
+        anomaly_map = first_map[defective]  # (D, H, W)
         for attempt in range(self.attempts):
             if len(defective) == 0:
-                more = int(self._takes_from_references(images, context))
+                more = int(self._takes_from_references(context))
                 repaired = self._change_nothing(repaired, on_step, len(self.timesteps) + 1 + more)
                 continue
             threshold = context.select(defective).pixel_threshold  # (D,)
             for mask, share in ((region, self.peak_share), (border, self.border_share)):
                 mask[defective] = torch.maximum(mask[defective], self.find_region(anomaly_map, threshold, share))
-            contents = self._contents(images, region, defective, context)  # of each of the D images, (k, 3, H, W)
-            for index, of_image in zip(defective.tolist(), contents):
-                least, factor = self.reference_difference, self.reference_factor
-                region[index] = grow_region(images[index], region[index], of_image, least, factor)
             windows = _windows_around(torch.maximum(region, border), defective, context.size)
+            contents: list[torch.Tensor] = []  # of each window, (k, 3, h, w)
+            if self._takes_from_references(context):
+                windows, contents = self._contents(images, region, border, windows, context)
             # Further attempts start from the input again, and transfer texture whole.
             repaired = repaired.index_copy(0, defective, images[defective])
             method = replace(self, texture_strength=1.0) if attempt and self.texture_strength else self
             repaired, replaced = method._repair(repaired, region, windows, context, on_step)
             of_defective = context.select(defective)
-            anomaly_map, score = _score(repaired[defective], replaced[defective], of_defective)  # (D, H, W), (D,)
+            anomaly_map, score = score_attempt(repaired[defective], replaced[defective], of_defective)  # (D, H, W), (D,)
             best.update(defective, repaired[defective], replaced[defective], score)
-            if self._takes_from_references(images, context):
+            if self._takes_from_references(context):
                 marked = torch.maximum(region, replaced)  # (B, 1, H, W)
-                self._try_contents(images, marked, defective, contents, context, best)
+                self._try_contents(images, repaired, marked, windows, contents, context, best)
                 repaired = best.images = on_step(best.images)
-            still_defective = best.score[defective] > context.image_threshold[defective]  # (D,)
+            still_defective = best.loss[defective] > context.image_threshold[defective]  # (D,)
             defective, anomaly_map = defective[still_defective], anomaly_map[still_defective]
-        is_told = (best.replaced.mean(dim=(1, 2, 3)) <= self.most_replaced) & (best.score <= context.image_threshold)
-        return RepairResult(best.images, soft_edge(best.replaced), is_good | is_told)
+        told = is_told(first_map, context.pixel_threshold, best.replaced, self.most_enclosed)  # (B,)
+        confident = is_good | (told & (best.loss <= context.image_threshold))
+        return RepairResult(best.images, soft_edge(best.replaced), confident)
 
     def find_region(self, anomaly_map: torch.Tensor, threshold: torch.Tensor, peak_share: float) -> torch.Tensor:
         """`(B, 1, H, W)`, 1 where the map `(B, H, W)` shows a defect down to a share of its peak."""
@@ -139,38 +143,60 @@ class Inpainting:
             images = on_step(images)
         return images
 
-    def _takes_from_references(self, images: torch.Tensor, context: RepairContext) -> bool:
-        return self.proposals > 0 and context.references is not None and tuple(images.shape[-2:]) == context.size
+    def _takes_from_references(self, context: RepairContext) -> bool:
+        return self.proposals > 0 and context.references is not None
 
     def _contents(
-        self, images: torch.Tensor, region: torch.Tensor, defective: torch.Tensor, context: RepairContext
-    ) -> list[torch.Tensor]:
-        """What good images hold in the region of each of the D defective ones of images `(B, 3, H, W)`: `(k, 3, H, W)` each."""
-        if not self._takes_from_references(images, context):
-            return [images[:0]] * len(defective)
-        references, turn, count = context.references, context.parts_turn, self.proposals
-        return [aligned_contents(images[i], region[i], references, turn, count) for i in defective.tolist()]
+        self,
+        images: torch.Tensor,
+        region: torch.Tensor,
+        border: torch.Tensor,
+        windows: Sequence[Window],
+        context: RepairContext,
+    ) -> tuple[list[Window], list[torch.Tensor]]:
+        """What good images hold in each window; `region` `(B, 1, H, W)` grows, in place, along what all of it contradicts.
+
+        Returns:
+            The windows, which repair what was added, too, and the contents of each, `(k, 3, h, w)`.
+        """
+        grown, contents = [], []
+        for window in windows:
+            pixels, inside = images[window.index], region[window.index]  # (3, h, w), (1, h, w)
+            found = pixels[None][:0]
+            if inside.any():  # there are windows of nothing but border zone
+                found = aligned_contents(pixels, inside, context.references, context.parts_turn, self.proposals)
+                inside = grow_region(pixels, inside, found, self.reference_difference, self.reference_factor)
+            added = (inside > torch.maximum(region, border)[window.index])[0].cpu().numpy()  # (h, w), in no window yet
+            grown.append(replace(window, to_repair=window.to_repair | added))
+            contents.append(found)
+            region[window.index] = inside
+        return grown, contents
 
     def _try_contents(
         self,
         images: torch.Tensor,
+        denoised: torch.Tensor,
         marked: torch.Tensor,
-        defective: torch.Tensor,
-        contents: list[torch.Tensor],
+        windows: Sequence[Window],
+        contents: Sequence[torch.Tensor],
         context: RepairContext,
-        best: "_BestAttempt",
+        best: BestAttempt,
     ) -> None:
-        """Attempts at the defective ones of images `(B, 3, H, W)`, with what is marked taken from their contents."""
-        for index, of_image in zip(defective.tolist(), contents, strict=True):
-            if len(of_image):
-                tried = blend_in(images[index], marked[index], of_image)  # (k, 3, H, W)
-                if self.content == "mean":
-                    tried = tried.mean(dim=0, keepdim=True)  # (1, 3, H, W)
-                image = torch.tensor([index], device=images.device)
-                replaced = marked[index].expand(len(tried), -1, -1, -1)  # (k, 1, H, W)
-                _, scores = _score(tried, replaced, context.select(image.expand(len(tried))))  # (k,)
-                lowest = scores.argmin()[None]
-                best.update(image, tried[lowest], marked[index][None], scores[lowest])
+        """Attempts at images `(B, 3, H, W)`, with what is marked `(B, 1, H, W)` taken from the contents of each window.
+
+        A window without contents takes the denoised image.
+        """
+        for index in sorted({window.image for window, found in zip(windows, contents, strict=True) if len(found)}):
+            own = [(window, found) for window, found in zip(windows, contents) if window.image == index]
+            found = [found if len(found) else denoised[window.index][None] for window, found in own]
+            tried = blend_in_windows(images[index], marked[index], [window for window, _ in own], found)  # (k, 3, H, W)
+            if self.content == "mean":
+                tried = tried.mean(dim=0, keepdim=True)  # (1, 3, H, W)
+            image = torch.tensor([index], device=images.device)
+            replaced = marked[index].expand(len(tried), -1, -1, -1)  # (k, 1, H, W)
+            _, scores = score_attempt(tried, replaced, context.select(image.expand(len(tried))))  # (k,)
+            lowest = scores.argmin()[None]
+            best.update(image, tried[lowest], marked[index][None], scores[lowest])
 
     def _repair(
         self, images: torch.Tensor, region: torch.Tensor, windows: list[Window], context: RepairContext, on_step: OnStep
@@ -226,23 +252,6 @@ class Inpainting:
         return on_step(paste_windows(images, repaired, windows)), changed
 
 
-class _BestAttempt:
-    """Of several attempts at B images, for each image the one with the lowest score: its image and where it is replaced."""
-
-    def __init__(self, images: torch.Tensor):
-        self.images = images  # (B, 3, H, W)
-        self.replaced = torch.zeros_like(images[:, :1])  # (B, 1, H, W)
-        self.score = torch.full_like(images[:, 0, 0, 0], torch.inf)  # (B,)
-
-    def update(self, tried: torch.Tensor, images: torch.Tensor, replaced: torch.Tensor, score: torch.Tensor) -> None:
-        """Keeps what has improved: `images` `(D, 3, H, W)`, `replaced` and `score` are of the D indices `tried`."""
-        improved = score < self.score[tried]
-        chosen = tried[improved]
-        self.images = self.images.index_copy(0, chosen, images[improved])
-        self.replaced = self.replaced.index_copy(0, chosen, replaced[improved])
-        self.score = self.score.index_copy(0, chosen, score[improved])
-
-
 def _windows_around(marked: torch.Tensor, indices: torch.Tensor, size: tuple[int, int]) -> list[Window]:
     """Windows of a size in which what is marked in images `(B, 1, H, W)` of some indices is repaired."""
     marked = marked[:, 0].bool().cpu().numpy()  # (B, H, W)
@@ -252,12 +261,3 @@ def _windows_around(marked: torch.Tensor, indices: torch.Tensor, size: tuple[int
 def _denoise(images: torch.Tensor, t: int, spins: int, context: RepairContext) -> torch.Tensor:
     """Images `(N, 3, h, w)` noised to timestep t and denoised in one pass, mean over shifted frames."""
     return cycle_spin(lambda frame: context.predict_x0(context.add_noise(frame, t), t), images, context.stride, spins)
-
-
-def _score(images: torch.Tensor, replaced: torch.Tensor, context: RepairContext) -> tuple[torch.Tensor, torch.Tensor]:
-    """Anomaly maps `(B, H, W)` and scores `(B,)` of images in which something was replaced, where `(B, 1, H, W)` is 1."""
-    anomaly_map, score = context.score(images, soft_edge(replaced))
-    if not score.isfinite().all():
-        # It would pass for normal.
-        raise ValueError("the score of an image is not finite; use float32 or bfloat16 weights")
-    return anomaly_map, score

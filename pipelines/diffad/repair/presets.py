@@ -8,11 +8,13 @@ from ..deprecation import with_present_names
 from .gradient_denoising import GradientDenoising, GradientDescent
 from .inpainting import Inpainting
 from .partial_diffusion import PartialDiffusion
+from .sampling import RegionSampling
 
-RepairMethod = Inpainting | GradientDenoising | GradientDescent | PartialDiffusion
+RepairMethod = Inpainting | RegionSampling | GradientDenoising | GradientDescent | PartialDiffusion
 PRESETS: dict[str, RepairMethod] = {
     "default": Inpainting(),
     "mean": Inpainting(content="mean", texture_strength=0.0),
+    "samples": RegionSampling(),
     "paper": GradientDenoising(),
     "algorithm_1": GradientDenoising(timestep=None, stochastic=True, schedule="betas"),
     "gradient_descent": GradientDescent(),

@@ -1,11 +1,14 @@
 """What a region could have looked like: the same place of good images, aligned and blended in."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from scipy.ndimage import binary_dilation, binary_fill_holes, binary_propagation, gaussian_filter
 
 from .alignment import best_placements, matched_levels, placed, sources_of, surroundings
 from .fill import fill_from_surroundings
+from .windows import Window
 
 
 def aligned_contents(
@@ -43,13 +46,39 @@ def blend_in(image: torch.Tensor, region: torch.Tensor, contents: torch.Tensor) 
     across the region.
 
     Args:
-        image: `(3, H, W)` in [-1, 1].
+        image: `(3, H, W)` in [-1, 1], or `(k, 3, H, W)`, one for each content.
         region: `(1, H, W)`, above 0 where the image is replaced.
         contents: `(k, 3, H, W)`, aligned.
     """
     mask = (region > 0).to(image).expand(len(contents), 1, *region.shape[-2:])
     difference = fill_from_surroundings((image - contents) * (1 - mask), mask)
     return torch.where(mask > 0, (contents + difference).clamp(-1, 1), image)
+
+
+def blend_in_windows(
+    image: torch.Tensor, region: torch.Tensor, windows: Sequence[Window], contents: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """Repairs `(k, 3, H, W)` of one image, the n-th with every window's n-th content, or its last where it has fewer.
+
+    Windows are repaired one after the other, so that each continues what the earlier ones have made of their part, and nothing
+    is continued from what later ones repair.
+
+    Args:
+        image, region: as of [`blend_in`], of any size.
+        windows: of the image, each with the part of the region that it repairs.
+        contents: of each window `(n, 3, h, w)`, at least one.
+    """
+    count = max(map(len, contents))
+    images = image.repeat(count, 1, 1, 1)  # (k, 3, H, W)
+    remaining = region.clone()
+    for window, found in zip(windows, contents, strict=True):
+        _, _, rows, columns = window.index
+        chosen = found[[min(number, len(found) - 1) for number in range(count)]]  # (k, 3, h, w)
+        before, to_repair = images[..., rows, columns], torch.from_numpy(window.to_repair).to(images.device)
+        blended = blend_in(before, remaining[:, rows, columns], chosen)
+        images[..., rows, columns] = torch.where(to_repair, blended, before)
+        remaining[:, rows, columns] *= ~to_repair
+    return images
 
 
 def grow_region(image: torch.Tensor, region: torch.Tensor, contents: torch.Tensor, least: float, factor: float) -> torch.Tensor:

@@ -49,7 +49,8 @@ def repair_batch(
     Raises:
         ValueError: if a setting does not fit the model, or there are fewer steps than are to be kept.
     """
-    tiled = over_tiles(context, tile_overlap)
+    is_whole = tuple(batch.pixels.shape[-2:]) == context.size
+    tiled = context if is_whole else over_tiles(context, tile_overlap)
     loss = (lambda images: mahalanobis_loss(tiled.distance(images))) if measures_loss else None
     recorder = StepRecorder(callback, kept_steps, loss)
     recorder.measure(batch.pixels)
