@@ -50,3 +50,10 @@ def test_parts_that_turn_need_fewer(good_parts, monkeypatch):
     monkeypatch.setattr(reference_choice, "turning_helps", lambda images, sources: True)
     references = choose_references(*good_parts, count=6)
     assert references.config.turns and references.config.categories == (0, 1)
+
+
+def test_grey_images_are_kept_with_one_channel(good_parts):
+    images, *of_each = good_parts
+    grey = np.repeat(images[:, :1], 3, axis=1)
+    references = choose_references(grey, *of_each, count=6)
+    assert references.images.shape == (6, 1, 32, 32) and references.of_category(1).shape == (3, 3, 32, 32)

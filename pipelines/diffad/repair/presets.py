@@ -20,7 +20,12 @@ PRESETS: dict[str, RepairMethod] = {
     "gradient_descent": GradientDescent(),
     "partial_diffusion": PartialDiffusion(),
 }
-FORMER_SETTINGS = {"grain": "texture_strength", "halo_share": "border_share", "contrast": "border_difference"}
+FORMER_SETTINGS = {
+    "grain": "texture_strength",
+    "halo_share": "border_share",
+    "contrast": "border_difference",
+    "most_replaced": "most_enclosed",
+}
 
 
 def resolve_method(preset: str | RepairMethod, settings: Mapping[str, Any]) -> RepairMethod:
