@@ -24,7 +24,7 @@ TINY_UNET = {
 }
 
 
-COMPLETE = {"choose_map": None, "profiles": list(PROFILES)}  # the settings' own defaults
+COMPLETE = {"choose_map": None, "profiles": list(PROFILES)}  # a map that is chosen, and all there are
 # Of synthetic defects, of resamples, and of pixels: they choose a map as well in a twentieth of the time.
 QUICK_MAP_CHOICE = {"DEFECTS": 6, "RESAMPLES": 20, "MAP_SIZE": (32, 32)}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from diffad.deprecation import with_present_names
 from diffad.scoring.config import SCALE_TERMS, ScoreConfig
 from diffad.scoring.presets import SCORES, score_settings
-from diffad.scoring.profiles import BALANCED, GAUSSIAN, PROFILES, profile_settings
+from diffad.scoring.profiles import BALANCED, DEFAULT_PROFILES, GAUSSIAN, PROFILES, profile_settings
 from diffad.system.atomic import write_text
 from diffad_training.conversion import SettingsError, as_list, converted, parsed
 
@@ -136,7 +136,7 @@ class TrainingConfig:
     score: dict | str = field(default_factory=dict)
 
     # ways of scoring that are calibrated at the end; balanced always is, and scores without a verdict have none beside it
-    profiles: list[str] = field(default_factory=lambda: list(PROFILES))
+    profiles: list[str] = field(default_factory=lambda: list(DEFAULT_PROFILES))
     profile: str = BALANCED  # what the model is for; gaussian ends training after its first pass over the images
     references: int = 48  # images of good parts, or tiles, that the model keeps for repair, at most; 0 keeps none
     moments: bool | None = None  # kept beside the model for `diffad update`; null keeps them of one category (see README.md)
