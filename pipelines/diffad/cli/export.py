@@ -101,9 +101,7 @@ def _refuse_other_verdicts(pipe: "DiffADPipeline", folder: Path, samples: list["
     typer.echo(f"{differ} of {len(images)} verdicts differ from those in fp32")
     if differ > (1 - LEAST_AGREEMENT) * len(images):
         shutil.rmtree(folder)
-        raise ValueError(
-            f"int8 would change {differ} of {len(images)} verdicts of this model; {folder} was removed, export fp32"
-        )
+        raise ValueError(f"int8 would change {differ} of {len(images)} verdicts; {folder} was removed, export in fp32 instead")
 
 
 def _good_samples(model: str, folder: Path | None) -> list["Sample"]:
