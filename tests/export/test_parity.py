@@ -139,6 +139,13 @@ def test_a_damaged_folder_is_refused(of_categories, tmp_path):
         Detector(copy)
 
 
+def test_openvino_computes_what_is_float_in_bf16_too(of_categories):
+    description = DetectorDescription.read(of_categories.folder)
+    assert description.precisions == ("fp32",)
+    for weights in ("fp32", "int8"):
+        assert dataclasses.replace(description, runtime="openvino", weights=weights).precisions == (weights, "bf16")
+
+
 def test_arguments_are_refused_as_in_the_pipeline(whole_images):
     detector, image = whole_images.detector(), smooth_images(1, seed=1)
     for arguments, message in (

@@ -37,7 +37,10 @@ CARD = ROOT / "model_cards" / "speed.md"
 FRONT = ROOT / "model_cards" / "speed_front.png"
 IDENTITY = ("category", "profile", "seed")
 # Runtime, weights and precision of what is compared with the pipeline.
-VARIANTS = (("onnx", "fp32", "fp32"), ("openvino", "fp32", "fp32"), ("openvino", "fp32", "bf16"), ("openvino", "int8", "int8"))
+VARIANTS = (
+    *(("onnx", "fp32", "fp32"), ("openvino", "fp32", "fp32"), ("openvino", "fp32", "bf16")),
+    *(("openvino", "int8", "int8"), ("openvino", "int8", "bf16")),
+)
 COLUMNS = ("image AUROC", "pixel AP", "AUPRO", "found", "labels that agree", "largest difference of a score", "images/s")
 PERCENT = COLUMNS[:5]
 
@@ -101,7 +104,8 @@ def compare(
             export_pipeline(pipe, folder, export_format, int8_images=images if weights == "int8" else None)
         calibrate_exported(folder, images, precision, groups=group_names(thresholds), threads=threads)
         found = scored(Detector(folder, threads=threads, precision=precision), samples)
-        compared[f"{export_format}, {precision}"] = {
+        name = precision if weights in ("fp32", precision) else f"{weights} and {precision}"
+        compared[f"{export_format}, {name}"] = {
             **metrics(found, truth, samples),
             "labels that agree": float((found.labels == reference.labels).mean()),
             "largest difference of a score": float(np.abs(found.scores - reference.scores).max() / good.std()),

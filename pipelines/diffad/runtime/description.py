@@ -96,10 +96,8 @@ class DetectorDescription:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """Precisions in which the runtime can compute the graph."""
-        if self.weights == "fp32" and self.runtime == "openvino":
-            return ("fp32", "bf16")
-        return (self.weights,)
+        """Precisions in which the runtime can compute the graph; bf16 is that of whatever the graph holds as float."""
+        return (self.weights, "bf16") if self.runtime == "openvino" else (self.weights,)
 
     def write(self, folder: Path) -> None:
         """Writes `detector.json`."""

@@ -43,8 +43,9 @@ class Detector:
         folder: that `diffad export` wrote.
         device: `cpu`, or another that the runtime knows.
         threads: of one inference; None is all cores.
-        precision: in which the runtime computes: `fp32` (the default of a graph that holds floats), `bf16` (OpenVINO, on CPUs
-            and GPUs that have it), or `int8` (of a graph that was exported so, its default). Thresholds belong to a precision.
+        precision: in which the runtime computes: `fp32` (the default of a graph that holds floats), `int8` (of a graph that was
+            exported so, its default), or `bf16` (OpenVINO, on CPUs and GPUs that have it; of an int8 graph all else than the
+            diffusion models). Thresholds belong to a precision.
 
     Raises:
         ExportError: if the folder is no exported model or damaged, or the precision is not calibrated.
