@@ -20,7 +20,7 @@ from .sweep import FPR_LIMITS
 MOST_TERMS = 3  # of the candidates that leave the present score
 AREAS = (0.001, 0.003, 0.01, 0.03)  # shares of the pixels whose mean is a term's score
 PENALTY = 0.1  # for sharing nothing with the present score, if there were one defective image
-CONFIDENCE = 0.9  # one-sided, of the gain over left-out images
+CONFIDENCE = 0.95  # one-sided, of the gain over left-out images
 MARGIN = 0.01  # below which a gain is not worth a change
 
 
