@@ -35,7 +35,7 @@ def save_defects(folder, images, size=8):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    return save_defects(tmp_path_factory.mktemp("known"), smooth_images(5, seed=21))
+    return save_defects(tmp_path_factory.mktemp("known"), smooth_images(8, seed=21))
 
 
 def calibrated(settings):
@@ -49,7 +49,7 @@ def test_the_term_that_sees_the_defects_is_found(folders, with_masks):
     pipe = calibrated(BLIND)
     defects = defect_samples(folders[0], folders[1] if with_masks else None)
     tuning = tune(pipe, GoodImages(GOOD), defects, batch_size=4)
-    assert tuning.is_changed and tuning.has_masks == with_masks and tuning.defects == 5 and tuning.good_images == 10
+    assert tuning.is_changed and tuning.has_masks == with_masks and tuning.defects == 8 and tuning.good_images == 10
     config = pipe.calibration.score_config
     assert config.weights == tuning.anomaly_map.chosen.weights and config.verdict == tuning.verdict.chosen.weights
     assert config.verdict_area == tuning.verdict.chosen.area
@@ -102,7 +102,7 @@ def test_measured_maps_are_those_of_the_calibrated_score(folders):
     scores = [measured.highest[term, 0.01][measured.count :] for term in ("residual", "feature")]
     expected = (scores[0] + 2 * scores[1]) / 3
     np.testing.assert_allclose(output.image_scores, expected, rtol=1e-3, atol=1e-3)
-    assert measured.masks.shape == (5, 16, 16) and measured.masks.sum() == 5 * 16
+    assert measured.masks.shape == (8, 16, 16) and measured.masks.sum() == 8 * 16
 
 
 def test_a_model_of_several_categories_is_tuned_as_one(tmp_path):
