@@ -36,6 +36,11 @@ from diffad_training.multiscale_fitting import fit_multiscale
 from diffad_training.reference_choice import choose_references
 from diffusers import DDPMScheduler
 
+# Training images from which on the conditioning is chosen, too: one more than the 32 components that are kept of a position's
+# covariance. With fewer its rank is lower, and a position's own distances are nearly Euclidean. These are sharper on the strong
+# defects of all three papers, while synthetic defects, which are weaker, prefer the others even by 24 unseen good images.
+FEWEST_TRAINING_IMAGES = 33
+
 
 class GoodParts(NamedTuple):
     """Images of good parts that a model is fitted to and calibrated on.
@@ -90,7 +95,7 @@ def fit_pipeline(
         round_to_half(pipe.feature_denoiser)
     # Gaussians of the other conditioning, by the term whose map may be chosen with them
     whitened = {}
-    if config.chooses_map:
+    if config.chooses_map and min(map(len, train_groups)) >= FEWEST_TRAINING_IMAGES:
         whitened["residual"] = build_gaussian(config, channels, whitened=True).to(device)
         whitened["feature_residual"] = pipe.feature_denoiser.new_gaussian(**WHITENED).to(device)
         whitened["detail"] = build_multiscale(config, extractor, 1, ("detail",), whitened=True).detail.gaussian.to(device)
@@ -105,9 +110,7 @@ def fit_pipeline(
     indices = np.concatenate(train_groups)
     of_each = pooled_features, cached.categories[indices]
     pipe.register_modules(references=choose_references(cached.images, indices, *of_each, config.references))
-    choice = None
-    if config.chooses_map:
-        choice = choose_and_set_map(pipe, whitened, held_out_samples, min(map(len, train_groups)), config)
+    choice = choose_and_set_map(pipe, whitened, held_out_samples, config) if config.chooses_map else None
     terms_of_profiles = {} if choice is None else choice.terms_of_profiles
     pipe.set_calibrations(build_profiles(config, pipe.calibration, pipe.scales, terms_of_profiles))
     _calibrate(pipe, held_out_samples, config)
@@ -208,17 +211,9 @@ def _fit_gaussians(
 
 
 def choose_and_set_map(
-    pipe: DiffADPipeline,
-    whitened: dict[str, PadimGaussian],
-    held_out_samples: Sequence[Sample],
-    training_images: int,
-    config: TrainingConfig,
+    pipe: DiffADPipeline, whitened: dict[str, PadimGaussian], held_out_samples: Sequence[Sample], config: TrainingConfig
 ) -> MapChoice:
-    """Chooses the map on the images that will give the score's statistics, and keeps of the model what the score needs.
-
-    Args:
-        training_images: that the Gaussians of a category are of, at least.
-    """
+    """Chooses the map on the images that will give the score's statistics, and keeps of the model what the score needs."""
     statistics = statistics_samples(held_out_samples, config)
     images = [sample.read for sample in statistics]
     categories = [sample.category for sample in statistics] if config.categories else None
@@ -226,7 +221,7 @@ def choose_and_set_map(
     scorer = pipe.make_scorer(calibration)
     reader = InputReader(scorer, pipe.discriminant, pipe.feature_extractor.device)
     roi = None if config.roi is None else load_region_at(config.roi, lambda height, width: pipe.image_size)
-    choice = choose_map(scorer, whitened, reader, images, categories, training_images, config.seed, roi)
+    choice = choose_map(scorer, whitened, reader, images, categories, config.seed, roi)
     print(f"anomaly map: {choice.chosen.name}", flush=True)
     settings = {}
     if choice.chosen.conditioning == "whitened":

@@ -7,6 +7,8 @@ score finds of each kind says more than how it looks: no kind is meant to be a p
 from collections.abc import Sequence
 
 import numpy as np
+from diffad.imaging.preprocessing import resize_rgb
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 KINDS = ("piece", "shift", "blur")
@@ -14,6 +16,7 @@ AREA = (0.0003, 0.04)  # share of the image, log-uniform
 STRETCH = (1.0, 5.0)
 MIN_CONTRAST = 10.0  # grey levels, root mean square over the defect, below which it could not be seen
 MAX_ATTEMPTS = 50
+LARGEST_SIDE = 768  # pixels of the images that defects are put on
 
 
 def likely_defect(
@@ -75,6 +78,12 @@ def _blur(image: np.ndarray, donor: np.ndarray, rng: np.random.Generator) -> np.
     blurred = gaussian_filter(image, (rng.uniform(2, 5) * scale, rng.uniform(2, 5) * scale, 0))
     grain = gaussian_filter(rng.standard_normal(image.shape[:2]), rng.uniform(0.5, 2) * scale)
     return blurred + (rng.uniform(5, 20) * grain / grain.std())[..., None]
+
+
+def shrunk(image: Image.Image) -> np.ndarray:
+    """An RGB image `(H, W, 3)` uint8 to put defects on, smaller where it is larger than any score looks at."""
+    scale = min(1.0, LARGEST_SIDE / max(image.size))
+    return resize_rgb(image, (round(scale * image.height), round(scale * image.width))).transpose(1, 2, 0)
 
 
 def likely_defects(images: Sequence[np.ndarray], count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray, str, int]]:

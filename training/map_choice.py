@@ -16,7 +16,7 @@ import torch
 from diffad.evaluation.counts import count_pixels
 from diffad.evaluation.sweep import sweep, sweep_metrics
 from diffad.imaging.maps import resize_map
-from diffad.imaging.preprocessing import ImageInput, load_rgb, resize_rgb
+from diffad.imaging.preprocessing import ImageInput, load_rgb
 from diffad.models.gaussian import PadimGaussian
 from diffad.scoring import presets
 from diffad.scoring.inputs import InputReader
@@ -24,13 +24,11 @@ from diffad.scoring.profiles import PROFILES
 from diffad.scoring.scorer import Scorer
 from diffad.scoring.tails import Tail, decades, fit_tail
 from diffad.scoring.terms import mean_over_timesteps
-from diffad_training.likely_defects import KINDS, likely_defects
-from PIL import Image
+from diffad_training.likely_defects import KINDS, likely_defects, shrunk
 from tqdm.auto import tqdm
 
 DEFECTS = 60
 BATCH_SIZE = 8
-LARGEST_SIDE = 768  # pixels of the images that defects are put on
 MAP_SIZE = (128, 128)  # of the compared maps: a quarter of the pixels, and the metric sorts them all
 RESAMPLES = 200
 STANDARD_ERRORS = 2.0
@@ -57,10 +55,6 @@ PROFILE_CANDIDATES = {
 # Of the Gaussians behind residuals and detail: each position's own covariance, or one relative to the mean of all.
 CONDITIONINGS = ("own", "whitened")
 CONDITIONED = ("residual", "detail", "feature_residual")
-# Training images from which on the conditioning is chosen, too: one more than the 32 components that are kept of a position's
-# covariance. With fewer its rank is lower, and a position's own distances are nearly Euclidean. These are sharper on the strong
-# defects of all three papers, while synthetic defects, which are weaker, prefer the others even by 24 unseen good images.
-FEWEST_TRAINING_IMAGES = 33
 
 
 @dataclass(frozen=True)
@@ -128,11 +122,11 @@ class MapChoice(Choice):
         return {**super().to_dict(), **of_defects, "profiles": {k: v.to_dict() for k, v in self.of_profiles.items()}}
 
 
-def candidates(scales: Sequence[str], training_images: int) -> list[Candidate]:
-    """All of them, the default first, for a model with these scales, fitted to so many images of a category."""
+def candidates(scales: Sequence[str], has_whitened: bool) -> list[Candidate]:
+    """All of them, the default first, for a model with these scales, with or without Gaussians of the other conditioning."""
     missing = OPTIONAL_TERMS - set(scales)
     possible = [terms for terms in CANDIDATES if missing.isdisjoint(terms)]
-    conditionings = CONDITIONINGS if training_images >= FEWEST_TRAINING_IMAGES else CONDITIONINGS[:1]
+    conditionings = CONDITIONINGS if has_whitened else CONDITIONINGS[:1]
     return [
         Candidate(terms, conditioning)
         for conditioning, terms in product(conditionings, possible)
@@ -147,7 +141,6 @@ def choose_map(
     reader: InputReader,
     images: Sequence[ImageInput],
     categories: Sequence[int] | None,
-    training_images: int,
     seed: int,
     roi: torch.Tensor | None = None,
 ) -> MapChoice:
@@ -155,15 +148,14 @@ def choose_map(
 
     Args:
         scorer: with all scales.
-        whitened: the Gaussians of the terms in [`CONDITIONED`] in the other conditioning.
+        whitened: the Gaussians of the terms in [`CONDITIONED`] in the other conditioning; empty where it is not to be chosen.
         reader: of the scorer.
         images: good ones that give the statistics of the score.
         categories: index of each image's category, where there are several.
-        training_images: that the Gaussians of a category are of, at least.
         seed: of the defects and the resamples; the same images and seed choose the same.
         roi: region of interest, bool `(h, w)`, in which defects count.
     """
-    originals = [_shrunk(load_rgb(image, f"image {i}")) for i, image in enumerate(images)]
+    originals = [shrunk(load_rgb(image, f"image {i}")) for i, image in enumerate(images)]
     inside = np.ones(MAP_SIZE, bool) if roi is None else _at_map_size(roi.cpu().numpy())
     # Of a defect outside the region, or too small for the compared maps, there is nothing to be found.
     made = [defect for defect in likely_defects(originals, DEFECTS, seed) if (_at_map_size(defect[1]) & inside).any()]
@@ -183,7 +175,7 @@ def choose_map(
         of_kinds = [_average_precision(fused, masks, *of_kind) for of_kind in resamples] or [np.zeros(1 + RESAMPLES)]
         return np.mean(of_kinds, axis=0)
 
-    own = _best({candidate: precision(candidate) for candidate in candidates(scorer.config.scales, training_images)})
+    own = _best({candidate: precision(candidate) for candidate in candidates(scorer.config.scales, bool(whitened))})
     of_profiles = {
         name: _best({c: precision(c) for c in (Candidate(terms, own.chosen.conditioning) for terms in tried)})
         for name, tried in PROFILE_CANDIDATES.items()
@@ -241,8 +233,8 @@ def _maps_in_decades(
 
         return hook
 
-    hooks = [own[term].register_forward_hook(also_ask(term)) for term in own]
-    names = [*terms, *(f"{term}, whitened" for term in own)]
+    hooks = [own[term].register_forward_hook(also_ask(term)) for term in whitened]
+    names = [*terms, *(f"{term}, whitened" for term in whitened)]
     raw = {name: np.zeros((len(images), *MAP_SIZE), np.float32) for name in names}
     for batch in tqdm(reader.batches(images, categories, BATCH_SIZE), desc="choosing the map", mininterval=2, disable=None):
         of_batch = scorer.raw_term_maps(batch.pixels, batch.category, terms, detail=batch.detail)
@@ -281,8 +273,3 @@ def _average_precision(maps: np.ndarray, masks: np.ndarray, chosen: np.ndarray, 
 
 def _at_map_size(mask: np.ndarray) -> np.ndarray:
     return resize_map(torch.from_numpy(mask[None]).float(), MAP_SIZE)[0].numpy() >= 0.5
-
-
-def _shrunk(image: Image.Image) -> np.ndarray:
-    scale = min(1.0, LARGEST_SIDE / max(image.size))
-    return resize_rgb(image, (round(scale * image.height), round(scale * image.width))).transpose(1, 2, 0)

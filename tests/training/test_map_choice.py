@@ -13,7 +13,6 @@ from diffad_training.likely_defects import KINDS
 from diffad_training.map_choice import (
     CONDITIONED,
     DEFAULT,
-    FEWEST_TRAINING_IMAGES,
     MARGIN,
     Candidate,
     MapChoice,
@@ -24,8 +23,6 @@ from diffad_training.refit import refit
 from sklearn.metrics import average_precision_score
 from tiny_pipeline import SIZE, smooth_images
 from tiny_training import COMPLETE, tiny_config
-
-MANY = FEWEST_TRAINING_IMAGES
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +38,7 @@ def few_defects_resamples_and_pixels(monkeypatch):
 
 def test_default_comes_first_and_then_every_other_once():
     scales = ("coarse", "detail", "coarse_detail")
-    without, with_neighbors = candidates(scales, MANY), candidates(SCALE_TERMS, MANY)
+    without, with_neighbors = candidates(scales, True), candidates(SCALE_TERMS, True)
     for tried in (without, with_neighbors):
         assert tried[0] == Candidate(DEFAULT, "own") and len(set(tried)) == len(tried)
         assert len({candidate.name for candidate in tried}) == len(tried)
@@ -52,8 +49,8 @@ def test_default_comes_first_and_then_every_other_once():
     assert all(optional.isdisjoint(candidate.terms) for candidate in without)
     assert [candidate for candidate in with_neighbors if optional.isdisjoint(candidate.terms)] == without
     assert Candidate(("neighbors",), "own") in with_neighbors and Candidate(("neighbors",), "whitened") not in with_neighbors
-    # With few training images only terms are chosen.
-    few = candidates(SCALE_TERMS, MANY - 1)
+    # Without the other conditioning, as with few training images, only terms are chosen.
+    few = candidates(SCALE_TERMS, False)
     assert few == [candidate for candidate in with_neighbors if candidate.conditioning == "own"]
 
 
@@ -146,7 +143,7 @@ class PlantedScorer:
         whitened = {term: lambda differs, term=term: self.planted(differs, f"{term}_whitened") for term in CONDITIONED}
         reader = InputReader(self, None, torch.device("cpu"))
         images = [np.full((2 * SIZE, 2 * SIZE, 3), level, np.uint8) for level in (70, 110, 150, 190)]
-        return choose_map(self, whitened, reader, images, None, MANY, seed, roi)
+        return choose_map(self, whitened, reader, images, None, seed, roi)
 
 
 @pytest.mark.parametrize(
@@ -163,9 +160,9 @@ def test_what_sees_the_defects_is_chosen(strengths, terms, conditioning):
     assert choice.chosen == Candidate(terms, conditioning)
     assert choice.margin > max(MARGIN, 2 * choice.standard_error) > 0
     worths = list(choice.average_precision.values())
-    assert worths == sorted(worths, reverse=True) and len(worths) == len(candidates(SCALE_TERMS, MANY))
+    assert worths == sorted(worths, reverse=True) and len(worths) == len(candidates(SCALE_TERMS, True))
     assert choice.average_precision[choice.chosen.name] - choice.average_precision[
-        candidates((), MANY)[0].name
+        candidates((), True)[0].name
     ] == pytest.approx(choice.margin)
 
 
@@ -238,13 +235,14 @@ def arguments(trained, tmp_path_factory):
     config = tiny_config(trained.config.data, folder / "model", **COMPLETE)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop) as stopped:
         patch.setattr(fitting, "choose_map", stop)
+        patch.setattr(fitting, "FEWEST_TRAINING_IMAGES", 10)  # as many as there are
         refit(trained.folder, config)
     return stopped.value.args[0]
 
 
 def test_same_images_and_seed_choose_the_same(arguments):
     scorer, whitened, reader, *_ = arguments
-    first, again = (choose_map(scorer, whitened, reader, smooth_images(3, seed=5), None, MANY, 1) for _ in range(2))
+    first, again = (choose_map(scorer, whitened, reader, smooth_images(3, seed=5), None, 1) for _ in range(2))
     assert first.to_dict() == again.to_dict()
     for (image, mask), (image_again, mask_again) in zip(first.pictures, again.pictures, strict=True):
         np.testing.assert_array_equal(image, image_again)

@@ -83,7 +83,7 @@ def worth(first: Sequence[np.ndarray], own: Sequence[np.ndarray], is_defective: 
     """
     ranks = cascaded(np.concatenate(first), np.concatenate(own), limit)
     good, test = ranks[: len(first[0])], ranks[len(first[0]) :]
-    exceeds = test > conformal_threshold(np.sort(good).astype(float), default_rate(len(good)))
+    exceeds = test > conformal_threshold(good, default_rate(len(good)))
     goes_on = first[1] >= limit
     return {
         "image AUROC": float(roc_auc_score(is_defective, test)),

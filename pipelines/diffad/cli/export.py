@@ -90,12 +90,11 @@ def _refuse_other_verdicts(pipe: "DiffADPipeline", folder: Path, samples: list["
     """
     import shutil
 
-    import numpy as np
-    from diffad_training.likely_defects import likely_defects
+    from diffad_training.likely_defects import likely_defects, shrunk
 
     from ..runtime import Detector
 
-    good = [np.asarray(sample.read()) for sample in samples[:COMPARED]]
+    good = [shrunk(sample.read()) for sample in samples[:COMPARED]]
     images = [*good, *(defective for defective, *_ in likely_defects(good, COMPARED, seed=0))]
     differ = int((pipe(images).is_defective != Detector(folder)(images).is_defective).sum())
     typer.echo(f"{differ} of {len(images)} verdicts differ from those in fp32")

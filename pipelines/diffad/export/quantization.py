@@ -32,8 +32,9 @@ def quantized(model: "onnx.ModelProto", images: Sequence[Mapping[str, np.ndarray
         raise ModuleNotFoundError("--precision int8 needs the package nncf: pip install 'diffad[export]'") from None
     from onnxscript.optimizer import optimize
 
-    others = [node.name for node in model.graph.node if node.op_type == "Conv" and not _is_of_diffusion(node)]
-    if len(others) == sum(node.op_type == "Conv" for node in model.graph.node):
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    others = [node.name for node in convolutions if DIFFUSION_MODELS.isdisjoint(node.input[1].split("."))]
+    if len(others) == len(convolutions):
         raise ValueError("the score asks no diffusion model, and only these are computed in 8 bits; export it in fp32")
     nncf.set_log_level(logging.WARNING)
     # What is made of the timestep is the same for every image. NNCF fails at such layers, which have no input but constants.
@@ -46,7 +47,3 @@ def quantized(model: "onnx.ModelProto", images: Sequence[Mapping[str, np.ndarray
         subset_size=len(images),
         ignored_scope=nncf.IgnoredScope(types=in_float, names=others, validate=False),
     )
-
-
-def _is_of_diffusion(convolution: "onnx.NodeProto") -> bool:
-    return not DIFFUSION_MODELS.isdisjoint(convolution.input[1].split("."))
