@@ -165,18 +165,21 @@ def common_categories(results: Sequence[dict]) -> list[str]:
 def save_front(results: Sequence[dict], path: Path) -> None:
     """Draws AUPRO and image AUROC against images/s: a point for each profile and variant.
 
-    It is the mean over the categories that were measured in every profile, so that points compare.
+    It is the mean over the categories that were measured in every profile, and a variant must have all of them, so that points
+    compare.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator, NullLocator
 
     points: dict[tuple[str, str], list[dict]] = {}
     categories = common_categories(results)
     for result in (result for result in results if result["category"] in categories):
         for variant, values in result["compared"].items():
             points.setdefault((result["profile"], variant), []).append(values)
+    points = {key: of_categories for key, of_categories in points.items() if len(of_categories) == len(categories)}
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     markers = dict(zip(dict.fromkeys(variant for _, variant in points), "osD^vP", strict=False))
     colours = dict(zip(dict.fromkeys(profile for profile, _ in points), pyplot.cm.tab10.colors, strict=False))
@@ -186,9 +189,9 @@ def save_front(results: Sequence[dict], path: Path) -> None:
             style = {"marker": markers[variant], "color": colours[profile], "label": f"{profile}: {variant}"}
             axis.plot(speed, 100 * value, linestyle="", markersize=8, **style)
         axis.set(xscale="log", xlabel="images/s, one core", ylabel=f"{metric}, %")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter("{x:g}")
-        axis.xaxis.set_minor_formatter("{x:g}")
-        axis.tick_params(axis="x", which="both", labelsize=8)
         axis.grid(alpha=0.3)
     figure.suptitle(f"mean of {', '.join(categories)}", fontsize=10)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
