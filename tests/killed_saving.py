@@ -36,17 +36,18 @@ def main(kills: int, what: str, folder: Path) -> None:
     duration = time.perf_counter() - started
     found, killed_while_saving = Counter(), 0
     draw = random.Random(0)
+    now = digests.index(_load(model))
     while killed_while_saving < kills:
-        now = digests.index(_load(model))
         child = os.fork()
         if child == 0:
             save(pipes[1 - now], model)
             os._exit(0)
-        time.sleep(draw.uniform(0, 2) * duration)
+        time.sleep(draw.uniform(0, 1.2) * duration)
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         killed_while_saving += os.WIFSIGNALED(status)
-        found["the other model" if digests.index(_load(model)) != now else "the former model"] += os.WIFSIGNALED(status)
+        before, now = now, digests.index(_load(model))
+        found["the other model" if now != before else "the former model"] += os.WIFSIGNALED(status)
     rest = [path.name for path in model.iterdir() if path.name.startswith(".")]
     print(f"{killed_while_saving} kills while saving the {what}: {dict(found)}; left behind: {rest}")
     shutil.rmtree(model)

@@ -87,6 +87,7 @@ def test_more_workers_than_cpus_are_refused_at_once(address):
         list(Cluster(address, 3).map(len, [1], 1))
 
 
+@pytest.mark.long
 def test_what_a_worker_raises_is_raised(address, store, tmp_path):
     path = save_stub(tmp_path / "model", offset=1)
     engine = rows_of_workers(Cluster(address), partial(load_stub, save_stub(tmp_path / "other")))

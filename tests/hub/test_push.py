@@ -134,16 +134,17 @@ def test_the_pushed_model_scores_the_same_with_diffad(pipe, session, images, one
     assert np.array_equal(np.load(session[1] / "with_diffad.npy"), pipe(images).image_scores)
 
 
-def test_the_pushed_model_scores_the_same_without_diffad(pipe, hub, session, model, images, tmp_path, one_thread):
+# Those of older versions too, of several categories and of images in tiles.
+@pytest.mark.parametrize("former", [["categories"], pytest.param(["one", "tiled"], marks=pytest.mark.long)], ids=str)
+def test_the_pushed_model_scores_the_same_without_diffad(former, pipe, hub, session, model, images, tmp_path, one_thread):
     pipes = [pipe, pipe]
     export_repo(model, tmp_path / "exported")
-    # Those of older versions too, of several categories and of images in tiles.
-    for name in ("one", "categories", "tiled"):
+    for name in former:
         pipes.append(golden_model(name, tmp_path / f"{name}-saved"))
         export_repo(tmp_path / f"{name}-saved", tmp_path / name)
     # The dependencies' folders; those in which diffad lies are left out.
     paths = [path for path in sys.path if path.endswith("-packages")]
-    sources = ["me/gear", *(str(tmp_path / name) for name in ("exported", "one", "categories", "tiled"))]
+    sources = ["me/gear", *(str(tmp_path / name) for name in ("exported", *former))]
     argument = [paths, sources, images, str(tmp_path)]
     completed = run(WITHOUT_DIFFAD, argument, hub, tmp_path / "home", options=("-I", "-S"))
     assert "trust_remote_code=True" in completed.stdout
