@@ -116,6 +116,13 @@ def test_coarse_features_have_half_the_grid_and_are_projected(model):
     assert model.detail.gaussian.config.grid == (4, 6)
 
 
+def test_coarse_features_may_keep_more_components():
+    for coarse_rank, kept in ((None, 3), (9, 9)):
+        model = MultiscaleFeatures(6, 160, (4, 6), ("coarse", "detail", "coarse_detail"), rank=3, coarse_rank=coarse_rank)
+        for scale, rank in (("coarse", kept), ("detail", 3), ("coarse_detail", kept)):
+            assert getattr(model, scale).gaussian.components.shape[1] == rank
+
+
 @pytest.mark.parametrize("kept", [("detail",), ("coarse", "neighbors"), ()])
 def test_what_is_kept_of_the_scales_gives_equal_distances(kept, model):
     reduced = model.with_only(kept)

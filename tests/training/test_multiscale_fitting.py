@@ -37,3 +37,11 @@ def test_gaussians_are_of_all_training_images_and_each_is_read_once(good_images,
         expected = standardized[group].mean(dim=0).T  # (P, D)
         found = multiscale.detail.gaussian.mean.unflatten(0, (2, -1))[category]
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_mean_covariance_counts_as_thirty_images(good_images, tmp_path):
+    config = tiny_config(good_images, tmp_path / "model")
+    for images, share in ((10, 0.75), (30, 0.5), (270, 0.1)):
+        multiscale = build_multiscale(config, build_extractor(config), images, ("coarse", "detail"))
+        assert multiscale.coarse.gaussian.config.pooling == share and multiscale.detail.gaussian.config.pooling == 0
+        assert multiscale.coarse.gaussian.config.rank > multiscale.detail.gaussian.config.rank

@@ -125,7 +125,7 @@ class MultiscaleFeatures(Float32ModelMixin, ConfigMixin):
         scales: which there are, of `coarse`, `detail` (fine features of the enlarged image), `coarse_detail` and `neighbors`
             (nearest good images to `detail`).
         regularization, pooling, rank, shared_whitening: of the Gaussian of fine features.
-        coarse_regularization, coarse_pooling: of those of coarse features.
+        coarse_regularization, coarse_pooling, coarse_rank: of those of coarse features; the rank is `rank` where None.
         neighbor_images: good images that `neighbors` keeps of each category.
         seed: of the projection of coarse features.
         num_classes: categories, each with what is its own.
@@ -150,13 +150,15 @@ class MultiscaleFeatures(Float32ModelMixin, ConfigMixin):
         seed: int = 0,
         num_classes: int = 1,
         shared_whitening: float | None = None,
+        coarse_rank: int | None = None,
     ):
         super().__init__()
         coarse_grid = None if grid is None else tuple(max(1, side // 2) for side in grid)
-        common = {"seed": seed, "num_classes": num_classes, "rank": rank}
+        common = {"seed": seed, "num_classes": num_classes}
         conditioning = {"regularization": regularization, "pooling": pooling, "shared_whitening": shared_whitening}
-        fine = {**common, **conditioning, "grid": grid}
+        fine = {**common, **conditioning, "grid": grid, "rank": rank}
         coarse = {**common, "grid": coarse_grid, "regularization": coarse_regularization, "pooling": coarse_pooling}
+        coarse["rank"] = rank if coarse_rank is None else coarse_rank
         for name in scales:
             if name == "neighbors":
                 self.neighbors = ScaleNeighbors(feature_channels, grid, neighbor_images, num_classes)
