@@ -3,8 +3,8 @@
     python training/benchmarks/few_images.py --data_root DATA --categories grid magnetic_tile
     python training/benchmarks/few_images.py --data_root DATA --categories grid --counts 4 16 --draws 0 1 2
 
-Our models are of the profile `gaussian` with the default settings, which hold a part of the images out for thresholds; peers are
-fitted to all of them. Images are drawn from the category's good training images by the seed of the draw. Of large test sets
+Our models are of the profile `gaussian` with the default settings, which hold a part of the images out for thresholds; peers
+are fitted to all of them. Images are drawn from the category's good training images by the seed of the draw. Of large test sets
 every k-th good image and every k-th of each defect are measured (--every). Appends one line for each category, detector, count
 and draw to results/few_images.jsonl beside this file, and renders the tables of model_cards/few_images.md. Needs
 `pip install 'diffad[peers,demo]'`.
