@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from diffad import DiffADPipeline
 from diffad.data import evaluation_samples, training_samples
+from diffad.imaging.image_statistics import look_of, statistics_of
 from diffad.jobs.monitor import pooled_features
 from diffad.monitoring.drift_monitor import EMBEDDINGS, shares_of_level
 from diffad.monitoring.embedding_test import block_level, permutation_p_value
-from diffad.monitoring.image_statistics import position_square, statistics_of, suggestions
+from diffad.monitoring.suggestions import suggestions
 from diffad_training.benchmarks.image_changes import Change, as_jpeg, blurred, rotated, with_brightness
 from diffad_training.benchmarks.monitoring_streams import monitor_alarms
 from diffad_training.good_images import read_held_out
@@ -51,8 +52,9 @@ def measure_images(model: Path, data_root: Path, profile: str | None, seed: int)
     held_out = set(read_held_out(model))
     training = training_samples(str(data_root / category))
     reference = [sample.read() for sample in _some(training, rng, lambda sample: sample.name not in held_out)]
-    mean = np.mean([position_square(image) for image in reference], axis=0)
-    before = [statistics_of(image, mean) for image in reference]
+    looks = [look_of(image) for image in reference]
+    mean = np.mean([look.square for look in looks], axis=0)
+    before = [statistics_of(look, mean) for look in looks]
     reference_features = _features(pipe, reference)
     calibration = pipe.calibration.calibration_scores_of()
     rate = pipe.calibration.supported_rate()
@@ -66,7 +68,7 @@ def measure_images(model: Path, data_root: Path, profile: str | None, seed: int)
         first = np.minimum(*alarms.values())
         earliest = [min(alarms, key=lambda test: alarms[test][i]) for i in np.flatnonzero(np.isfinite(first))]
         median = float(np.quantile(first, 0.5, method="higher"))
-        found = suggestions(before, [statistics_of(image, mean) for image in changed])
+        found = suggestions(before, [statistics_of(look_of(image), mean) for image in changed])
         p_value = permutation_p_value(reference_features, _features(pipe, changed), allowed, (seed,))
         yield {
             "kind": "images",

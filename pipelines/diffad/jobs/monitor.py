@@ -10,12 +10,13 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..imaging.decoding import ImageError, pixel_count
+from ..imaging.image_statistics import look_of, statistics_of
 from ..imaging.reading import read_image
 from ..imaging.streams import read_batches
 from ..monitoring.drift_monitor import DriftMonitor, StateError
 from ..monitoring.feedback_list import read_feedback
-from ..monitoring.image_statistics import Suggestion, position_square, statistics_of, suggestions
 from ..monitoring.rejected_parts import RejectedParts
+from ..monitoring.suggestions import Suggestion, suggestions
 from ..pipeline_diffad import DiffADPipeline
 from ..runtime.detector import Detector
 from ..scoring.inputs import InputReader
@@ -207,10 +208,9 @@ class MonitorRun:
         reference, recent = self.reference_images(), self.recent_images()
         if not self.monitor.state.changed or not reference or not recent:
             return []
-        squares = [position_square(image) for image in _readable(reference)]
-        mean = np.mean(squares, axis=0)
-        before, now = ([statistics_of(image, mean) for image in _readable(paths)] for paths in (reference, recent))
-        return suggestions(before, now)
+        looks = [[look_of(image) for image in _readable(paths)] for paths in (reference, recent)]
+        mean = np.mean([look.square for look in looks[0]], axis=0)
+        return suggestions(*([statistics_of(look, mean) for look in of_set] for of_set in looks))
 
     def reference_images(self) -> list[Path]:
         """Images of the reference folder; none without one."""

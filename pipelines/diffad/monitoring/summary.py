@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .delays import Delay
-from .image_statistics import Suggestion
+from .suggestions import Suggestion
 
 
 @dataclass(frozen=True)
