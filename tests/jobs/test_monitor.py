@@ -111,7 +111,7 @@ def test_a_folder_is_taken_once_in_the_order_of_its_files_times(pipe, tmp_path):
 
 
 def test_reference_images_test_embeddings_and_say_what_changed(pipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(embedding_test, "BLOCK", 8)
+    monkeypatch.setattr(embedding_test, "LOOKS", (8,))
     reference = save_images(tmp_path / "good", smooth_images(40, seed=31))
     settings = MonitorSettings(reference=reference)
     folder = save_images(tmp_path / "new", smooth_images(10, seed=32))

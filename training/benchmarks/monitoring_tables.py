@@ -11,7 +11,7 @@ SHIFTS = (0.5, 1.0, 2.0)
 def update_tables(card: Path, results: Path) -> bool:
     """Fills the card's tables with the newest results, and says whether it changed."""
     kept = latest_results(results, IDENTITY)
-    tables = {"false alarms": _false_alarms, "delay": _delays, "rival": _rivals, "images": _images}
+    tables = {"false alarms": _false_alarms, "all tests": _all_tests, "delay": _delays, "rival": _rivals, "images": _images}
     return fill_tables(card, "monitoring", lambda name: tables[name]([row for row in kept if row["kind"] == name]))
 
 
@@ -24,6 +24,16 @@ def _false_alarms(rows: list[dict]) -> str:
             f"| {row['n']} | {row['streams']:,} x {row['parts']:,} | {limit:.1%} | {row['ever']:.1%} | "
             f"{row['by_test']['scores']:.1%} | {row['by_test']['reject rate']:.1%} |"
         )
+    return "\n".join(lines) + "\n"
+
+
+def _all_tests(rows: list[dict]) -> str:
+    names = ("calibration scores", "streams x parts", "level + 2 standard errors", "any alarm", "scores", "reject rate")
+    lines = [f"| {' | '.join((*names, 'embeddings'))} |", "|---" * 7 + "|"]
+    for row in rows:
+        cells = [str(row["n"]), f"{row['streams']:,} x {row['parts']:,}", f"{row['level'] + 2 * row['standard_error']:.1%}"]
+        cells += [f"{value:.1%}" for value in (row["ever"], *row["by_test"].values())]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -61,18 +71,15 @@ def _cell(row: dict) -> str:
 
 
 def _images(rows: list[dict]) -> str:
-    names = ("model", "profile", "n", "test images", "change", "called defective", "median parts to an alarm", "within 200")
-    names += ("first test", "AUROC of the change", "p-value of embeddings", "suggestions")
+    names = ("model", "n", "parts of a stream", "change", "called defective", "AUROC of the change", "median parts to an alarm")
+    names += ("streams with an alarm", "first test", "without embeddings", "suggestions")
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for row in rows:
-        cells = (row["model"], row["profile"], str(row["n"]), str(row["images"]), row["variant"], f"{row['reject_rate']:.0%}")
-        cells += (
-            _cell(row),
-            f"{row['within']:.0%}",
-            row["first_test"],
-            f"{row['auroc']:.2f}",
-            f"{row['embedding_p_value']:.2g}",
-        )
-        cells += (row["suggestions"],)
+        if "alarmed" not in row:  # measured before the test of embeddings was part of the streams
+            continue
+        median, without = ("none" if row[name] is None else f"{row[name]:.0f}" for name in ("median", "median_without"))
+        cells = (row["model"], str(row["n"]), str(row["images"]), row["variant"], f"{row['reject_rate']:.0%}")
+        cells += (f"{row['auroc']:.2f}", median, f"{row['alarmed']:.0%}", row["first_test"])
+        cells += (f"{without}, {row['alarmed_without']:.0%}", row["suggestions"])
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

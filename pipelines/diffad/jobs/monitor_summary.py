@@ -24,7 +24,7 @@ def summarize(run: MonitorRun) -> MonitorSummary:
         likely_kind=state.likely_kind if SCORES in state.alarms else None,
         history=list(monitor.history.points),
         history_limits=[math.log10(state.limits[name]) for name in (SCORES, REJECTS)],
-        blocks=state.blocks,
+        looks=state.looks,
         delays=expected_delays(run.pipe.calibration.images_per_category[run.category]),
         suggestions=run.suggestions(),
         notes=_notes(run),
@@ -41,8 +41,8 @@ def _tests(monitor: DriftMonitor) -> list[TestLine]:
         if name in state.limits
     ]
     if EMBEDDINGS in state.limits:
-        value = f"p-value {state.blocks[-1][0]:.2g}" if state.blocks else "no block of parts is full yet"
-        limit = f"{state.blocks[-1][1]:.2g}" if state.blocks else "-"
+        value = f"p-value {state.looks[-1][0]:.2g}" if state.looks else "too few parts for a comparison yet"
+        limit = f"{state.looks[-1][1]:.2g}" if state.looks else "-"
         lines.append(TestLine(EMBEDDINGS, value, limit, state.alarms.get(EMBEDDINGS)))
     return lines
 

@@ -3,11 +3,15 @@
 This explains an alarm and raises none: the statistics are looked at after the alarm, and differ for harmless reasons, too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 from scipy.stats import mannwhitneyu
+
+from ..imaging.image_statistics import look_of, statistics_of
+from ..scoring.reference_parts import ReferenceParts
 
 SIGNIFICANCE = 0.01  # of all statistics together
 LEAST_PARTS = 8  # in each set
@@ -44,6 +48,12 @@ class Suggestion:
 
     def __str__(self) -> str:
         return f"{self.words} ({self.name} {self.before:.3g} before, {self.now:.3g} now)"
+
+
+def suggested_changes(reference: ReferenceParts, images: Iterable[Image.Image]) -> list[Suggestion]:
+    """What changed in RGB images of the latest parts beside a model's calibration images."""
+    recent = [statistics_of(look_of(image), reference.mean_square) for image in images]
+    return suggestions(reference.statistics_by_name, recent)
 
 
 def suggestions(reference: Sequence[dict[str, float]], recent: Sequence[dict[str, float]]) -> list[Suggestion]:
