@@ -8,6 +8,8 @@ import warnings
 import numpy as np
 import pytest
 from diffad.export.calibration import calibrate_exported
+from diffad.jobs.monitor import MonitorSettings, monitor
+from diffad.monitoring import embedding_test
 from diffad.runtime import Detector
 from diffad.runtime.description import DetectorDescription, ExportError
 from diffad.runtime.reference_file import REFERENCE_FILE
@@ -79,6 +81,23 @@ def test_pooled_features_of_tiles_are_those_of_the_pipeline(tiles):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert_same_features(tiles, images)
+
+
+def test_diffad_monitor_compares_an_exported_models_features(whole_images, tmp_path, monkeypatch):
+    monkeypatch.setattr(embedding_test, "LOOKS", (8,))
+    reference, new = tmp_path / "good", tmp_path / "new"
+    for folder, images in ((reference, smooth_images(30, seed=82)), (new, smooth_images(10, seed=83))):
+        folder.mkdir()
+        for i, image in enumerate(images):
+            image.save(folder / f"{i:02d}.png")
+    settings = MonitorSettings(reference=reference, false_alarm_rate=0.1)
+    runs = [
+        monitor(model, tmp_path / f"{i}.json", settings, folder=new)
+        for i, model in enumerate((whole_images.detector(), whole_images.pipe))
+    ]
+    assert len(runs[0].reference_features) == len(runs[1].reference_features) > 20
+    np.testing.assert_allclose(runs[0].reference_features, runs[1].reference_features, atol=1e-4)
+    assert runs[0].monitor.state.looks and runs[0].monitor.state.looks == runs[1].monitor.state.looks
 
 
 def test_a_folder_of_an_earlier_release_scores_as_before(whole_images, tmp_path):
