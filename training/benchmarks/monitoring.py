@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from diffad.monitoring.drift_monitor import EMBEDDINGS, REJECTS, SCORES
 from diffad.scoring.conformal import threshold_rank
-from diffad_training.benchmarks.monitoring_images import measure_images
+from diffad_training.benchmarks.monitoring_images import IMAGE_CHANGES, measure_images
 from diffad_training.benchmarks.monitoring_streams import (
     draw,
     embedding_alarms,
@@ -49,16 +49,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--delay_streams", type=int, default=200, help="of scores that change")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--embeddings", action="store_true", help="false alarms of all tests together")
-    parser.add_argument("--models", type=Path, nargs="+", help="trained models, for real images in place of simulations")
+    parser.add_argument("--models", type=Path, nargs="+", help="trained or exported models, for real images")
     parser.add_argument("--data_root", type=Path, help="folder of the categories in the layout of MVTec AD")
     parser.add_argument("--profile", help="of the models; without it their default")
+    parser.add_argument("--changes", nargs="+", choices=IMAGE_CHANGES, default=list(IMAGE_CHANGES), help="of real images")
     parser.add_argument("--tables_only", action="store_true", help="render the card from the kept results")
     options = parser.parse_args(arguments)
     if options.models and options.data_root is None:
         parser.error("--models needs --data_root")
     if options.models:
         for model in options.models:
-            for result in measure_images(model, options.data_root, options.profile, options.seed):
+            for result in measure_images(model, options.data_root, options.profile, options.seed, options.changes):
                 append_result(RESULTS, result)
     elif options.embeddings:
         for n in (50, 200):

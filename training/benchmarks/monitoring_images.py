@@ -1,6 +1,5 @@
 """Real good images, as they are and changed as cameras change them, for the benchmark of the monitor."""
 
-import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,8 @@ from diffad.imaging.reading import read_image
 from diffad.monitoring.drift_monitor import EMBEDDINGS, REJECTS, SCORES
 from diffad.monitoring.references import embedding_reference
 from diffad.monitoring.suggestions import suggested_changes
+from diffad.runtime.description import FILE
+from diffad.runtime.detector import Detector
 from diffad.watch.drift import RECENT
 from diffad_training.benchmarks.image_changes import Change, as_jpeg, blurred, rotated, with_brightness
 from diffad_training.benchmarks.monitoring_streams import embedding_alarms, monitor_alarms
@@ -19,9 +20,9 @@ from sklearn.metrics import roc_auc_score
 from tqdm.auto import tqdm
 
 STREAMS = 100
-MOST_PARTS = 200  # of a stream
+MOST_PARTS = 150  # of a stream
 LEVEL = 0.05
-CHANGES: dict[str, Change] = {
+IMAGE_CHANGES: dict[str, Change] = {
     "none": lambda image: image,
     "brightness x 0.98": partial(with_brightness, factor=0.98),
     "brightness x 0.9": partial(with_brightness, factor=0.9),
@@ -31,34 +32,44 @@ CHANGES: dict[str, Change] = {
 }
 
 
-def measure_images(model: Path, data_root: Path, profile: str | None, seed: int) -> Iterator[dict]:
+def measure_images(
+    model: Path, data_root: Path, profile: str | None, seed: int, changes: Sequence[str] = tuple(IMAGE_CHANGES)
+) -> Iterator[dict]:
     """One result for every change.
 
     Streams are random orders of good test images that the model has not seen, each of them once, as if production had changed
     from the first part on.
+
+    Args:
+        model: trained or exported; it has the name of its folder in `data_root`, perhaps with an ending.
+        profile: of a trained one.
+        changes: names of `IMAGE_CHANGES` that are measured, beside folders that are changes of their own.
     """
-    category = Path(json.loads((model / "training_config.json").read_text())["data"]).name
-    pipe = DiffADPipeline.from_pretrained(model).with_profile(profile)
-    pipe.set_progress_bar_config(disable=True)
-    for name, images in tqdm(variants(data_root / category / "test", seed), desc=model.name, disable=None):
+    category = max((folder.name for folder in data_root.iterdir() if model.name.startswith(folder.name)), key=len)
+    if (model / FILE).is_file():
+        pipe = Detector(model, threads=1)
+    else:
+        pipe = DiffADPipeline.from_pretrained(model).with_profile(profile)
+        pipe.set_progress_bar_config(disable=True)
+    for name, images in tqdm(variants(data_root / category / "test", seed, changes), desc=model.name, disable=None):
         yield {
-            "kind": "images",
-            **{"model": model.name, "profile": profile or pipe.profile_names[0], "variant": name, "seed": seed},
+            "kind": "streams",
+            **{"model": model.name, "profile": profile, "variant": name, "seed": seed},
             **measure_variant(pipe, images, seed),
         }
 
 
-def variants(test: Path, seed: int) -> list[tuple[str, list[Image.Image]]]:
+def variants(test: Path, seed: int, changes: Sequence[str]) -> list[tuple[str, list[Image.Image]]]:
     """Names of changes with the images; folders beside that of good images are changes of their own."""
-    good = _some(test / "good", seed)
-    found = [(name, [change(image) for image in good]) for name, change in CHANGES.items()]
+    good = _some(test / "good", seed, MOST_PARTS)
+    found = [(name, [IMAGE_CHANGES[name](image) for image in good]) for name in changes]
     others = sorted(folder for folder in test.iterdir() if folder.name != "good")
-    return found + [(f"images of {folder.name}", _some(folder, seed)) for folder in others]
+    return found + [(f"images of {folder.name}", _some(folder, seed, len(good))) for folder in others]
 
 
-def measure_variant(pipe: DiffADPipeline, images: Sequence[Image.Image], seed: int) -> dict:
+def measure_variant(pipe: DiffADPipeline | Detector, images: Sequence[Image.Image], seed: int) -> dict:
     """What the monitor says of streams of these images."""
-    output = pipe(images, return_features=True, map_size=(8, 8))
+    output = pipe(images, 8, return_features=True, map_size=(8, 8))
     scores, features = output.image_scores.astype(float), output.pooled_features
     calibration, rate = pipe.calibration.calibration_scores_of(), pipe.calibration.supported_rate()
     parts = pipe.calibration.reference_parts()
@@ -90,6 +101,6 @@ def _median(first: np.ndarray) -> float | None:
     return median if np.isfinite(median) else None
 
 
-def _some(folder: Path, seed: int) -> list[Image.Image]:
+def _some(folder: Path, seed: int, most: int) -> list[Image.Image]:
     paths = sorted(folder.iterdir())
-    return [read_image(paths[i]) for i in np.random.default_rng(seed).permutation(len(paths))[:MOST_PARTS]]
+    return [read_image(paths[i]) for i in np.random.default_rng(seed).permutation(len(paths))[:most]]

@@ -11,7 +11,8 @@ SHIFTS = (0.5, 1.0, 2.0)
 def update_tables(card: Path, results: Path) -> bool:
     """Fills the card's tables with the newest results, and says whether it changed."""
     kept = latest_results(results, IDENTITY)
-    tables = {"false alarms": _false_alarms, "all tests": _all_tests, "delay": _delays, "rival": _rivals, "images": _images}
+    tables = {"false alarms": _false_alarms, "all tests": _all_tests, "delay": _delays, "rival": _rivals}
+    tables |= {"streams": _streams, "images": _images}
     return fill_tables(card, "monitoring", lambda name: tables[name]([row for row in kept if row["kind"] == name]))
 
 
@@ -70,7 +71,7 @@ def _cell(row: dict) -> str:
     return f"{median} ({row['never']:.0%} never)" if row["never"] else median
 
 
-def _images(rows: list[dict]) -> str:
+def _streams(rows: list[dict]) -> str:
     names = ("model", "n", "parts of a stream", "change", "called defective", "AUROC of the change", "median parts to an alarm")
     names += ("streams with an alarm", "first test", "without embeddings", "suggestions")
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
@@ -79,5 +80,24 @@ def _images(rows: list[dict]) -> str:
         cells = (row["model"], str(row["n"]), str(row["images"]), row["variant"], f"{row['reject_rate']:.0%}")
         cells += (f"{row['auroc']:.2f}", median, f"{row['alarmed']:.0%}", row["first_test"])
         cells += (f"{without}, {row['alarmed_without']:.0%}", row["suggestions"])
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _images(rows: list[dict]) -> str:
+    """Kept results of an earlier form of the benchmark, with streams drawn with replacement and no embeddings in them."""
+    names = ("model", "profile", "n", "test images", "change", "called defective", "median parts to an alarm", "within 200")
+    names += ("first test", "AUROC of the change", "p-value of embeddings", "suggestions")
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    for row in rows:
+        cells = (row["model"], row["profile"], str(row["n"]), str(row["images"]), row["variant"], f"{row['reject_rate']:.0%}")
+        cells += (
+            _cell(row),
+            f"{row['within']:.0%}",
+            row["first_test"],
+            f"{row['auroc']:.2f}",
+            f"{row['embedding_p_value']:.2g}",
+        )
+        cells += (row["suggestions"],)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
