@@ -7,6 +7,7 @@ import json
 import math
 import time
 
+import diffad.serve.drift
 import numpy as np
 import pytest
 from diffad.monitoring.drift_monitor import DriftMonitor, StateError
@@ -165,6 +166,28 @@ def test_a_server_tests_embeddings_over_a_restart(tmp_path):
         assert server.metric("diffad_monitor_alarm", category="", test="embeddings") == found["alarms"]["embeddings"]
     with running(model, settings) as server:
         assert server.client.get("/monitor").json()["categories"] == [found]
+
+
+def test_a_closer_look_that_fails_is_tried_again_with_the_next_image(tmp_path, monkeypatch, caplog):
+    tried = []
+
+    def fail(*arguments):
+        tried.append(1)
+        raise OSError("no more memory")
+
+    monkeypatch.setattr(diffad.serve.drift, "suggested_changes", fail)
+    images = [of_image(textured(90, i, 20.0)) for i in range(26)]
+    with running(save_stub(tmp_path / "model", embeddings=True)) as server:
+        for requests in (1, 2, 3):
+            server.client.post("/predict", files=form(*images)).raise_for_status()
+            stop = time.monotonic() + 60
+            while len(tried) < requests:
+                assert time.monotonic() < stop
+                time.sleep(0.02)
+        time.sleep(0.3)
+        assert len(tried) == 3 and "could not look closer" in caplog.text
+        (found,) = server.client.get("/monitor").json()["categories"]
+        assert found["parts"] == 78 and found["changed"] and found["suggestions"] == []
 
 
 def test_the_log_says_why_a_monitor_begins_anew(caplog):

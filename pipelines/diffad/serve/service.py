@@ -180,16 +180,19 @@ class Service:
             threading.Thread(target=self._work, args=(work, asyncio.get_running_loop()), daemon=True).start()
 
     def _work(self, work: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
+        failed = False
         try:
             work()
         except Exception:
-            LOG.exception("the monitor could not look closer")
+            LOG.exception("the monitor could not look closer; it tries again with the next image")
+            failed = True
         with suppress(RuntimeError):  # the server has ended
-            loop.call_soon_threadsafe(self._worked)
+            loop.call_soon_threadsafe(self._worked, failed)
 
-    def _worked(self) -> None:
+    def _worked(self, failed: bool) -> None:
         self._looks_closer = False
-        self._look_closer()
+        if not failed:
+            self._look_closer()
 
     async def _keep_state(self) -> None:
         while True:
