@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from diffad.imaging.image_statistics import STATISTICS, displacement, look_of, statistics_of
+from diffad.imaging.image_statistics import STATISTICS, displacement, look_of, reduced, statistics_of
 from diffad.monitoring.suggestions import WORDS, suggestions
 from PIL import Image, ImageEnhance, ImageFilter
 
@@ -64,6 +64,16 @@ def test_sharpness_is_the_variance_of_the_laplacian():
     laplacian = padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:] - 4 * padded[1:-1, 1:-1]
     image = Image.fromarray(np.repeat(pixels[..., None], 3, axis=2))
     assert look_of(image).levels["sharpness"] == pytest.approx(laplacian.var())
+
+
+@pytest.mark.parametrize("size", [(300, 200), (700, 1100), (1024, 768), (2900, 1300)])
+def test_large_images_are_reduced_as_a_whole(size):
+    pixels = np.linspace(0, 255, size[0])[None].repeat(size[1], axis=0)
+    image = Image.fromarray(pixels.astype(np.uint8)).convert("RGB")
+    small = reduced(image)
+    assert max(small.size) == min(512, max(size)) and small.width / small.height == pytest.approx(size[0] / size[1], rel=0.01)
+    assert look_of(image).levels["brightness"] == pytest.approx(np.asarray(image).mean(), abs=0.5)
+    assert reduced(small).tobytes() == small.tobytes()
 
 
 def test_too_few_parts_suggest_nothing():

@@ -17,7 +17,8 @@ STATISTICS = (
 
 def reduced(image: Image.Image) -> Image.Image:
     """All that statistics see of an RGB image: a copy of at most 512 x 512 pixels."""
-    small = image.copy()
+    factor = max(image.size) // LONGEST_SIDE
+    small = image.reduce(factor) if factor > 1 else image.copy()
     small.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BILINEAR)
     return small
 
