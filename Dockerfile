@@ -10,7 +10,7 @@ COPY training training
 # With the bounds of setup.cfg.
 RUN pip install --no-cache-dir 'fastapi>=0.133' 'filelock>=3.16' 'matplotlib>=3.9' 'numpy>=2.0' 'onnxruntime>=1.20' \
     'openvino>=2025.2' 'pillow>=10.4' 'prometheus-client>=0.21' 'pydantic>=2.11.10' 'python-multipart>=0.0.18' 'pyyaml>=6.0.1' \
-    'scipy>=1.13' 'starlette>=1.0.1' 'swagger-ui-bundle>=1.1' 'typer>=0.16' 'uvicorn>=0.32'
+    'safetensors>=0.4.5' 'scipy>=1.13' 'starlette>=1.0.1' 'swagger-ui-bundle>=1.1' 'typer>=0.16' 'uvicorn>=0.32'
 RUN pip install --no-cache-dir --no-deps .
 USER nobody
 ENV MPLCONFIGDIR=/tmp

@@ -15,6 +15,8 @@ from diffad.scoring.statistics import TermStatistics
 class FixedMaps(Scorer):
     """Scores by given term maps `(N, M, height, width)`, of up to 256 images."""
 
+    sees_features = False
+
     def __init__(self, calibration: Calibration, maps: np.ndarray):
         torch.nn.Module.__init__(self)
         self.calibration, self.config, self.image_size = calibration, calibration.score_config, maps.shape[2:]

@@ -10,12 +10,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from diffad.imaging.image_statistics import look_of
 from diffad.imaging.preprocessing import as_image_list
 from diffad.runtime.calibration import StoredCalibration
 from diffad.runtime.description import CalibrationScores
 from diffad.runtime.detector import Detections
 from diffad.scoring.categories import category_indices, names_of
 from diffad.scoring.config import ScoreConfig
+from diffad.scoring.reference_parts import ReferenceParts
 from PIL import Image
 
 KILLS, FAILS, HANGS = (255, 0, 0), (0, 255, 0), (0, 0, 255)  # colours of images on which the process is killed, ...
@@ -32,7 +34,10 @@ class StubModel:
         categories = (folder / "categories").read_text().split()
         self.category_names, self.digest = categories or None, f"stub {self.offset:g}"
         scores = CalibrationScores(SCORES, SCORES)
-        self.calibration = StoredCalibration(ScoreConfig(), [scores] * max(1, len(categories)), None)
+        self.references = stub_reference_parts() if (folder / "embeddings").read_text() == "True" else None
+        self.calibration = StoredCalibration(
+            ScoreConfig(), [scores] * max(1, len(categories)), None, lambda category: self.references
+        )
 
     def set_progress_bar_config(self, disable: bool) -> None:
         assert disable
@@ -40,7 +45,7 @@ class StubModel:
     def category_indices(self, categories, count):
         return category_indices(categories, self.category_names, count)
 
-    def __call__(self, images, batch_size=8, categories=None, false_alarm_rate=None, map_size=None):
+    def __call__(self, images, batch_size=8, categories=None, false_alarm_rate=None, map_size=None, return_features=False):
         images = as_image_list(images)
         levels, unknown = [], []
         for image in images:
@@ -61,13 +66,35 @@ class StubModel:
         rates = self.calibration.rates(false_alarm_rate, category_of, len(images))
         verdicts = self.calibration.judge(scores, levels, rates, category_of, np.array(unknown))
         names = None if category_of is None else names_of(category_of, unknown, self.category_names)
-        return Detections(scores, anomaly_maps=levels, categories=names, **verdicts._asdict())
+        features = None if self.references is None else np.stack(list(map(stub_features, images)))
+        return Detections(scores, anomaly_maps=levels, categories=names, pooled_features=features, **verdicts._asdict())
 
     def reconstruct(self, image, categories=None, false_alarm_rate=None):
         changed = np.zeros((image.height, image.width), dtype=np.float32)
         changed[:6] = 0.5
         repaired = Image.new("RGB", image.size, (1, 2, 3))
         return SimpleNamespace(images=[repaired], difference_maps=[changed], confident=np.array([False]))
+
+
+def textured(level: int, seed: int, tilt: float = 0.0) -> Image.Image:
+    """Noise of a mean grey level, the left half brighter than the right one by `tilt`; its features are independent draws."""
+    pixels = np.random.default_rng(seed).normal(0, 5, (SIZE[1], SIZE[0]))
+    pixels += np.where(np.arange(SIZE[0]) < SIZE[0] // 2, tilt / 2, -tilt / 2)
+    return Image.fromarray((pixels - pixels.mean() + level).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+def stub_features(image: Image.Image) -> np.ndarray:
+    """`(2,)`: how much brighter the left half is than the right one, and the upper than the lower one."""
+    pixels = np.asarray(image.convert("L"), dtype=np.float32)
+    height, width = (side // 2 for side in pixels.shape)
+    return np.array([pixels[:, :width].mean() - pixels[:, width:].mean(), pixels[:height].mean() - pixels[height:].mean()])
+
+
+def stub_reference_parts(images: int = len(SCORES)) -> ReferenceParts:
+    """Of good parts of random levels."""
+    levels = np.random.default_rng(0).integers(40, 130, images)
+    parts = [textured(int(level), 10_000 + i) for i, level in enumerate(levels)]
+    return ReferenceParts.of(np.stack(list(map(stub_features, parts))), list(map(look_of, parts)))
 
 
 def load_stub(path: str) -> StubModel:
@@ -77,9 +104,10 @@ def load_stub(path: str) -> StubModel:
     return StubModel(Path(path))
 
 
-def save_stub(folder: Path, offset: float = 0.0, seconds: float = 0.0, categories: str = "") -> str:
-    """A folder with such a model; its path."""
+def save_stub(folder: Path, offset: float = 0.0, seconds: float = 0.0, categories: str = "", embeddings: bool = False) -> str:
+    """A folder with such a model; its path. With `embeddings` it has pooled features, of its calibration images, too."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, value in {"offset": offset, "seconds": seconds, "categories": categories}.items():
+    settings = {"offset": offset, "seconds": seconds, "categories": categories, "embeddings": embeddings}
+    for name, value in settings.items():
         (folder / name).write_text(str(value))
     return str(folder)

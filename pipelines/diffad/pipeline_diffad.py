@@ -113,6 +113,7 @@ class DiffADPipeline(FormerNames, ChecksInputs, ScoresByProfile, SavedWhole, Dif
         return_dict: bool = True,
         output_type: Literal["np", "pt"] = "np",
         profile: str | None = None,
+        return_features: bool = False,
     ) -> DiffADOutput | tuple[Any, ...]:
         """Scores images.
 
@@ -128,6 +129,7 @@ class DiffADPipeline(FormerNames, ChecksInputs, ScoresByProfile, SavedWhole, Dif
             return_dict: whether to return the output class instead of a tuple of its fields.
             output_type: `np` for numpy arrays, `pt` for tensors on the pipeline's device.
             profile: how to score, such as `fast`, with thresholds of its own; one of `pipe.profile_names`, None is the first.
+            return_features: also return the pooled features that the score has looked at.
 
         Raises:
             ImageError: if an image can't be used.
@@ -148,11 +150,13 @@ class DiffADPipeline(FormerNames, ChecksInputs, ScoresByProfile, SavedWhole, Dif
         image_scores = np.empty(len(images), dtype=np.float32)
         anomaly_maps: list[Any] = [None] * len(images)
         term_maps: list[dict[str, torch.Tensor]] = [{} for _ in images]
+        pooled: list[Any] = [None] * len(images)
         with self.progress_bar(total=len(images)) as progress:
             for indices, pixels, category, detail, originals in reader.batches(images, category_of, batch_size):
                 score = scorer(pixels, category, terms, batch_size, detail)  # (B,), (B, H, W), {name: (B, H, W)}
                 image_scores[indices] = score.image_scores.cpu().numpy()
                 for i, index in enumerate(indices):
+                    pooled[index] = None if score.pooled_features is None else score.pooled_features[i].float().cpu()  # (D,)
                     size = map_size or (originals[i].height, originals[i].width)
                     anomaly_maps[index] = resize_map(score.anomaly_maps[i][None], size)[0].to(kept_on)  # (height, width)
                     for name, maps in score.term_maps.items() if return_term_maps else ():
@@ -169,6 +173,7 @@ class DiffADPipeline(FormerNames, ChecksInputs, ScoresByProfile, SavedWhole, Dif
             **verdicts._asdict(),  # p-values, labels, masks, rates and thresholds
             term_maps=term_maps if return_term_maps else None,
             categories=None if category_of is None else names_of(category_of, unknown, self.category_names),
+            pooled_features=torch.stack(pooled) if return_features and pooled[0] is not None else None,
         ).converted(output_type, self._execution_device)
         return output if return_dict else output.to_tuple()
 

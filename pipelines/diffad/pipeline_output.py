@@ -36,6 +36,8 @@ class DiffADOutput(BaseOutput):
             asked for.
         categories: name of each image's category, given or recognised, for a model trained on several; None for a part of a
             product that it has never seen, which is scored as the nearest category and called defective.
+        pooled_features: `(N, D)` float32, spatial means of the extractor's features, by which the monitor knows images; if
+            asked for, and None of a score that looks at no features of the whole image.
     """
 
     image_scores: Array
@@ -48,6 +50,7 @@ class DiffADOutput(BaseOutput):
     pixel_thresholds: Array
     term_maps: list[dict[str, Array]] | None = None
     categories: list[str | None] | None = None
+    pooled_features: Array | None = None
 
     def converted(self, output_type: str, device: torch.device) -> "DiffADOutput":
         """All arrays and maps as numpy arrays (`np`) or as tensors on a device (`pt`)."""

@@ -1,14 +1,19 @@
 """An exported model says of images what the pipeline says."""
 
 import dataclasses
+import json
 import shutil
 import warnings
 
 import numpy as np
 import pytest
 from diffad.export.calibration import calibrate_exported
+from diffad.jobs.monitor import MonitorSettings, monitor
+from diffad.monitoring import embedding_test
 from diffad.runtime import Detector
 from diffad.runtime.description import DetectorDescription, ExportError
+from diffad.runtime.reference_file import REFERENCE_FILE
+from diffad.system.file_digest import file_digest
 from PIL import Image
 from three_products import LABELS, mixed_images
 from tiny_pipeline import category_images, smooth_images
@@ -50,6 +55,71 @@ def test_whole_images_score_as_in_the_pipeline(kind, request):
     actual = exported.detector()(images, false_alarm_rate=0.1)
     assert_same_verdicts(actual, expected, spread(exported.pipe), 1e-4)
     assert 0 < expected.is_defective.sum() < len(images)
+    assert actual.pooled_features is None
+
+
+def assert_same_features(exported, images) -> None:
+    actual, expected = (one(images, false_alarm_rate=0.3, return_features=True) for one in (exported.detector(), exported.pipe))
+    np.testing.assert_allclose(actual.pooled_features, expected.pooled_features, atol=1e-4)
+    assert_same_parts(exported.detector().calibration, exported.pipe.calibration)
+
+
+def assert_same_parts(actual, expected, tolerance: float = 0.0) -> None:
+    for category in range(len(expected.images_per_category)):
+        mine, theirs = actual.reference_parts(category), expected.reference_parts(category)
+        for name in ("features", "statistics", "mean_square"):
+            np.testing.assert_allclose(getattr(mine, name), getattr(theirs, name), atol=tolerance)
+
+
+def test_pooled_features_are_those_of_the_pipeline(whole_images):
+    assert_same_features(whole_images, images_of_all_sizes(1))
+
+
+@pytest.mark.long
+def test_pooled_features_of_tiles_are_those_of_the_pipeline(tiles):
+    images = [image for label in range(2) for image in category_images(2, 60 + label, label, (100, 61))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert_same_features(tiles, images)
+
+
+def test_diffad_monitor_compares_an_exported_models_features(whole_images, tmp_path, monkeypatch):
+    monkeypatch.setattr(embedding_test, "LOOKS", (8,))
+    reference, new = tmp_path / "good", tmp_path / "new"
+    for folder, images in ((reference, smooth_images(30, seed=82)), (new, smooth_images(10, seed=83))):
+        folder.mkdir()
+        for i, image in enumerate(images):
+            image.save(folder / f"{i:02d}.png")
+    settings = MonitorSettings(reference=reference, false_alarm_rate=0.1)
+    runs = [
+        monitor(model, tmp_path / f"{i}.json", settings, folder=new)
+        for i, model in enumerate((whole_images.detector(), whole_images.pipe))
+    ]
+    assert len(runs[0].reference_features) == len(runs[1].reference_features) > 20
+    np.testing.assert_allclose(runs[0].reference_features, runs[1].reference_features, atol=1e-4)
+    assert runs[0].monitor.state.looks and runs[0].monitor.state.looks == runs[1].monitor.state.looks
+
+
+def test_a_folder_of_an_earlier_release_scores_as_before(whole_images, tmp_path):
+    """Its graph has no pooled features, and no file is of them."""
+    import onnx
+
+    folder = shutil.copytree(whole_images.folder, tmp_path / "former")
+    graph = onnx.load(folder / "model.onnx")
+    (pooled,) = [output for output in graph.graph.output if output.name == "pooled_features"]
+    graph.graph.output.remove(pooled)
+    onnx.save(graph, folder / "model.onnx")
+    (folder / REFERENCE_FILE).unlink()
+    description = json.loads((folder / "detector.json").read_text())
+    del description["files"][REFERENCE_FILE]
+    description["files"]["model.onnx"] = file_digest(folder / "model.onnx")
+    (folder / "detector.json").write_text(json.dumps(description))
+    former, images = Detector(folder, threads=1), images_of_all_sizes(1)
+    found = former(images, false_alarm_rate=0.3, return_features=True)
+    assert found.pooled_features is None and former.calibration.reference_parts() is None
+    expected = whole_images.detector()(images, false_alarm_rate=0.3)
+    np.testing.assert_array_equal(found.image_scores, expected.image_scores)
+    assert calibrate_exported(folder, smooth_images(8, seed=81)).reference_parts() is None
 
 
 def test_term_maps_are_those_of_the_pipeline(whole_images):
@@ -102,6 +172,10 @@ def test_calibrating_in_the_same_precision_gives_the_thresholds_of_the_same_imag
     calibration = calibrate_exported(folder, good)
     found = whole_images.detector()(good, false_alarm_rate=0.1)
     np.testing.assert_allclose(calibration.calibration_scores_of(), np.sort(found.image_scores), atol=1e-4)
+    order = np.argsort(found.image_scores)
+    for kept in (calibration, Detector(folder).calibration):
+        features = whole_images.detector()([good[i] for i in order], false_alarm_rate=0.1, return_features=True).pooled_features
+        np.testing.assert_allclose(kept.reference_parts().features, features, atol=1e-5)
     again = Detector(folder)(good, false_alarm_rate=0.1)
     assert again.is_defective.sum() == 3  # of 40 the rate of 0.1 leaves those above rank ceil(41 * 0.9) = 37
     np.testing.assert_allclose(again.p_values[np.argsort(again.image_scores)], 1 - np.arange(40) / 41)

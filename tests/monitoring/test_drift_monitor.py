@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from diffad import DriftMonitor
 from diffad.monitoring import drift_monitor, embedding_test
 from diffad.monitoring.drift_monitor import EMBEDDINGS, REJECTS, SCORES, StateError
+from diffad.monitoring.suggestions import Suggestion
 
 GOOD = np.random.default_rng(0).normal(size=60)
 
@@ -67,13 +69,13 @@ def test_it_resumes_bit_for_bit_through_strict_json(split):
 
 
 def test_embeddings_of_parts_called_good_are_tested(monkeypatch):
-    monkeypatch.setattr(embedding_test, "BLOCK", 20)
+    monkeypatch.setattr(embedding_test, "LOOKS", (10, 20))
     rng = np.random.default_rng(7)
     scores, reference = rng.normal(size=80), rng.normal(size=(60, 5))
     features = rng.normal(size=(80, 5))
     monitor = DriftMonitor(GOOD, reference_features=reference)
     state = fed(monitor, scores, features)
-    assert not state.changed and len(state.blocks) == (80 - state.rejected) // 20
+    assert not state.changed and len(state.looks) == (80 - state.rejected) // 10
     assert state.limits[SCORES] == pytest.approx(1 / (0.6 * 0.05))
     state = fed(monitor, scores, features + 3)
     assert list(state.alarms) == [EMBEDDINGS]
@@ -82,7 +84,66 @@ def test_embeddings_of_parts_called_good_are_tested(monkeypatch):
     assert resumed.state == state
     with pytest.raises(ValueError, match="needs its features"):
         monitor.update(-1.0)
-    assert monitor.state.parts == 160
+    assert monitor.state.parts == 160 and not monitor.embedding_test.waiting
+
+
+def test_comparisons_of_embeddings_can_be_left_to_another_thread(monkeypatch):
+    monkeypatch.setattr(embedding_test, "LOOKS", (10, 20))
+    rng = np.random.default_rng(7)
+    scores, reference, features = np.sort(GOOD)[:50], rng.normal(size=(60, 5)), rng.normal(size=(50, 5))
+    features[35:] += 4
+    at_once = DriftMonitor(GOOD, reference_features=reference)
+    later = DriftMonitor(GOOD, reference_features=reference, defers_embeddings=True)
+    assert not later.has_due_look
+    fed(at_once, scores, features)
+    fed(later, scores, features)
+    assert later.has_due_look and not later.state.looks and EMBEDDINGS in at_once.alarms
+    # A killed program's comparison is due again
+    resumed = DriftMonitor(GOOD, reference_features=reference, defers_embeddings=True)
+    resumed.restore(json.loads(json.dumps(later.to_dict())))
+    for monitor in (later, resumed):
+        monitor.test_embeddings()
+        assert not monitor.has_due_look and monitor.state.looks == at_once.state.looks
+        assert monitor.alarms == at_once.alarms | {EMBEDDINGS: 50}
+
+
+def test_parts_are_taken_while_embeddings_are_compared(monkeypatch):
+    monkeypatch.setattr(embedding_test, "LOOKS", (10,))
+    began, goes_on = threading.Event(), threading.Event()
+
+    def p_value(*arguments) -> float:
+        began.set()
+        assert goes_on.wait(30)
+        return 0.0
+
+    monkeypatch.setattr(embedding_test, "permutation_p_value", p_value)
+    monitor = DriftMonitor(GOOD, reference_features=np.zeros((20, 1)), defers_embeddings=True)
+    fed(monitor, [-1.0] * 10, np.zeros((10, 1)))
+    thread = threading.Thread(target=monitor.test_embeddings)
+    thread.start()
+    assert began.wait(30)
+    assert monitor.update(-1.0, np.zeros(1)).parts == 11
+    goes_on.set()
+    thread.join()
+    assert monitor.alarms[EMBEDDINGS] == 11
+
+
+def test_alarms_are_explained_once_each():
+    monitor = DriftMonitor(GOOD)
+    assert not monitor.needs_explanation
+    fed(monitor, [-5.0] * 40)
+    darker = Suggestion("brightness", "darker", 100.0, 90.0, -3.0, 1e-5)
+    assert monitor.needs_explanation
+    monitor.explain([darker])
+    resumed = DriftMonitor(GOOD)
+    resumed.restore(json.loads(json.dumps(monitor.to_dict())))
+    for one in (monitor, resumed):
+        assert one.suggestions == [darker] and not one.needs_explanation
+    fed(resumed, [50.0] * 20)
+    assert REJECTS in resumed.alarms and resumed.needs_explanation
+    former = {name: value for name, value in monitor.to_dict().items() if name not in ("suggestions", "explained")}
+    resumed.restore(former)
+    assert resumed.suggestions == []
 
 
 def test_equal_scores_everywhere_are_no_change():

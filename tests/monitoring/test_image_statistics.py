@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from diffad.monitoring.image_statistics import WORDS, displacement, position_square, statistics_of, suggestions
+from diffad.imaging.image_statistics import STATISTICS, displacement, look_of, reduced, statistics_of
+from diffad.monitoring.suggestions import WORDS, suggestions
 from PIL import Image, ImageEnhance, ImageFilter
 
 
@@ -22,8 +23,10 @@ def moved(image: Image.Image, right: int, down: int) -> Image.Image:
 
 def found(change) -> list[str]:
     reference, recent = parts(20, 0), [change(image) for image in parts(20, 1)]
-    mean = np.mean([position_square(image) for image in reference], axis=0)
-    statistics = [[statistics_of(image, mean) for image in images] for images in (reference, recent)]
+    looks = [[look_of(image) for image in images] for images in (reference, recent)]
+    mean = np.mean([look.square for look in looks[0]], axis=0)
+    statistics = [[statistics_of(look, mean) for look in of_set] for of_set in looks]
+    assert list(statistics[0][0]) == list(STATISTICS) == list(WORDS)
     return [suggestion.words for suggestion in suggestions(*statistics)]
 
 
@@ -60,10 +63,20 @@ def test_sharpness_is_the_variance_of_the_laplacian():
     padded = np.pad(pixels.astype(float), 1, mode="edge")
     laplacian = padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:] - 4 * padded[1:-1, 1:-1]
     image = Image.fromarray(np.repeat(pixels[..., None], 3, axis=2))
-    assert statistics_of(image)["sharpness"] == pytest.approx(laplacian.var())
+    assert look_of(image).levels["sharpness"] == pytest.approx(laplacian.var())
+
+
+@pytest.mark.parametrize("size", [(300, 200), (700, 1100), (1024, 768), (2900, 1300)])
+def test_large_images_are_reduced_as_a_whole(size):
+    pixels = np.linspace(0, 255, size[0])[None].repeat(size[1], axis=0)
+    image = Image.fromarray(pixels.astype(np.uint8)).convert("RGB")
+    small = reduced(image)
+    assert max(small.size) == min(512, max(size)) and small.width / small.height == pytest.approx(size[0] / size[1], rel=0.01)
+    assert look_of(image).levels["brightness"] == pytest.approx(np.asarray(image).mean(), abs=0.5)
+    assert reduced(small).tobytes() == small.tobytes()
 
 
 def test_too_few_parts_suggest_nothing():
-    statistics = [statistics_of(image) for image in parts(7, 5)]
+    statistics = [look_of(image).levels for image in parts(7, 5)]
     assert suggestions(statistics, [{**one, "brightness": 0.0} for one in statistics]) == []
     assert set(statistics[0]) < set(WORDS)

@@ -2,23 +2,28 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
+import time
 
+import diffad.serve.drift
 import numpy as np
 import pytest
 from diffad.monitoring.drift_monitor import DriftMonitor, StateError
 from diffad.monitoring.feedback import FeedbackRecord
 from diffad.monitoring.feedback_list import FeedbackList
+from diffad.scoring.conformal import threshold_rank
 from diffad.serve.drift import CategoryMonitors, SavedStates
-from diffad.serve.messages import ModelInfo
+from diffad.serve.messages import ModelInfo, SentImage
 from diffad.serve.metrics import Metrics
 from diffad.serve.settings import ServeSettings
 from running import form, png, running
-from stub_model import SCORES, save_stub
+from stub_model import SCORES, save_stub, stub_features, stub_reference_parts, textured
 
 ONE = ModelInfo("one", None, None, (SCORES,), (0.05,))
 TWO = ModelInfo("two", ("nut", "bolt"), None, (SCORES, SCORES), (0.05, 0.1))
+REFERENCE = stub_reference_parts()
 
 
 def rows(*scores: float, category: str | None = None, label: str = "good") -> list[dict]:
@@ -73,6 +78,116 @@ def test_it_goes_on_after_a_restart_and_keeps_models_and_levels_apart(tmp_path):
         path.write_text(text)
         with pytest.raises(ValueError, match="monitor.json: can't be read"):
             SavedStates(path)
+
+
+def features_of(count: int, tilt: float) -> list[np.ndarray]:
+    return [stub_features(textured(90, seed, tilt)) for seed in range(count)]
+
+
+def test_embeddings_are_tested_where_the_model_knows_its_calibration_images():
+    info = dataclasses.replace(TWO, references=(REFERENCE, None))
+    drift = CategoryMonitors(info, 0.05, {})
+    reference = REFERENCE.features[: threshold_rank(len(SCORES), 0.05) - 1]
+    expected = DriftMonitor(np.array(SCORES), 0.05, 0.025, reference_features=reference)
+    features = features_of(30, 0.0)
+    drift.update(rows(*[80.0] * 30, category="nut"), features)
+    drift.update(rows(50.0, category="bolt"), features[:1])
+    while (work := drift.work(lambda category: [])) is not None:
+        work()
+    for of_part in features:
+        expected.update(80.0, of_part)
+    nut, bolt = drift.summary()
+    assert nut["embeddings"] == expected.state.looks and len(nut["embeddings"]) == 1 and not nut["embeddings_not_tested"]
+    assert nut["limits"] == expected.state.limits and nut["limits"]["embeddings"] == pytest.approx(1 / (0.2 * 0.025))
+    assert not bolt["embeddings"] and "does not hold the features" in bolt["embeddings_not_tested"]
+    assert "embeddings" not in bolt["limits"]
+
+
+def test_an_alarm_of_embeddings_is_explained_and_lasts(tmp_path, caplog):
+    info = dataclasses.replace(ONE, references=(REFERENCE,))
+    drift = CategoryMonitors(info, 0.05, {})
+    drift.update(rows(*np.linspace(40, 130, 26)), features_of(26, 20.0))
+    drift.work(lambda category: [])()
+    few, many = ([SentImage(f"{i}.png", of_image(textured(90, i, 20.0))) for i in range(count)] for count in (7, 12))
+    assert drift.monitors[None].alarms == {"embeddings": 26} and drift.work(lambda category: few) is None
+    drift.work(lambda category: many)()
+    (found,) = drift.summary()
+    assert any("more contrast" in suggestion for suggestion in found["suggestions"])
+    assert drift.work(lambda category: many) is None and "ALARM of the monitor (embeddings)" in caplog.text
+    drift.show(metrics := Metrics())
+    value = metrics.registry.get_sample_value
+    assert value("diffad_monitor_alarm", {"category": "", "test": "embeddings"}) == 26
+    p_value, limit = found["embeddings"][-1]
+    assert value("diffad_monitor_p_value", {"category": "", "test": "embeddings"}) == p_value <= limit
+    labels = {"category": "", "statistic": "contrast", "change": "more contrast"}
+    assert value("diffad_monitor_suggestion", labels) > 1
+    saved = json.loads(json.dumps({drift.key: drift.state()}))
+    again = CategoryMonitors(info, 0.05, saved)
+    assert again.summary() == drift.summary()
+    other = CategoryMonitors(dataclasses.replace(info, digest="another"), 0.05, saved)
+    other.show(metrics)  # which forgets the alarm
+    assert other.summary()[0]["parts"] == 0
+    assert value("diffad_monitor_alarm", {"category": "", "test": "embeddings"}) is None
+    # A state that was saved without the test is of another monitor
+    former = CategoryMonitors(ONE, 0.05, {})
+    caplog.clear()
+    CategoryMonitors(info, 0.05, {former.key: former.state()})
+    assert caplog.messages == ["the monitor begins anew: reference False there, True now"]
+
+
+def of_image(image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return file.getvalue()
+
+
+def test_a_server_tests_embeddings_over_a_restart(tmp_path):
+    model = save_stub(tmp_path / "model", embeddings=True)
+    settings = ServeSettings(monitor_state=tmp_path / "monitor.json")
+    levels = np.random.default_rng(1).integers(40, 130, 64)
+    images = [of_image(textured(int(level), i, 20.0 * (i >= 14))) for i, level in enumerate(levels)]
+
+    def send(server, chosen) -> dict:
+        answer = server.client.post("/predict", files=form(*chosen)).json()
+        assert "features" not in answer["images"][0]
+        return server.client.get("/monitor").json()["categories"][0]
+
+    with running(model, settings) as server:
+        assert send(server, images[:14])["embeddings"] == []
+    with running(model, settings) as server:
+        assert send(server, images[14:40])["parts"] == 40  # with those before the restart
+        send(server, images[40:])
+        stop = time.monotonic() + 60
+        while not (found := server.client.get("/monitor").json()["categories"][0])["suggestions"]:
+            assert time.monotonic() < stop, found
+            time.sleep(0.02)
+        assert found["alarms"].keys() == {"embeddings"} and 25 <= found["alarms"]["embeddings"] <= 64
+        assert any("more contrast" in suggestion for suggestion in found["suggestions"])
+        assert server.metric("diffad_monitor_alarm", category="", test="embeddings") == found["alarms"]["embeddings"]
+    with running(model, settings) as server:
+        assert server.client.get("/monitor").json()["categories"] == [found]
+
+
+def test_a_closer_look_that_fails_is_tried_again_with_the_next_image(tmp_path, monkeypatch, capsys):
+    tried = []
+
+    def fail(*arguments):
+        tried.append(1)
+        raise OSError("no more memory")
+
+    monkeypatch.setattr(diffad.serve.drift, "suggested_changes", fail)
+    images = [of_image(textured(90, i, 20.0)) for i in range(26)]
+    with running(save_stub(tmp_path / "model", embeddings=True)) as server:
+        for requests in (1, 2, 3):
+            server.client.post("/predict", files=form(*images)).raise_for_status()
+            stop = time.monotonic() + 60
+            while len(tried) < requests:
+                assert time.monotonic() < stop
+                time.sleep(0.02)
+        time.sleep(0.3)
+        assert len(tried) == 3 and "could not look closer" in capsys.readouterr().err
+        (found,) = server.client.get("/monitor").json()["categories"]
+        assert found["parts"] == 78 and found["changed"] and found["suggestions"] == []
 
 
 def test_the_log_says_why_a_monitor_begins_anew(caplog):

@@ -1,13 +1,18 @@
 """The drift monitor within an inspection: what it sees, over restarts and kills."""
 
+import numpy as np
 import pytest
 from diffad.monitoring.drift_monitor import DriftMonitor
+from diffad.monitoring.references import NO_FEATURES
+from diffad.scoring.conformal import threshold_rank
 from diffad.watch import drift
 from diffad.watch.drift import DriftSettings, JournaledMonitor
 from diffad.watch.journal import PartJournal
 from diffad.watch.sources.part import PartKey
-from watch_stub import ListSink, StubModel, folder_inspection, save_grey
+from stub_model import stub_features, textured
+from watch_stub import ListSink, StubModel, StubWithFeatures, folder_inspection, save_grey
 
+NOT_TESTED = "embeddings are not tested"
 DEFAULTS, STUB = DriftSettings(), StubModel()
 
 
@@ -18,13 +23,14 @@ class Line:
         self.journal, self.lines = PartJournal(path, "camera"), []
         self.drift = JournaledMonitor(self.journal, pipe, settings, report=self.lines.append)
 
-    def judge(self, scores: list[float], label: str | None = None) -> list[str]:
+    def judge(self, scores: list[float], label: str | None = None, images=None) -> list[str]:
         said = []
-        for score in scores:
-            number = self.journal.next_number
+        for i, score in enumerate(scores):
+            number, image = self.journal.next_number, images and images[i]
+            features = image and stub_features(image)
             row = {"path": "x", "score": score, "label": label or ("defective" if score > 100 else "good")}
-            said.append(self.drift.update(row))
-            self.journal.append(PartKey(f"{number}", 1, number), row | {"number": number})
+            said.append(self.drift.update(row, features, image))
+            self.journal.append(PartKey(f"{number}", 1, number), row | {"number": number}, features)
             self.drift.keep(number)
         return said
 
@@ -55,7 +61,7 @@ def test_an_alarm_is_reported_once_and_stays(tmp_path):
     line = Line(tmp_path / "journal")
     said = line.judge([99.0] * 60)
     assert said[0] == "as calibrated" and said[-1] == "changed"
-    assert [text.partition(":")[0] for text in line.lines] == ["ALARM of the monitor (scores)"]
+    assert [text.partition(":")[0] for text in line.lines] == [NOT_TESTED, "ALARM of the monitor (scores)"]
     line.killed()
     again = Line(tmp_path / "journal")
     assert again.judge([10.0]) == ["changed"]
@@ -65,6 +71,58 @@ def test_an_alarm_is_reported_once_and_stays(tmp_path):
     new.killed()
     later = Line(tmp_path / "journal")
     assert later.drift.monitor.parts == 1
+
+
+@pytest.mark.parametrize("parts", [0, 1, 24, 99, 100, 131])
+def test_embeddings_go_on_after_a_kill_with_the_parts_since_the_latest_state(tmp_path, parts):
+    scores = [float(score) for score in np.random.default_rng(0).uniform(5, 95, parts + 30)]
+    images = [textured(80, seed) for seed in range(parts + 30)]
+    line = Line(tmp_path / "journal", pipe=StubWithFeatures())
+    assert not line.lines
+    line.judge(scores[:parts], images=images[:parts])
+    line.killed()
+    line = Line(tmp_path / "journal", pipe=StubWithFeatures())
+    line.judge(scores[parts:], images=images[parts:])
+    calibration = StubWithFeatures.calibration
+    reference = calibration.parts.features[: threshold_rank(60, 0.05) - 1]
+    expected = DriftMonitor(calibration.calibration_scores_of(), reference_features=reference)
+    for score, image in zip(scores, images, strict=True):
+        expected.update(score, stub_features(image).astype(np.float32))
+    assert line.drift.monitor.to_dict() == expected.to_dict() and expected.state.looks
+    saved = line.journal.saved_monitor()["number"]  # features are kept of later parts alone
+    assert [line.journal.features(n) is not None for n in range(1, parts + 31)] == [n > saved for n in range(1, parts + 31)]
+
+
+def test_an_alarm_of_embeddings_is_explained_from_the_latest_images(tmp_path):
+    line = Line(tmp_path / "journal", pipe=StubWithFeatures())
+    scores = [float(score) for score in np.random.default_rng(0).uniform(5, 95, 30)]
+    line.judge(scores, images=[textured(80, seed, 20.0) for seed in range(30)])
+    assert [text.partition(":")[0] for text in line.lines] == [
+        "ALARM of the monitor (embeddings)",
+        "changed in the latest images (embeddings)",
+    ]
+    assert "more contrast" in line.lines[1]
+    line.killed()
+    again = Line(tmp_path / "journal", pipe=StubWithFeatures())
+    assert again.drift.monitor.alarms == {"embeddings": 25}
+    again.judge([50.0] * 10, images=[textured(80, seed, 20.0) for seed in range(10)])
+
+
+def test_why_embeddings_are_not_tested_is_said(tmp_path):
+    assert Line(tmp_path / "journal").lines == [f"embeddings are not tested: {NO_FEATURES}"]
+
+
+def test_an_inspection_tests_embeddings(tmp_path):
+    folder = tmp_path / "camera"
+    folder.mkdir()
+    levels = np.random.default_rng(2).integers(10, 90, 30)
+    for i, level in enumerate(levels):
+        textured(int(level), i, 12.0).save(folder / f"{i:02d}.png")
+    with PartJournal(tmp_path / "journal", str(folder.resolve())) as journal:
+        monitored, sink = JournaledMonitor(journal, StubWithFeatures(), DriftSettings()), ListSink()
+        folder_inspection(folder, journal, [sink], load=StubWithFeatures, drift=monitored).run()
+        assert "embeddings" in monitored.monitor.alarms and monitored.monitor.suggestions
+        assert sink.results[-1]["monitor"] == "changed" and "features" not in sink.results[0]
 
 
 def test_parts_without_a_verdict_or_of_unknown_products_are_left_out(tmp_path):
@@ -79,10 +137,10 @@ def test_another_model_or_setting_begins_anew(tmp_path):
     line.judge([50.0] * 5)
     line.killed()
     other = Line(tmp_path / "journal", pipe=type("Other", (StubModel,), {"digest": "other"})())
-    assert other.lines == ["the monitor begins anew: another model"] and other.drift.monitor.parts == 0
+    assert other.lines[1:] == ["the monitor begins anew: another model"] and other.drift.monitor.parts == 0
     other.killed()
     setting = Line(tmp_path / "journal", DriftSettings(level=0.01), type("Other", (StubModel,), {"digest": "other"})())
-    assert setting.lines == ["the monitor begins anew: level 0.05 there, 0.01 now"]
+    assert setting.lines[1:] == ["the monitor begins anew: level 0.05 there, 0.01 now"]
 
 
 def test_of_several_categories_one_is_monitored_or_none(tmp_path):

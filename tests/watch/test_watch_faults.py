@@ -3,7 +3,6 @@
 import io
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from diffad.watch.sinks.files import TableFile
 from diffad.watch.sinks.mqtt import Mqtt
 from diffad.watch.sinks.webhook import Webhook
 from line_servers import Hook, broker, free_port, hook, subscriber
+from small_disks import fill_up, small_disk
 from watch_stub import ListSink, eventually, folder_inspection, grey, running, save_grey
 
 SCRIPT = Path(__file__).with_name("killed_watch.py")
@@ -158,21 +158,6 @@ def test_a_webhook_that_is_away_gets_everything_after_its_return(tmp_path):
     assert [body["number"] for _, body in web.requests] == [1, 2, 3, 4, 5]
 
 
-@contextmanager
-def small_disk(folder: Path, size: str):
-    """A file system of its own in memory."""
-    folder.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True
-    )
-    if not mounted or mounted.returncode:
-        pytest.skip("needs the right to mount a tmpfs")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
-
-
 @pytest.mark.parametrize("journal_is_there", [False, True])
 def test_a_full_disk_delays_results_and_loses_none(tmp_path, journal_is_there):
     folder = tmp_path / "camera"
@@ -195,12 +180,3 @@ def test_a_full_disk_delays_results_and_loses_none(tmp_path, journal_is_there):
         rows = list(read_rows(table))
     assert [int(row["number"]) for row in rows] == list(range(1, 31))
     assert len({row["path"] for row in rows}) == 30
-
-
-def fill_up(path: Path) -> None:
-    try:
-        with path.open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(4096))
-    except OSError:
-        pass

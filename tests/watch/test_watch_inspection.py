@@ -177,12 +177,12 @@ def test_a_dead_source_is_tried_again(camera, journal, tmp_path):
 def test_no_sink_hears_of_what_the_journal_does_not_hold(camera, journal, monkeypatch):
     sink, failures, append = ListSink(), [3], journal.append
 
-    def fail(key, result):
+    def fail(key, result, features):
         assert len(sink.results) < result["number"]
         if failures[0] > 0:
             failures[0] -= 1
             raise JournalError("database or disk is full")
-        append(key, result)
+        append(key, result, features)
 
     monkeypatch.setattr(journal, "append", fail)
     lines: list[str] = []

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from diffad.runtime.detector import Detections
 from diffad.scoring.conformal import conformal_threshold, default_rate
+from diffad.scoring.reference_parts import ReferenceParts
 from diffad.watch.backoff import Backoff
 from diffad.watch.inspection import Inspection
 from diffad.watch.journal import PartJournal
@@ -16,6 +17,7 @@ from diffad.watch.judge import Judge
 from diffad.watch.sources.folder import FolderSource
 from diffad.watch.sources.opening import source_address
 from PIL import Image
+from stub_model import stub_features, stub_reference_parts
 
 THRESHOLD = 100.0
 
@@ -25,6 +27,9 @@ class StubCalibration:
 
     def calibration_scores_of(self, category: int = 0) -> np.ndarray:
         return np.arange(1, 21) * THRESHOLD / 20
+
+    def reference_parts(self, category: int = 0) -> None:
+        return None
 
     def supported_rate(self, rate: float | None, category: int = 0) -> float:
         return default_rate(20) if rate is None else rate
@@ -37,7 +42,9 @@ class StubModel:
     category_names = None
     calibration = StubCalibration()
 
-    def __call__(self, images: Sequence[Image.Image], batch_size: int, categories=None, false_alarm_rate=None) -> Detections:
+    def __call__(
+        self, images: Sequence[Image.Image], batch_size: int, categories=None, false_alarm_rate=None, return_features=False
+    ) -> Detections:
         maps = [np.asarray(image.convert("L"), dtype=np.float32) for image in images]
         scores = np.array([one.mean() for one in maps])
         threshold = np.full(len(maps), conformal_threshold(self.calibration.calibration_scores_of(), 0.05))
@@ -47,6 +54,31 @@ class StubModel:
 
     def category_indices(self, categories, count: int) -> None:
         return None
+
+
+class KnownImages(StubCalibration):
+    """Of 60 images of grey levels up to 100, whose features are known."""
+
+    parts = stub_reference_parts(60)
+
+    def calibration_scores_of(self, category: int = 0) -> np.ndarray:
+        return np.arange(1, 61) * THRESHOLD / 60
+
+    def reference_parts(self, category: int = 0) -> ReferenceParts:
+        return self.parts
+
+    def supported_rate(self, rate: float | None, category: int = 0) -> float:
+        return default_rate(60) if rate is None else rate
+
+
+class StubWithFeatures(StubModel):
+    digest = "stub with features"
+    calibration = KnownImages()
+
+    def __call__(self, images, *arguments, **options) -> Detections:
+        output = super().__call__(images, *arguments, **options)
+        output.pooled_features = np.stack(list(map(stub_features, images)))
+        return output
 
 
 class ListSink:

@@ -1,33 +1,30 @@
 """Real good images, as they are and changed as cameras change them, for the benchmark of the monitor."""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from diffad import DiffADPipeline
-from diffad.data import evaluation_samples, training_samples
-from diffad.jobs.monitor import pooled_features
-from diffad.monitoring.drift_monitor import EMBEDDINGS, shares_of_level
-from diffad.monitoring.embedding_test import block_level, permutation_p_value
-from diffad.monitoring.image_statistics import position_square, statistics_of, suggestions
+from diffad.imaging.reading import read_image
+from diffad.monitoring.drift_monitor import EMBEDDINGS, REJECTS, SCORES
+from diffad.monitoring.references import embedding_reference
+from diffad.monitoring.suggestions import suggested_changes
+from diffad.runtime.description import FILE
+from diffad.runtime.detector import Detector
+from diffad.watch.drift import RECENT
 from diffad_training.benchmarks.image_changes import Change, as_jpeg, blurred, rotated, with_brightness
-from diffad_training.benchmarks.monitoring_streams import monitor_alarms
-from diffad_training.good_images import read_held_out
+from diffad_training.benchmarks.monitoring_streams import embedding_alarms, monitor_alarms
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 from tqdm.auto import tqdm
 
-STREAMS = 200
-PARTS = 1000
-WITHIN = 200  # parts
-MOST_IMAGES = 100  # of each set
+STREAMS = 100
+MOST_PARTS = 150  # of a stream
 LEVEL = 0.05
-
-
-CHANGES: dict[str, Change] = {
+IMAGE_CHANGES: dict[str, Change] = {
     "none": lambda image: image,
+    "brightness x 0.98": partial(with_brightness, factor=0.98),
     "brightness x 0.9": partial(with_brightness, factor=0.9),
     "blur of 1 pixel": partial(blurred, pixels=1),
     "2 degrees": partial(rotated, degrees=2),
@@ -35,58 +32,75 @@ CHANGES: dict[str, Change] = {
 }
 
 
-def measure_images(model: Path, data_root: Path, profile: str | None, seed: int) -> Iterator[dict]:
+def measure_images(
+    model: Path, data_root: Path, profile: str | None, seed: int, changes: Sequence[str] = tuple(IMAGE_CHANGES)
+) -> Iterator[dict]:
     """One result for every change.
 
-    The stream is drawn with replacement from good test images, which the model has not seen, and ranked among the model's own
-    calibration scores. Repeated images are no independent parts, so that the embedding test, whose p-value assumes them, is
-    made once with every test image, against training images; their scores play no part in it.
+    Streams are random orders of good test images that the model has not seen, each of them once, as if production had changed
+    from the first part on.
+
+    Args:
+        model: trained or exported; it has the name of its folder in `data_root`, perhaps with an ending.
+        profile: of a trained one.
+        changes: names of `IMAGE_CHANGES` that are measured, beside folders that are changes of their own.
     """
-    category = Path(json.loads((model / "training_config.json").read_text())["data"]).name
-    rng = np.random.default_rng(seed)
-    pipe = DiffADPipeline.from_pretrained(model).with_profile(profile)
-    pipe.set_progress_bar_config(disable=True)
-    test = evaluation_samples(str(data_root / category))
-    images = [sample.read() for sample in _some(test, rng, lambda sample: not sample.is_defective)]
-    held_out = set(read_held_out(model))
-    training = training_samples(str(data_root / category))
-    reference = [sample.read() for sample in _some(training, rng, lambda sample: sample.name not in held_out)]
-    mean = np.mean([position_square(image) for image in reference], axis=0)
-    before = [statistics_of(image, mean) for image in reference]
-    reference_features = _features(pipe, reference)
-    calibration = pipe.calibration.calibration_scores_of()
-    rate = pipe.calibration.supported_rate()
-    allowed = block_level(0, shares_of_level(with_embeddings=True)[EMBEDDINGS] * LEVEL)
-    for name, change in tqdm(CHANGES.items(), desc=model.name, disable=None):
-        changed = [change(image) for image in images]
-        output = pipe(changed)
-        scores = output.image_scores.astype(float)
-        streams = scores[np.random.default_rng(seed).integers(len(scores), size=(STREAMS, PARTS))]
-        alarms = monitor_alarms(np.tile(calibration, (STREAMS, 1)), streams, rate, LEVEL)
-        first = np.minimum(*alarms.values())
-        earliest = [min(alarms, key=lambda test: alarms[test][i]) for i in np.flatnonzero(np.isfinite(first))]
-        median = float(np.quantile(first, 0.5, method="higher"))
-        found = suggestions(before, [statistics_of(image, mean) for image in changed])
-        p_value = permutation_p_value(reference_features, _features(pipe, changed), allowed, (seed,))
+    category = max((folder.name for folder in data_root.iterdir() if model.name.startswith(folder.name)), key=len)
+    if (model / FILE).is_file():
+        pipe = Detector(model, threads=1)
+    else:
+        pipe = DiffADPipeline.from_pretrained(model).with_profile(profile)
+        pipe.set_progress_bar_config(disable=True)
+    for name, images in tqdm(variants(data_root / category / "test", seed, changes), desc=model.name, disable=None):
         yield {
-            "kind": "images",
-            **{"model": model.name, "profile": profile or pipe.profile_names[0], "variant": name, "seed": seed},
-            **{"n": len(calibration), "images": len(images), "streams": STREAMS, "parts": PARTS},
-            "reject_rate": float(output.is_defective.mean()),
-            "auroc": float(roc_auc_score([0] * len(calibration) + [1] * len(scores), [*calibration, *scores])),
-            "median": median if np.isfinite(median) else None,
-            "never": float(np.isinf(first).mean()),
-            "within": float((first <= WITHIN).mean()),
-            "first_test": max(set(earliest), key=earliest.count) if earliest else "none",
-            **{"embedding_p_value": p_value, "embedding_limit": allowed},
-            "suggestions": "; ".join(suggestion.words for suggestion in found) or "none",
+            "kind": "streams",
+            **{"model": model.name, "profile": profile, "variant": name, "seed": seed},
+            **measure_variant(pipe, images, seed),
         }
 
 
-def _some(samples: list, rng: np.random.Generator, keep: Callable) -> list:
-    kept = [sample for sample in samples if keep(sample)]
-    return [kept[i] for i in rng.permutation(len(kept))[:MOST_IMAGES]]
+def variants(test: Path, seed: int, changes: Sequence[str]) -> list[tuple[str, list[Image.Image]]]:
+    """Names of changes with the images; folders beside that of good images are changes of their own."""
+    good = _some(test / "good", seed, MOST_PARTS)
+    found = [(name, [IMAGE_CHANGES[name](image) for image in good]) for name in changes]
+    others = sorted(folder for folder in test.iterdir() if folder.name != "good")
+    return found + [(f"images of {folder.name}", _some(folder, seed, len(good))) for folder in others]
 
 
-def _features(pipe: DiffADPipeline, images: list[Image.Image]) -> np.ndarray:
-    return np.concatenate([pooled_features(pipe, images[start : start + 8]) for start in range(0, len(images), 8)])
+def measure_variant(pipe: DiffADPipeline | Detector, images: Sequence[Image.Image], seed: int) -> dict:
+    """What the monitor says of streams of these images."""
+    output = pipe(images, 8, return_features=True, map_size=(8, 8))
+    scores, features = output.image_scores.astype(float), output.pooled_features
+    calibration, rate = pipe.calibration.calibration_scores_of(), pipe.calibration.supported_rate()
+    parts = pipe.calibration.reference_parts()
+    reference, _ = embedding_reference(parts, rate)
+    rng = np.random.default_rng(seed)
+    orders = np.stack([rng.permutation(len(images)) for _ in range(STREAMS)])
+    of_streams = np.tile(calibration, (STREAMS, 1)), scores[orders], rate, LEVEL
+    alone = np.minimum(*monitor_alarms(*of_streams).values())
+    alarms = monitor_alarms(*of_streams, with_embeddings=True)
+    alarms[EMBEDDINGS] = embedding_alarms([reference] * STREAMS, features[orders], output.is_defective[orders], LEVEL)
+    first = np.min(list(alarms.values()), axis=0)
+    earliest = [min(alarms, key=lambda test: alarms[test][i]) for i in np.flatnonzero(np.isfinite(first))]
+    found = suggested_changes(parts, images[:RECENT])
+    return {
+        **{"n": len(calibration), "images": len(images), "streams": STREAMS},
+        "reject_rate": float(output.is_defective.mean()),
+        "auroc": float(roc_auc_score([0] * len(calibration) + [1] * len(scores), [*calibration, *scores])),
+        "median": _median(first),
+        "alarmed": float(np.isfinite(first).mean()),
+        "by_test": {test: float(np.isfinite(alarms[test]).mean()) for test in (SCORES, REJECTS, EMBEDDINGS)},
+        "first_test": max(sorted(set(earliest)), key=earliest.count) if earliest else "none",
+        **{"median_without": _median(alone), "alarmed_without": float(np.isfinite(alone).mean())},
+        "suggestions": "; ".join(suggestion.words for suggestion in found) or "none",
+    }
+
+
+def _median(first: np.ndarray) -> float | None:
+    median = float(np.quantile(first, 0.5, method="higher"))
+    return median if np.isfinite(median) else None
+
+
+def _some(folder: Path, seed: int, most: int) -> list[Image.Image]:
+    paths = sorted(folder.iterdir())
+    return [read_image(paths[i]) for i in np.random.default_rng(seed).permutation(len(paths))[:most]]

@@ -1,9 +1,10 @@
 """Simulated streams of scores for the benchmark of the monitor, and two rivals of its test of scores."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from diffad.monitoring.drift_monitor import REJECTS, SCORES, shares_of_level
+from diffad.monitoring.drift_monitor import EMBEDDINGS, REJECTS, SCORES, shares_of_level
+from diffad.monitoring.embedding_test import EmbeddingTest
 from diffad.monitoring.reject_test import RejectTest
 from diffad.monitoring.score_test import START_PRIOR, ScoreTest
 from diffad.monitoring.urn import CUTS, group_of_gap, unspent
@@ -42,16 +43,21 @@ def first_alarms(update: Callable[[np.ndarray], np.ndarray], columns: np.ndarray
     return alarms
 
 
-def monitor_alarms(calibration: np.ndarray, scores: np.ndarray, false_alarm_rate: float, level: float) -> dict[str, np.ndarray]:
-    """`(S,)` numbers of parts at the first alarm of each test of the monitor without reference images.
+def monitor_alarms(
+    calibration: np.ndarray, scores: np.ndarray, false_alarm_rate: float, level: float, with_embeddings: bool = False
+) -> dict[str, np.ndarray]:
+    """`(S,)` numbers of parts at the first alarm of the tests of scores and of the reject rate.
 
     The test of scores takes the parts called good alone; streams with fewer of them than others are not read beyond their end.
+
+    Args:
+        with_embeddings: whether a part of the level is left for [`embedding_alarms`].
     """
     streams, n = calibration.shape
     rank = threshold_rank(n, false_alarm_rate)
     gaps = gaps_of(calibration, scores)
     rejected = gaps >= rank
-    limits = {name: -np.log(share * level) for name, share in shares_of_level(with_embeddings=False).items()}
+    limits = {name: -np.log(share * level) for name, share in shares_of_level(with_embeddings).items()}
     alarms = {REJECTS: first_alarms(RejectTest(n, rank, 0.0, streams).update, rejected, limits[REJECTS])}
     test = ScoreTest(rank, streams)
     order = np.argsort(rejected, axis=1, kind="stable")  # the good parts first, in their order
@@ -62,6 +68,29 @@ def monitor_alarms(calibration: np.ndarray, scores: np.ndarray, false_alarm_rate
     index = np.where(np.isinf(of_good), 1, of_good).astype(int) - 1
     position = np.take_along_axis(order, index[:, None], axis=1)[:, 0] + 1.0
     alarms[SCORES] = np.where(np.isinf(of_good), NEVER, position)
+    return alarms
+
+
+def embedding_alarms(
+    references: Sequence[np.ndarray], features: Sequence[np.ndarray], rejected: np.ndarray, level: float
+) -> np.ndarray:
+    """`(S,)` numbers of parts at the first alarm of the test of embeddings, at the level of the whole monitor.
+
+    Args:
+        references: of each stream `(r, D)`.
+        features: of each stream `(parts, D)`.
+        rejected: `(S, parts)` bool; these parts are not among those that are compared.
+    """
+    alarms = np.full(len(rejected), NEVER)
+    share = shares_of_level(with_embeddings=True)[EMBEDDINGS]
+    for stream, (reference, of_parts) in enumerate(zip(references, features, strict=True)):
+        test = EmbeddingTest(reference, share * level, seed=stream)
+        for part in np.flatnonzero(~rejected[stream]):
+            test.add(of_parts[part])
+            look = test.due_look()
+            if look is not None and test.take(look, look.p_value()):
+                alarms[stream] = part + 1
+                break
     return alarms
 
 

@@ -11,7 +11,8 @@ SHIFTS = (0.5, 1.0, 2.0)
 def update_tables(card: Path, results: Path) -> bool:
     """Fills the card's tables with the newest results, and says whether it changed."""
     kept = latest_results(results, IDENTITY)
-    tables = {"false alarms": _false_alarms, "delay": _delays, "rival": _rivals, "images": _images}
+    tables = {"false alarms": _false_alarms, "all tests": _all_tests, "delay": _delays, "rival": _rivals}
+    tables |= {"streams": _streams, "images": _images}
     return fill_tables(card, "monitoring", lambda name: tables[name]([row for row in kept if row["kind"] == name]))
 
 
@@ -24,6 +25,16 @@ def _false_alarms(rows: list[dict]) -> str:
             f"| {row['n']} | {row['streams']:,} x {row['parts']:,} | {limit:.1%} | {row['ever']:.1%} | "
             f"{row['by_test']['scores']:.1%} | {row['by_test']['reject rate']:.1%} |"
         )
+    return "\n".join(lines) + "\n"
+
+
+def _all_tests(rows: list[dict]) -> str:
+    names = ("calibration scores", "streams x parts", "level + 2 standard errors", "any alarm", "scores", "reject rate")
+    lines = [f"| {' | '.join((*names, 'embeddings'))} |", "|---" * 7 + "|"]
+    for row in rows:
+        cells = [str(row["n"]), f"{row['streams']:,} x {row['parts']:,}", f"{row['level'] + 2 * row['standard_error']:.1%}"]
+        cells += [f"{value:.1%}" for value in (row["ever"], *row["by_test"].values())]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -60,7 +71,21 @@ def _cell(row: dict) -> str:
     return f"{median} ({row['never']:.0%} never)" if row["never"] else median
 
 
+def _streams(rows: list[dict]) -> str:
+    names = ("model", "n", "parts of a stream", "change", "called defective", "AUROC of the change", "median parts to an alarm")
+    names += ("streams with an alarm", "first test", "without embeddings", "suggestions")
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    for row in rows:
+        median, without = ("none" if row[name] is None else f"{row[name]:.0f}" for name in ("median", "median_without"))
+        cells = (row["model"], str(row["n"]), str(row["images"]), row["variant"], f"{row['reject_rate']:.0%}")
+        cells += (f"{row['auroc']:.2f}", median, f"{row['alarmed']:.0%}", row["first_test"])
+        cells += (f"{without}, {row['alarmed_without']:.0%}", row["suggestions"])
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def _images(rows: list[dict]) -> str:
+    """Kept results of an earlier form of the benchmark, with streams drawn with replacement and no embeddings in them."""
     names = ("model", "profile", "n", "test images", "change", "called defective", "median parts to an alarm", "within 200")
     names += ("first test", "AUROC of the change", "p-value of embeddings", "suggestions")
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]

@@ -1,18 +1,23 @@
 """Thresholds of an exported model in the runtime and precision that it is used in."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save_file
 
 from ..imaging.array_maps import region_at
+from ..imaging.image_statistics import Look, look_of
 from ..imaging.preprocessing import ImageInput
 from ..runtime.calibration import StoredCalibration
-from ..runtime.description import CalibrationScores, DetectorDescription
+from ..runtime.description import POOLED_FEATURES, CalibrationScores
 from ..runtime.detector import Detector
+from ..runtime.reference_file import REFERENCE_FILE, read_tensors, tensors_of
 from ..scoring.categories import Categories
+from ..scoring.reference_parts import ReferenceParts
 from ..system.atomic import writing
+from ..system.file_digest import file_digest
 
 
 def calibrate_exported(
@@ -45,7 +50,12 @@ def calibrate_exported(
     description = detector.description
     category_of, _ = detector.recognized(images, categories, batch_size)
     scores, maxima = np.empty(len(images)), np.empty(len(images))
-    for indices, _, outputs in detector.scored(images, category_of, batch_size):
+    pooled: dict[int, np.ndarray] = {}
+    looks: dict[int, Look] = {}
+    for indices, originals, outputs in detector.scored(images, category_of, batch_size):
+        if POOLED_FEATURES in outputs:
+            pooled |= zip(indices, outputs[POOLED_FEATURES], strict=True)
+            looks |= {index: look_of(image) for index, image in zip(indices, originals, strict=True)}
         scores[indices] = outputs["image_score"]
         inside = region_at(detector.region, outputs["anomaly_map"].shape[1:])
         maxima[indices] = [anomaly_map[inside].max() for anomaly_map in outputs["anomaly_map"]]
@@ -54,20 +64,33 @@ def calibrate_exported(
     of_image = np.zeros(len(images), dtype=int) if category_of is None else np.array(category_of)
     names = detector.category_names or [None]
     of_group = np.arange(len(images)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    of_categories = []
+    of_categories, references = [], {}
     for index, name in enumerate(names):
         chosen = of_image == index
         if not chosen.any():
             raise ValueError(f"no image of category {name} to calibrate on")
-        members = [chosen & (of_group == group) for group in np.unique(of_group[chosen])]
+        members = [np.flatnonzero(chosen & (of_group == group)) for group in np.unique(of_group[chosen])]
         highest = (sorted(values[member].max() for member in members) for values in (scores, maxima))
         of_categories.append(CalibrationScores(*(tuple(map(float, values)) for values in highest)))
-    calibrations = {**description.calibrations, detector.precision: tuple(of_categories)}
-    write_description(dataclasses.replace(description, calibrations=calibrations), Path(folder))
-    return StoredCalibration(description.score, of_categories, detector.region)
+        if pooled:  # of each group the image whose score is the group's
+            kept = [member[scores[member].argmax()] for member in members]
+            of_kept = ReferenceParts.of(np.stack([pooled[i] for i in kept]), [looks[i] for i in kept])
+            references[index] = of_kept.sorted_by(scores[kept])
+    write_calibration(detector, of_categories, references)
+    return StoredCalibration(description.score, of_categories, detector.region, references.get)
 
 
-def write_description(description: DetectorDescription, folder: Path) -> None:
-    """Replaces an exported folder's `detector.json`, or, if the process is killed, nothing."""
-    with writing(folder) as unfinished:
-        description.write(unfinished)
+def write_calibration(
+    detector: Detector, of_categories: Sequence[CalibrationScores], references: Mapping[int, ReferenceParts]
+) -> None:
+    """Replaces what an exported folder knows of calibration images in the detector's precision, or, if killed, nothing."""
+    description, precision = detector.description, detector.precision
+    calibrations = {**description.calibrations, precision: tuple(of_categories)}
+    tensors, files = read_tensors(detector.folder, description), dict(description.files)
+    tensors = {name: values for name, values in tensors.items() if not name.startswith(f"{precision}.")}
+    tensors |= tensors_of(precision, references)
+    with writing(detector.folder) as unfinished:
+        if tensors:
+            save_file(tensors, unfinished / REFERENCE_FILE)
+            files[REFERENCE_FILE] = file_digest(unfinished / REFERENCE_FILE)
+        dataclasses.replace(description, calibrations=calibrations, files=files).write(unfinished)

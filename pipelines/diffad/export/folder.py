@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.numpy import save_file
 
 from .. import __version__
 from ..hub.single_file import single_file_code
@@ -14,6 +15,7 @@ from ..imaging.preprocessing import ImageInput
 from ..imaging.tensors import cut
 from ..pipeline_diffad import DiffADPipeline
 from ..runtime.description import (
+    POOLED_FEATURES,
     REGION_FILE,
     TERM_MAP,
     CalibrationScores,
@@ -22,6 +24,7 @@ from ..runtime.description import (
     as_tuples,
 )
 from ..runtime.engines import build_engine
+from ..runtime.reference_file import REFERENCE_FILE, tensors_of
 from ..scoring.calibration import Calibration
 from ..scoring.inputs import InputReader
 from ..scoring.scorer import Scorer
@@ -102,6 +105,10 @@ def _export_on_cpu(
         if calibration.region is not None:
             Image.fromarray(calibration.region.astype(np.uint8) * 255).save(unfinished / REGION_FILE)
             files.append(REGION_FILE)
+        references = stored_references(calibration) if int8_images is None else {}
+        if references:
+            save_file(references, unfinished / REFERENCE_FILE)
+            files.append(REFERENCE_FILE)
         description = DetectorDescription(
             runtime=FORMATS[export_format],
             weights="fp32" if int8_images is None else "int8",
@@ -163,6 +170,12 @@ def stored_scores(calibration: Calibration) -> tuple[CalibrationScores, ...]:
     )
 
 
+def stored_references(calibration: Calibration) -> dict[str, np.ndarray]:
+    """What the images behind a pipeline's thresholds look like, as tensors of the folder's file; none where it is not known."""
+    references = {category: calibration.reference_parts(category) for category in range(len(calibration.images_per_category))}
+    return {} if None in references.values() else tensors_of("fp32", references)
+
+
 def stored_statistics(calibration: Calibration) -> tuple[Statistics, ...]:
     """What a pipeline's scores are formed with, category by category."""
     count = len(calibration.images_per_category)
@@ -187,12 +200,13 @@ def check_graph(scorer: Scorer, description: DetectorDescription, folder: Path) 
     outputs = engine({name: values.numpy() for name, values in inputs.items()})
     image, category = 2 * inputs["image"] - 1, inputs.get("category")
     if description.is_tiled:
-        maps = scorer.tile_term_maps(image, category, scorer.config.terms)
+        maps, pooled = scorer.measure_tiles(image, category, scorer.config.terms)
         expected = {TERM_MAP + name: values for name, values in maps.items()}
     else:
         detail = None if "detail" not in inputs else 2 * inputs["detail"] - 1
         score = scorer(image, category, detail=detail)
-        expected = {"anomaly_map": score.anomaly_maps, "image_score": score.image_scores}
+        expected, pooled = {"anomaly_map": score.anomaly_maps, "image_score": score.image_scores}, score.pooled_features
+    expected |= {} if pooled is None else {POOLED_FEATURES: pooled}
     for name, values in outputs.items():
         if name in expected:
             difference = np.abs(values - expected[name].numpy()).max()

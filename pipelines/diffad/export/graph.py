@@ -7,7 +7,7 @@ import torch
 
 from ..models.discriminant import LinearDiscriminant
 from ..models.feature_extractor import FeatureExtractor
-from ..runtime.description import TERM_MAP
+from ..runtime.description import POOLED_FEATURES, TERM_MAP
 from ..scoring.config import term_of
 from ..scoring.scorer import Scorer
 
@@ -20,7 +20,10 @@ LARGEST_BATCH = 63  # that PyTorch's tracing is told of: diffusers copies larger
 
 
 class ScoreGraph(torch.nn.Module):
-    """Images to `(anomaly_map (B, H, W), image_score (B,), *standardised term maps (B, H, W))`."""
+    """Images to `(anomaly_map (B, H, W), image_score (B,), *standardised term maps (B, H, W), pooled_features (B, D))`.
+
+    Pooled features are left out where the score does not look at them.
+    """
 
     def __init__(self, scorer: Scorer, term_maps: Sequence[str] = ()):
         super().__init__()
@@ -32,11 +35,13 @@ class ScoreGraph(torch.nn.Module):
         """Scores `image` `(B, 3, H, W)` in [0, 1], and `detail` `(B, 3, 2 H, 2 W)`, the same enlarged, by `category` `(B,)`."""
         terms = self.scorer.config.all_terms if self.names else None
         score = self.scorer(2 * image - 1, category, terms, detail=None if detail is None else 2 * detail - 1)
-        return score.anomaly_maps, score.image_scores, *(score.term_maps[name] for name in self.names)
+        pooled = [score.pooled_features] if self.scorer.sees_features else []
+        return score.anomaly_maps, score.image_scores, *(score.term_maps[name] for name in self.names), *pooled
 
 
 class TileGraph(torch.nn.Module):
-    """Tiles to the raw term maps `(B, h, w)` that the score needs, which are blended and fused outside the graph."""
+    """Tiles to the raw term maps `(B, h, w)` that the score needs, which are blended and fused outside the graph, and to the
+    tiles' pooled features `(B, D)` as of [`ScoreGraph`]."""
 
     def __init__(self, scorer: Scorer):
         super().__init__()
@@ -50,8 +55,8 @@ class TileGraph(torch.nn.Module):
 
     def forward(self, image: torch.Tensor, category: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
         """Term maps of tiles `(B, 3, h, w)` in [0, 1] under the Gaussians of `category` `(B,)`."""
-        maps = self.scorer.tile_term_maps(2 * image - 1, category, self.scorer.config.terms)
-        return tuple(maps[name] for name in self.names)
+        maps, pooled = self.scorer.measure_tiles(2 * image - 1, category, self.scorer.config.terms)
+        return *(maps[name] for name in self.names), *([pooled] if self.scorer.sees_features else [])
 
 
 class CategoryGraph(torch.nn.Module):
@@ -112,10 +117,11 @@ def score_graph(scorer: Scorer, has_categories: bool, term_maps: Sequence[str] =
     """The graph of a scorer; of a model of tiles that of one tile."""
     inputs = score_inputs(scorer, has_categories)
     dynamic = {name: {0: "batch"} for name in inputs}
+    pooled = [POOLED_FEATURES] if scorer.sees_features else []
     if scorer.config.short_side is not None:
         module = TileGraph(scorer)
-        return trace(module, inputs, [TERM_MAP + name for name in module.names], dynamic)
-    outputs = ["anomaly_map", "image_score", *(TERM_MAP + name for name in term_maps)]
+        return trace(module, inputs, [*(TERM_MAP + name for name in module.names), *pooled], dynamic)
+    outputs = ["anomaly_map", "image_score", *(TERM_MAP + name for name in term_maps), *pooled]
     return trace(ScoreGraph(scorer, term_maps), inputs, outputs, dynamic)
 
 

@@ -10,15 +10,16 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..imaging.decoding import ImageError, pixel_count
+from ..imaging.image_statistics import look_of, statistics_of
 from ..imaging.reading import read_image
 from ..imaging.streams import read_batches
 from ..monitoring.drift_monitor import DriftMonitor, StateError
 from ..monitoring.feedback_list import read_feedback
-from ..monitoring.image_statistics import Suggestion, position_square, statistics_of, suggestions
 from ..monitoring.rejected_parts import RejectedParts
+from ..monitoring.suggestions import Suggestion, suggested_changes, suggestions
 from ..pipeline_diffad import DiffADPipeline
 from ..runtime.detector import Detector
-from ..scoring.inputs import InputReader
+from ..scoring.reference_parts import ReferenceParts
 from ..system.atomic import write_text
 from ..system.file_digest import file_digest
 from ..system.text import one_line
@@ -81,7 +82,7 @@ class MonitorRun:
     Args:
         pipe: scores images, or has scored the tables.
         path: of the state; it need not exist.
-        with_features: whether the embedding test runs, for a new state; it needs a reference and a pipeline.
+        with_features: whether the embedding test runs, for a new state; it needs a reference.
 
     Raises:
         ValueError: if the state is damaged or of another model or other settings, or the settings can't be used.
@@ -203,14 +204,23 @@ class MonitorRun:
         write_text(self.path, json.dumps(state) + "\n")
 
     def suggestions(self) -> list[Suggestion]:
-        """What changed in the latest images beside the reference; nothing while there is no alarm, or images are missing."""
+        """What changed in the latest images beside the reference, or without one beside the calibration images.
+
+        Nothing while there is no alarm, or images are missing.
+        """
         reference, recent = self.reference_images(), self.recent_images()
-        if not self.monitor.state.changed or not reference or not recent:
+        if not self.monitor.state.changed or not recent:
             return []
-        squares = [position_square(image) for image in _readable(reference)]
-        mean = np.mean(squares, axis=0)
-        before, now = ([statistics_of(image, mean) for image in _readable(paths)] for paths in (reference, recent))
-        return suggestions(before, now)
+        if not reference:
+            return [] if self.known_reference is None else suggested_changes(self.known_reference, _readable(recent))
+        looks = [[look_of(image) for image in _readable(paths)] for paths in (reference, recent)]
+        mean = np.mean([look.square for look in looks[0]], axis=0)
+        return suggestions(*([statistics_of(look, mean) for look in of_set] for of_set in looks))
+
+    @property
+    def known_reference(self) -> ReferenceParts | None:
+        """What the model itself knows of its calibration images."""
+        return self.pipe.calibration.reference_parts(self.category)
 
     def reference_images(self) -> list[Path]:
         """Images of the reference folder; none without one."""
@@ -248,8 +258,9 @@ class MonitorRun:
         self._note(score, row["path"], path)
 
     def _take_images(self, paths: Sequence[Path], images: Sequence) -> None:
-        output = self.pipe(images, self.batch_size, self.settings.category, self.settings.false_alarm_rate)
-        features = [None] * len(images) if self.reference_features is None else pooled_features(self.pipe, images)
+        category, rate = self.settings.category, self.settings.false_alarm_rate
+        output = self.pipe(images, self.batch_size, category, rate, return_features=True)
+        features = [None] * len(images) if self.reference_features is None else output.pooled_features
         for path, score, of_image in zip(paths, output.image_scores, features, strict=True):
             self.monitor.update(float(score), of_image)
             self._note(float(score), path.name, path.resolve())
@@ -261,8 +272,11 @@ class MonitorRun:
             digest = file_digest(path) if path is not None and path.is_file() else None
             self.rejected.add(self.monitor.parts - 1, name, digest)
 
-    def _reference_features(self) -> list[list[float]]:
-        """Of reference images whose scores lie below the threshold, as of the parts that they are compared with."""
+    def _reference_features(self) -> list[list[float]] | None:
+        """Of reference images whose scores lie below the threshold, as of the parts that they are compared with.
+
+        None where scoring has none at hand.
+        """
         pipe, rate = self.pipe, self.settings.false_alarm_rate
         rate = pipe.calibration.supported_rate(rate, self.category)
         threshold = pipe.calibration.image_threshold(rate, self.category)
@@ -270,9 +284,11 @@ class MonitorRun:
         paths = self.reference_images()
         for start in tqdm(range(0, len(paths), self.batch_size), desc="reference", unit="batch", mininterval=1, disable=None):
             images = [read_image(path) for path in paths[start : start + self.batch_size]]
-            scores = pipe(images, self.batch_size, self.settings.category, rate).image_scores
-            features = pooled_features(pipe, images)
-            found += [of_image.tolist() for of_image, score in zip(features, scores, strict=True) if score < threshold]
+            output = pipe(images, self.batch_size, self.settings.category, rate, return_features=True)
+            if output.pooled_features is None:
+                return None
+            of_images = zip(output.pooled_features.astype(float), output.image_scores, strict=True)
+            found += [of_image.tolist() for of_image, score in of_images if score < threshold]
         return found
 
     def _digest_of_reference(self) -> str:
@@ -325,8 +341,7 @@ def monitor(
     if missing:
         raise ValueError(f"{missing[0]}: no such table")
     with only_writer(path):
-        with_features = has_embedding_test(pipe, settings, tables)
-        run = MonitorRun(pipe, path, settings, with_features, batch_size)
+        run = MonitorRun(pipe, path, settings, settings.reference is not None and not tables, batch_size)
         if run.reference_features is not None and tables:
             raise ValueError(f"{path}: tests embeddings, which tables lack; give the folder of images, or another --state")
         for table in tables:
@@ -336,20 +351,6 @@ def monitor(
         run.take_feedback()
         run.save()
     return run
-
-
-def has_embedding_test(pipe: DiffADPipeline | Detector, settings: MonitorSettings, tables: Sequence[Path]) -> bool:
-    """Whether a new monitor can test embeddings: it needs reference images, images of all parts, and a feature extractor."""
-    return settings.reference is not None and not tables and isinstance(pipe, DiffADPipeline)
-
-
-def pooled_features(pipe: DiffADPipeline, images: Sequence) -> np.ndarray:
-    """`(N, D)` spatial means of the extractor's features of RGB images."""
-    import torch
-
-    with torch.no_grad():
-        pooled = InputReader(pipe.scorer, None, pipe.device).pooled_features(images, len(images))
-    return pooled.float().cpu().numpy().astype(float)
 
 
 def _category_index(pipe: DiffADPipeline | Detector, category: str | None) -> int:

@@ -24,7 +24,7 @@ def summarize(run: MonitorRun) -> MonitorSummary:
         likely_kind=state.likely_kind if SCORES in state.alarms else None,
         history=list(monitor.history.points),
         history_limits=[math.log10(state.limits[name]) for name in (SCORES, REJECTS)],
-        blocks=state.blocks,
+        looks=state.looks,
         delays=expected_delays(run.pipe.calibration.images_per_category[run.category]),
         suggestions=run.suggestions(),
         notes=_notes(run),
@@ -41,8 +41,8 @@ def _tests(monitor: DriftMonitor) -> list[TestLine]:
         if name in state.limits
     ]
     if EMBEDDINGS in state.limits:
-        value = f"p-value {state.blocks[-1][0]:.2g}" if state.blocks else "no block of parts is full yet"
-        limit = f"{state.blocks[-1][1]:.2g}" if state.blocks else "-"
+        value = f"p-value {state.looks[-1][0]:.2g}" if state.looks else "too few parts for a comparison yet"
+        limit = f"{state.looks[-1][1]:.2g}" if state.looks else "-"
         lines.append(TestLine(EMBEDDINGS, value, limit, state.alarms.get(EMBEDDINGS)))
     return lines
 
@@ -53,8 +53,8 @@ def _notes(run: MonitorRun) -> list[str]:
         reported, missed = len(run.monitor.reported), run.missed
         notes.append(f"feedback: {reported} of the rejected parts were reported as good, {missed} images as missed defects")
     if run.monitor.embedding_test is None:
-        notes.append("embeddings are not tested: that needs a folder of images, --reference, and a model that is not exported")
-    if run.monitor.state.changed and run.settings.reference is None:
+        notes.append("embeddings are not tested: that needs a folder of images, and good ones as --reference")
+    if run.monitor.state.changed and run.settings.reference is None and run.known_reference is None:
         notes.append("what changed is not known: give good images with --reference")
     elif run.monitor.state.changed and not run.recent_images():
         notes.append("what changed is not known: the images of the latest parts are not where they were")

@@ -4,17 +4,18 @@ import hashlib
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from ..scoring.conformal import check_supported, conformal_threshold, default_rate, threshold_rank
-from .embedding_test import EmbeddingTest
+from .embedding_test import EmbeddingLook, EmbeddingTest
 from .feedback_test import log_evidence as feedback_evidence
 from .history import History
 from .reject_test import RejectTest
 from .score_test import KINDS, ScoreTest
+from .suggestions import Suggestion
 from .urn import gap_index, group_of_gap, tie_breaker, tie_breakers
 
 FORMAT = 1  # of states
@@ -47,7 +48,7 @@ class MonitorState:
             change makes the parts; the alarm is at `limits`. That of the reject rate is as of the latest reject, that of
             feedback as of the latest reports. Infinite where it exceeds the floating-point range.
         limits: 1 / (the test's part of the level).
-        blocks: p-value and allowed p-value of each block of the embedding test.
+        looks: p-value and allowed p-value of the latest comparisons of the embedding test, at most 100.
         likely_kind: kind of change of the scores that explains the parts best; one of [`diffad.monitoring.score_test.KINDS`] or
             `other shape`.
     """
@@ -57,7 +58,7 @@ class MonitorState:
     alarms: dict[str, int]
     evidence: dict[str, float]
     limits: dict[str, float]
-    blocks: list[tuple[float, float]]
+    looks: list[tuple[float, float]]
     likely_kind: str
 
     @property
@@ -83,9 +84,13 @@ class DriftMonitor:
             embedding test out, and its part of the level goes to the others.
         seed: of tie-breaking and permutations.
         with_feedback: whether operators' reports of wrongly rejected parts are tested, too; see [`DriftMonitor.set_reports`].
+        defers_embeddings: whether embeddings are compared by [`DriftMonitor.test_embeddings`] alone, not by the update that
+            makes a comparison due; for programs that must not wait.
 
     Attributes:
         identity: digest of calibration scores and reference features.
+        identity_of_scores: digest of calibration scores alone, by which monitors without reference features are known.
+        suggestions: what changed in the images at the latest alarm, by [`DriftMonitor.explain`].
 
     Raises:
         ValueError: if an argument is out of its range, a score is not finite, or there are too few scores for the rate.
@@ -100,6 +105,7 @@ class DriftMonitor:
         reference_features: np.ndarray | None = None,
         seed: int = 0,
         with_feedback: bool = False,
+        defers_embeddings: bool = False,
     ):
         scores = np.sort(np.asarray(calibration_scores, dtype=float))
         if scores.ndim != 1 or not np.isfinite(scores).all():
@@ -124,11 +130,14 @@ class DriftMonitor:
         )
         self._feedback_evidence = -math.inf  # log, as of the latest reports
         self.reported: list[int] = []  # places of parts that operators reported as wrongly rejected
-        self.identity = self._digest(scores)
+        self.identity_of_scores, self.identity = self._digests(scores)
         self.alarms: dict[str, int] = {}
+        self.suggestions: list[Suggestion] = []
+        self._explained = 0  # alarms
         self.parts = 0
         self.history = History()
-        self._lock = threading.Lock()
+        self._defers_embeddings = defers_embeddings
+        self._lock, self._testing = threading.Lock(), threading.Lock()
 
     @property
     def scores_below_threshold(self) -> int:
@@ -152,8 +161,8 @@ class DriftMonitor:
             if not rejected and self.embedding_test is not None:
                 if features is None:
                     raise ValueError("the monitor has reference features, so that every part called good needs its features")
-                if self.embedding_test.update(features):
-                    self.alarms.setdefault(EMBEDDINGS, self.parts + 1)
+                if EMBEDDINGS not in self.alarms:  # which stays
+                    self.embedding_test.add(features)
             part = self.parts
             self.parts += 1
             if self.reject_test.update(np.array([rejected]))[0] >= -math.log(self.levels[REJECTS]):
@@ -165,9 +174,39 @@ class DriftMonitor:
                     evidence = self.score_test.update(self._group_of_gap[[gap]])[0]
                     if evidence >= -math.log(self.levels[SCORES]):
                         self.alarms.setdefault(SCORES, self.parts)
-            evidence = self._log10_evidence()
-            self.history.add(self.parts, *evidence.values())
-            return self._state(evidence)
+            self.history.add(self.parts, *self._log10_evidence().values())
+        if not self._defers_embeddings:
+            self.test_embeddings()
+        return self.state
+
+    @property
+    def has_due_look(self) -> bool:
+        """Whether [`DriftMonitor.test_embeddings`] has anything to do."""
+        return self._due_look() is not None
+
+    def test_embeddings(self) -> None:
+        """Makes all comparisons of embeddings that are due. Other methods don't wait for it."""
+        with self._testing:
+            while (look := self._due_look()) is not None:
+                p_value = look.p_value()
+                with self._lock:
+                    if self.embedding_test.take(look, p_value):
+                        self.alarms.setdefault(EMBEDDINGS, self.parts)
+                        self.embedding_test.waiting.clear()
+
+    def _due_look(self) -> EmbeddingLook | None:
+        with self._lock:
+            return None if self.embedding_test is None or EMBEDDINGS in self.alarms else self.embedding_test.due_look()
+
+    @property
+    def needs_explanation(self) -> bool:
+        """Whether an alarm was raised since [`DriftMonitor.explain`]."""
+        return len(self.alarms) > self._explained
+
+    def explain(self, suggestions: Sequence[Suggestion]) -> None:
+        """Keeps what changed in the images of the latest parts, as far as is known."""
+        with self._lock:
+            self.suggestions, self._explained = list(suggestions), len(self.alarms)
 
     def set_reports(self, reported: Sequence[int]) -> MonitorState:
         """Takes all reports of wrongly rejected parts so far in place of former ones.
@@ -210,6 +249,8 @@ class DriftMonitor:
                 "history": self.history.state(),
                 "reported": self.reported,
                 "feedback_evidence": max(self._feedback_evidence, -1e300),  # JSON has no infinity
+                "suggestions": [asdict(suggestion) for suggestion in self.suggestions],
+                "explained": self._explained,
             }
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -232,6 +273,8 @@ class DriftMonitor:
                 self.history = History.restored(saved["history"])
                 self.reported = [int(place) for place in saved.get("reported", ())]
                 self._feedback_evidence = float(saved.get("feedback_evidence", -math.inf))
+                self.suggestions = [Suggestion(**suggestion) for suggestion in saved.get("suggestions", ())]
+                self._explained = int(saved.get("explained", 0))
                 if self.embedding_test is not None:
                     self.embedding_test.restore(saved["embedding_test"])
         except StateError:
@@ -257,11 +300,12 @@ class DriftMonitor:
             "seed": self.seed,
         }
 
-    def _digest(self, scores: np.ndarray) -> str:
+    def _digests(self, scores: np.ndarray) -> tuple[str, str]:
         digest = hashlib.sha256(scores.tobytes())
+        of_scores = digest.hexdigest()[:16]
         if self.embedding_test is not None:
             digest.update(self.embedding_test.reference.tobytes())
-        return digest.hexdigest()[:16]
+        return of_scores, digest.hexdigest()[:16]
 
     def _log10_evidence(self) -> dict[str, float]:
         return {
@@ -279,6 +323,6 @@ class DriftMonitor:
             alarms=dict(self.alarms),
             evidence={name: 10**value if value < 308 else math.inf for name, value in evidence.items()},
             limits={name: 1 / level for name, level in self.levels.items()},
-            blocks=[] if self.embedding_test is None else list(self.embedding_test.blocks),
+            looks=[] if self.embedding_test is None else list(self.embedding_test.looks),
             likely_kind=kinds[int(self.score_test.kinds[0].argmax())],
         )

@@ -4,21 +4,26 @@ The maximum mean discrepancy (Gretton et al. 2012, A kernel two-sample test) of 
 kernel, is compared with those of random divisions of the same images into two sets of these sizes. If block and reference are
 exchangeable, the p-value (1 + divisions at least as high) / (1 + divisions) of a block is valid, whatever the features are.
 Blocks share their reference, so that their p-values depend on each other; therefore block b = 0, 1, ... has a part a_b of the
-level a, with sum a_b <= a, and the union bound holds under any dependence: P(ever p_b <= a_b) <= a.
+level a, with sum a_b <= a, and the union bound holds under any dependence: P(ever p_b <= a_b) <= a. The same bound allows looks
+at a block before it is full, which share its part.
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
 from .urn import unspent
 
-BLOCK = 200  # parts
+LOOKS = (25, 50, 100, 200)  # parts of a block after which it is compared; the last is the whole block
 FIRST_SHARE = 0.5  # of the level, for the first block: a change since calibration is seen there
 BLOCKS_SCALE = 100  # `unspent` counts parts; a block stands for so many
+LEAST_REFERENCES = 20
 MOST_REFERENCES = 500
 DIVISIONS_PER_LEVEL = 4  # divisions drawn are so many over a_b
-AT_ONCE = 2000  # divisions
+FIRST_DRAWN, AT_ONCE = 100, 2000  # divisions, most often few are enough
+REGULARIZATION = 0.1  # of correlations
+KEPT_LOOKS = 100  # in the state, for people to read
 
 
 def block_level(block: int, level: float) -> float:
@@ -34,13 +39,16 @@ def block_level(block: int, level: float) -> float:
 
 
 def kernel_matrix(features: np.ndarray) -> np.ndarray:
-    """`(N, N)` Gaussian kernel of features `(N, D)`, each standardised; its width is the median distance.
+    """`(N, N)` Gaussian kernel of features `(N, D)`; its width is the median distance.
 
-    It treats all N alike, as the permutation test demands.
+    Distances are Mahalanobis distances under the correlations of all N plus 0.1 I, so that a change counts beside what varies
+    anyway. It treats all N alike, as the permutation test demands.
     """
     standard = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-12)
-    squared = (standard**2).sum(axis=1)
-    distances = np.maximum(squared[:, None] + squared - 2 * standard @ standard.T, 0)
+    variances, directions = np.linalg.eigh(standard.T @ standard / len(standard))
+    whitened = standard @ directions / np.sqrt(np.maximum(variances, 0) + REGULARIZATION)
+    squared = (whitened**2).sum(axis=1)
+    distances = np.maximum(squared[:, None] + squared - 2 * whitened @ whitened.T, 0)
     off_diagonal = distances[np.triu_indices(len(distances), 1)]
     return np.exp(-distances / max(float(np.median(off_diagonal)), 1e-12))
 
@@ -65,11 +73,31 @@ def permutation_p_value(reference: np.ndarray, block: np.ndarray, level: float, 
     rng = np.random.default_rng(seed)
     drawn = higher = 0
     while drawn < divisions and (1 + higher) / (1 + divisions) <= level:
-        count = min(AT_ONCE, divisions - drawn)
+        count = min(AT_ONCE if drawn else FIRST_DRAWN, divisions - drawn)
         permuted = rng.permuted(np.tile(weights, (count, 1)), axis=1)
         higher += int((discrepancy(kernel, permuted) >= observed).sum())
         drawn += count
     return (1 + higher) / (1 + drawn)
+
+
+@dataclass(frozen=True)
+class EmbeddingLook:
+    """One comparison that is due; what it needs is its own, so that any thread can make it.
+
+    Args:
+        reference, window: features `(r, D)` and `(m, D)`.
+        allowed: p-value up to which it is an alarm.
+        seed: of the divisions.
+    """
+
+    reference: np.ndarray
+    window: np.ndarray
+    allowed: float
+    seed: tuple[int, ...]
+
+    def p_value(self) -> float:
+        """As of [`permutation_p_value`]; takes milliseconds, or seconds where parts differ and the level is small."""
+        return permutation_p_value(self.reference, self.window, self.allowed, self.seed)
 
 
 class EmbeddingTest:
@@ -87,19 +115,23 @@ class EmbeddingTest:
 
     def __init__(self, reference: np.ndarray, level: float, seed: int = 0):
         reference = np.asarray(reference, dtype=float)
-        if reference.ndim != 2 or len(reference) < 20:
-            raise ValueError(f"reference features of shape {reference.shape}: give one row of each of 20 good parts or more")
+        if reference.ndim != 2 or len(reference) < LEAST_REFERENCES:
+            raise ValueError(
+                f"reference features of shape {reference.shape}: give one row of each of {LEAST_REFERENCES} good parts or more"
+            )
         if not np.isfinite(reference).all():
             raise ValueError("reference features must be finite")
         if len(reference) > MOST_REFERENCES:
             chosen = np.random.default_rng((seed, 2)).choice(len(reference), MOST_REFERENCES, replace=False)
             reference = reference[np.sort(chosen)]
         self.reference, self.level, self.seed = reference, level, seed
-        self.waiting: list[list[float]] = []  # features of the block that is not full yet
-        self.blocks: list[tuple[float, float]] = []  # p-value and a_b of each block
+        self.block = 0  # that is being filled
+        self.looked = 0  # comparisons of it so far
+        self.waiting: list[list[float]] = []  # features of its parts, and of later ones
+        self.looks: list[tuple[float, float]] = []  # p-value and allowed p-value of the latest comparisons
 
-    def update(self, features: np.ndarray) -> bool:
-        """Takes the features `(D,)` of one part; whether they completed a block that differs.
+    def add(self, features: np.ndarray) -> None:
+        """Takes the features `(D,)` of one part.
 
         Raises:
             ValueError: if they have another length than those of the reference, or are not finite.
@@ -110,20 +142,31 @@ class EmbeddingTest:
                 f"features: {self.reference.shape[1]} finite numbers are needed, got an array of shape {features.shape}"
             )
         self.waiting.append(features.tolist())
-        if len(self.waiting) < BLOCK:
-            return False
-        number, block = len(self.blocks), np.array(self.waiting)
-        allowed = block_level(number, self.level)
-        p_value = permutation_p_value(self.reference, block, allowed, (self.seed, 3, number))
-        self.blocks.append((p_value, allowed))
-        self.waiting = []
-        return p_value <= allowed
+
+    def due_look(self) -> EmbeddingLook | None:
+        """The next comparison, once there are parts enough; its p-value goes to [`EmbeddingTest.take`]."""
+        size = LOOKS[self.looked]
+        if len(self.waiting) < size:
+            return None
+        allowed = block_level(self.block, self.level) / len(LOOKS)
+        seed = (self.seed, 3, self.block, self.looked)
+        return EmbeddingLook(self.reference, np.array(self.waiting[:size]), allowed, seed)
+
+    def take(self, look: EmbeddingLook, p_value: float) -> bool:
+        """Takes the p-value of the comparison that was due; whether it is an alarm."""
+        self.looks = [*self.looks[-KEPT_LOOKS + 1 :], (p_value, look.allowed)]
+        self.looked += 1
+        if self.looked == len(LOOKS):
+            del self.waiting[: LOOKS[-1]]
+            self.block, self.looked = self.block + 1, 0
+        return p_value <= look.allowed
 
     def state(self) -> dict:
         """Everything that parts have changed, as values JSON can hold."""
-        return {"waiting": self.waiting, "blocks": self.blocks}
+        return {"block": self.block, "looked": self.looked, "waiting": list(self.waiting), "blocks": self.looks}
 
     def restore(self, state: dict) -> None:
-        """Takes over what [`EmbeddingTest.state`] gave."""
+        """Takes over what [`EmbeddingTest.state`] gave. Earlier releases looked at full blocks only."""
         self.waiting = [list(features) for features in state["waiting"]]
-        self.blocks = [(p_value, allowed) for p_value, allowed in state["blocks"]]
+        self.looks = [(p_value, allowed) for p_value, allowed in state["blocks"]]
+        self.block, self.looked = int(state.get("block", len(self.looks))), int(state.get("looked", 0))

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .delays import Delay
-from .image_statistics import Suggestion
+from .suggestions import Suggestion
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class MonitorSummary:
         likely_kind: of the change of the scores; None without an alarm of scores.
         history: points of `(parts, log10 e-value of scores, of the reject rate)`.
         history_limits: log10 of the e-values at which the two raise an alarm.
-        blocks: p-value and allowed p-value of each block of the embedding test.
+        looks: p-value and allowed p-value of the latest comparisons of the embedding test.
         delays: expected from simulations.
         suggestions: what changed in the images.
         notes: what could not be told, and why.
@@ -51,7 +51,7 @@ class MonitorSummary:
     likely_kind: str | None
     history: list[tuple[float, ...]]
     history_limits: list[float]
-    blocks: list[tuple[float, float]]
+    looks: list[tuple[float, float]]
     delays: list[Delay]
     suggestions: list[Suggestion]
     notes: list[str]

@@ -1,11 +1,12 @@
 """Thresholds, p-values and masks of an exported model in one precision."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ..scoring.config import ScoreConfig
 from ..scoring.judging import Judging
+from ..scoring.reference_parts import ReferenceParts
 from .description import CalibrationScores
 
 
@@ -16,10 +17,17 @@ class StoredCalibration(Judging):
         config: settings of the score.
         of_categories: what the calibration images of each category score.
         region: of interest, bool `(height, width)`; None is the whole image.
+        references: reads what a category's calibration images look like.
     """
 
-    def __init__(self, config: ScoreConfig, of_categories: Sequence[CalibrationScores], region: np.ndarray | None):
-        self.config = config
+    def __init__(
+        self,
+        config: ScoreConfig,
+        of_categories: Sequence[CalibrationScores],
+        region: np.ndarray | None,
+        references: Callable[[int], ReferenceParts | None] = lambda category: None,
+    ):
+        self.config, self._references = config, references
         self.of_categories = list(of_categories)
         self._region = region
 
@@ -42,6 +50,10 @@ class StoredCalibration(Judging):
     def calibration_maxima_of(self, category: int = 0) -> np.ndarray:
         """Highest pixels `(n,)` of the anomaly maps of these images, ascending."""
         return np.array(self.of_categories[category].maxima, dtype=np.float32)
+
+    def reference_parts(self, category: int = 0) -> ReferenceParts | None:
+        """What these images look like, for the monitor; None where the folder does not hold it."""
+        return self._references(category)
 
     @property
     def outside_level(self) -> float:

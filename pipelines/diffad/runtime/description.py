@@ -13,6 +13,7 @@ from ..system.file_digest import file_digest
 
 FORMAT = 1
 TERM_MAP = "term_map."  # begins the names of the graph's outputs that are maps of single terms
+POOLED_FEATURES = "pooled_features"  # name of the output that the monitor compares images by
 FILE, REGION_FILE = "detector.json", "region.png"
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from ..scoring.arguments import check_arguments
 from ..scoring.categories import Categories, category_indices, names_of
 from ..scoring.tiling import add_tiles, blend_weights, scored_size, tile_corners
 from .calibration import StoredCalibration
-from .description import TERM_MAP, DetectorDescription, ExportError
+from .description import POOLED_FEATURES, TERM_MAP, DetectorDescription, ExportError
 from .engines import build_engine
 from .fusion import fuse
+from .reference_file import read_reference_parts
 
 
 @dataclass
@@ -32,6 +34,7 @@ class Detections:
     pixel_thresholds: np.ndarray
     term_maps: list[dict[str, np.ndarray]] | None = None
     categories: list[str | None] | None = None
+    pooled_features: np.ndarray | None = None
 
 
 class Detector:
@@ -64,7 +67,8 @@ class Detector:
             )
         self.region = description.read_region(self.folder)
         of_categories = description.calibrations.get(precision)
-        self._calibration = of_categories and StoredCalibration(description.score, of_categories, self.region)
+        references = partial(read_reference_parts, self.folder, description, precision)
+        self._calibration = of_categories and StoredCalibration(description.score, of_categories, self.region, references)
         settings = (device, threads, precision)
         self._score = build_engine(description.runtime, self.folder / description.graph, *settings)
         graph = description.category_graph
@@ -107,11 +111,13 @@ class Detector:
         false_alarm_rate: float | None = None,
         map_size: tuple[int, int] | None = None,
         return_term_maps: bool = False,
+        return_features: bool = False,
     ) -> Detections:
         """Scores images; arguments and errors are those of [`DiffADPipeline.__call__`].
 
         Args:
             return_term_maps: of a model that was exported with `term_maps`.
+            return_features: the graphs of earlier releases have none, and None comes in their place.
 
         Raises:
             ExportError: if the precision is not calibrated.
@@ -125,9 +131,11 @@ class Detector:
         scores = np.empty(len(images), dtype=np.float32)
         maps: list = [None] * len(images)
         term_maps: list[dict[str, np.ndarray]] = [{} for _ in images]
+        pooled: list = [None] * len(images)
         for indices, originals, outputs in self.scored(images, category_of, batch_size):
             scores[indices] = outputs.pop("image_score")
             for i, index in enumerate(indices):
+                pooled[index] = outputs[POOLED_FEATURES][i] if POOLED_FEATURES in outputs else None
                 size = map_size or (originals[i].height, originals[i].width)
                 maps[index] = resize_array(outputs["anomaly_map"][i], size)
                 for name in self.description.term_maps if return_term_maps else ():
@@ -135,7 +143,9 @@ class Detector:
         verdicts = calibration.judge(scores, maps, rates, category_of, unknown)
         names = None if category_of is None else names_of(category_of, unknown, self.category_names)
         maps_of_terms = term_maps if return_term_maps else None
-        return Detections(scores, anomaly_maps=maps, term_maps=maps_of_terms, categories=names, **verdicts._asdict())
+        features = np.stack(pooled) if return_features and pooled[0] is not None else None
+        further = {"term_maps": maps_of_terms, "categories": names, "pooled_features": features}
+        return Detections(scores, anomaly_maps=maps, **further, **verdicts._asdict())
 
     def recognized(
         self, images: Sequence[ImageInput], given: Categories | None, batch_size: int
@@ -175,12 +185,15 @@ class Detector:
         tiles, size, corners = self._tiles(image)
         weights = blend_weights(size, corners, description.image_size)
         canvases: dict[str, np.ndarray] = {}
+        pooled = []
         for start in range(0, len(corners), batch_size):
             part = slice(start, start + batch_size)
             inputs = {"image": tiles[part]}
             if category is not None:
                 inputs["category"] = np.full(len(tiles[part]), category)
-            for output, maps in self._score(inputs).items():
+            outputs = self._score(inputs)
+            pooled.append(outputs.pop(POOLED_FEATURES, None))  # (tiles, D)
+            for output, maps in outputs.items():
                 name = output.removeprefix(TERM_MAP)
                 canvas = canvases.setdefault(name, np.zeros(size, dtype=np.float32))
                 add_tiles(canvas, maps, weights[part], corners[part])
@@ -188,7 +201,8 @@ class Detector:
         level = 0.0 if self._calibration is None else self._calibration.outside_level
         region = (self.region, description.region_share, level)
         anomaly_map, score = fuse(canvases, description.score, statistics, *region)
-        return {"anomaly_map": anomaly_map[None], "image_score": np.array([score], dtype=np.float32)}
+        features = {} if pooled[0] is None else {POOLED_FEATURES: np.concatenate(pooled).mean(axis=0)[None]}
+        return {"anomaly_map": anomaly_map[None], "image_score": np.array([score], dtype=np.float32), **features}
 
     def _tiles(self, image: Image.Image) -> tuple[np.ndarray, tuple[int, int], list[tuple[int, int]]]:
         """An image's tiles `(tiles, 3, h, w)` in [0, 1], the size that it is scored at, and the tiles' corners."""

@@ -10,12 +10,14 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 
 from ..deprecation import accepts_former_names, former_name, with_present_names
 from ..imaging.array_maps import region_at
+from ..imaging.image_statistics import POSITION_SIDE, STATISTICS
 from ..imaging.maps import resize_map
 from ..models.float32 import Float32ModelMixin
 from . import terms
 from .config import DEFAULT_WEIGHTS, TERMS, ScoreConfig, pixels_of, term_of
 from .judging import Judging
 from .presets import score_settings
+from .reference_parts import ReferenceParts
 from .statistics import TermStatistics
 from .tails import KNOT_SHARES, Tail, decades
 
@@ -46,12 +48,13 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
         roi_share: share of the image that is inside.
         num_calibration_images: n, the images behind the thresholds; 0 before fitting. For a model of several categories one
             number for each, and every category has its own statistics and thresholds under the one score.
+        num_features: D of these images' pooled features, by which the monitor knows them; 0 where they are not known.
     """
 
     config_name = "config.json"
     _keep_in_fp32_modules = [
         *("term_mean", "term_std", "tail_knots", "tail_scale", "tail_shape", "verdict_mean", "verdict_std"),
-        *("calibration_scores", "calibration_maxima"),
+        *("calibration_scores", "calibration_maxima", "calibration_features", "calibration_statistics", "mean_squares"),
     ]
 
     @accepts_former_names(num_normals=FORMER_NAMES["num_normals"])
@@ -77,6 +80,7 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
         roi_size: tuple[int, int] | None = None,
         roi_share: float = 1.0,
         num_calibration_images: int | tuple[int, ...] = 0,
+        num_features: int = 0,
     ):
         super().__init__()
         # The settings of the score; made first, because it checks them
@@ -97,6 +101,10 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
             self.register_buffer("verdict_std", torch.ones(len(counts) * len(self.config.verdict)))
         self.register_buffer("calibration_scores", torch.zeros(sum(counts)))
         self.register_buffer("calibration_maxima", torch.zeros(sum(counts)))
+        if num_features:  # in the order of the scores
+            self.register_buffer("calibration_features", torch.zeros(sum(counts), num_features))
+            self.register_buffer("calibration_statistics", torch.zeros(sum(counts), len(STATISTICS)))
+            self.register_buffer("mean_squares", torch.zeros(len(counts), POSITION_SIDE, POSITION_SIDE))
 
     partial_names = former_name("partial_names", "term_map_names")
     normals_per_class = former_name("normals_per_class", "images_per_category")
@@ -157,8 +165,17 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
         """Highest pixels `(n,)` of the anomaly maps of these images, ascending."""
         return self._of_category(self.calibration_maxima, category)
 
-    def _of_category(self, scores: torch.Tensor, category: int) -> np.ndarray:
-        return scores.split(self.images_per_category)[category].cpu().numpy()
+    def reference_parts(self, category: int = 0) -> ReferenceParts | None:
+        """What a category's calibration images look like, for the monitor; None where it was not kept."""
+        if not self.config.num_features:
+            return None
+        features, statistics = (
+            self._of_category(values, category) for values in (self.calibration_features, self.calibration_statistics)
+        )
+        return ReferenceParts(features, statistics, self.mean_squares[category].cpu().numpy())
+
+    def _of_category(self, values: torch.Tensor, category: int) -> np.ndarray:
+        return values.split(self.images_per_category)[category].cpu().numpy()
 
     @property
     def is_fitted(self) -> bool:
@@ -326,11 +343,14 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
         for name, values in statistics.items():
             getattr(self, name)[category * len(values) : (category + 1) * len(values)] = torch.from_numpy(values).float()
 
-    def set_scores(self, scores: Sequence[np.ndarray], maxima: Sequence[np.ndarray]) -> None:
+    def set_scores(
+        self, scores: Sequence[np.ndarray], maxima: Sequence[np.ndarray], references: Sequence[ReferenceParts] | None = None
+    ) -> None:
         """Sets what thresholds and p-values come from.
 
         Args:
             scores, maxima: for each category `(n,)`, image scores and highest pixels of its calibration images.
+            references: for each category what these images look like, in the order of `scores`; None keeps nothing of it.
 
         Raises:
             ValueError: if one is not finite.
@@ -342,3 +362,14 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
         one = isinstance(self.config.num_calibration_images, int)
         self.register_to_config(num_calibration_images=counts[0] if one else counts)
         self.calibration_scores, self.calibration_maxima = (values.to(self.term_mean.device) for values in joined)
+        self._set_references([] if references is None else [r.sorted_by(s) for r, s in zip(references, scores, strict=True)])
+
+    def _set_references(self, references: Sequence[ReferenceParts]) -> None:
+        self.register_to_config(num_features=references[0].features.shape[1] if references else 0)
+        kept = {"calibration_features": "features", "calibration_statistics": "statistics", "mean_squares": "mean_square"}
+        for buffer, name in kept.items():
+            self._buffers.pop(buffer, None)
+            if references:
+                join = np.stack if name == "mean_square" else np.concatenate
+                values = torch.from_numpy(join([getattr(of_category, name) for of_category in references]))
+                self.register_buffer(buffer, values.to(self.term_mean.device))

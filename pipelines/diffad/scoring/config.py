@@ -11,6 +11,8 @@ UNET_TERMS = (*TIMESTEP_TERMS, "residual")  # they take a pass of the UNet at ev
 DENOISER_TERMS = ("feature_residual", "pixel_residual")  # of the feature denoiser, which takes no pass of the UNet
 SCALE_TERMS = ("coarse", "detail", "coarse_detail", "neighbors", *DENOISER_TERMS)
 DETAIL_TERMS = ("detail", "coarse_detail", "neighbors")  # they look at the image at twice the model's resolution
+# They look at features of the image at the model's resolution
+FEATURE_TERMS = frozenset({"feature", "residual", "mahalanobis", "coarse", *DENOISER_TERMS})
 # Of models that diffad 0.1 trained, one mixture for every product; the present default is in presets.py.
 DEFAULT_WEIGHTS = {"rgb": 1 / 6, "residual": 2 / 3, "mahalanobis": 1 / 6}
 # Where masks end. Chosen on synthetic defects on held-out good images (training/benchmarks/mask_edges.py), the same for every
@@ -103,6 +105,11 @@ class ScoreConfig:
             )
         if not 0 <= self.tile_overlap < 1:
             raise ValueError(f"tile_overlap must lie in [0, 1), got {self.tile_overlap}")
+
+    @property
+    def sees_features(self) -> bool:
+        """Whether the score looks at features of the whole image, so that pooled ones are at hand."""
+        return not FEATURE_TERMS.isdisjoint(self.terms)
 
     @property
     def needs_statistics(self) -> bool:

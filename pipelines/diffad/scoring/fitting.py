@@ -6,10 +6,12 @@ from dataclasses import asdict
 
 import numpy as np
 
+from ..imaging.image_statistics import Look, look_of
 from ..imaging.preprocessing import ImageInput
 from .calibration import Calibration
 from .config import SCALE_TERMS, ScoreConfig
 from .inputs import ImageBatch, InputReader
+from .reference_parts import ReferenceParts
 from .scorer import Scorer
 from .statistics import TermStatistics, split_for_statistics
 
@@ -81,6 +83,8 @@ def fit_calibration(
 
     terms = [term for term in scorer.config.all_terms if any(term in one.score_config.terms for one in calibrations)]
     results = np.empty((len(calibrations), 2, len(images)))  # score and highest pixel of each image
+    pooled: dict[int, np.ndarray] = {}
+    looks: dict[int, Look] = {}
     scored = np.concatenate([group for of_category in for_thresholds for group in of_category])
     for batch in reader.batches(images, categories, batch_size, scored.tolist()):
         raw = scorer.raw_term_maps(batch.pixels, batch.category, terms, batch_size, batch.detail)
@@ -88,11 +92,18 @@ def fit_calibration(
             anomaly_maps = calibration.anomaly_maps(raw, batch.category)
             of_one[0, batch.indices] = calibration.scores(raw, anomaly_maps, batch.category).cpu().numpy()
             of_one[1, batch.indices] = calibration.image_scores(anomaly_maps, top_k=1).cpu().numpy()
+        if scorer.sees_features:
+            pooled |= zip(batch.indices, scorer.pooled_features(batch.pixels, batch_size).float().cpu().numpy(), strict=True)
+            looks |= {index: look_of(image) for index, image in zip(batch.indices, batch.originals, strict=True)}
     for of_one, calibration in zip(results, calibrations, strict=True):
         of_groups = [
             [np.array([values[group].max() for group in of_category]) for of_category in for_thresholds] for values in of_one
         ]
-        calibration.set_scores(*of_groups)
+        references = None
+        if pooled and calibration.score_config.sees_features:  # of each group the image whose score is the group's
+            highest = [[group[of_one[0, group].argmax()] for group in of_category] for of_category in for_thresholds]
+            references = [ReferenceParts.of(np.stack([pooled[i] for i in h]), [looks[i] for i in h]) for h in highest]
+        calibration.set_scores(*of_groups, references)
 
 
 def term_statistics(scorer: Scorer, batches: Iterable[ImageBatch], batch_size: int) -> dict[int, TermStatistics]:

@@ -10,11 +10,11 @@ from PIL import Image
 
 from ..imaging.maps import resize_map
 from ..imaging.preprocessing import ImageInput, load_region, load_rgb, resize_rgb
-from ..imaging.tensors import cut, to_model_range
+from ..imaging.tensors import to_model_range
 from ..models.discriminant import LinearDiscriminant
 from .categories import Categories, category_indices
 from .scorer import Scorer
-from .tiling import scored_size, tile_corners
+from .tiling import scored_size
 
 
 class CategoriesOfImages(NamedTuple):
@@ -111,14 +111,8 @@ class InputReader:
 
     def pooled_features(self, images: Sequence[ImageInput], batch_size: int) -> torch.Tensor:
         """Spatial means of the features of every image `(N, D)`; of one that is scored in tiles, of all its tiles."""
-        pooled = []
-        for batch in self.batches(images, None, batch_size):
-            size, tile = tuple(batch.pixels.shape[-2:]), self.scorer.image_size
-            corners = tile_corners(size, tile, self.scorer.config.tile_overlap)  # one where the image is scored whole
-            parts = cut(batch.pixels, corners, tile).split(batch_size)
-            means = torch.cat([self.scorer.feature_extractor(part).mean(dim=(2, 3)) for part in parts])  # (B tiles, D)
-            pooled.append(means.view(len(batch.pixels), -1, means.shape[1]).mean(dim=1))
-        return torch.cat(pooled)
+        batches = self.batches(images, None, batch_size)
+        return torch.cat([self.scorer.pooled_features(batch.pixels, batch_size) for batch in batches])
 
     def batches(
         self,

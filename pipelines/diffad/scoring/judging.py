@@ -12,6 +12,7 @@ from ..imaging.array_maps import normal_level, region_at
 from . import conformal
 from .config import ScoreConfig
 from .defect_masks import defect_mask
+from .reference_parts import ReferenceParts
 
 
 class Verdicts(NamedTuple):
@@ -47,6 +48,10 @@ class Judging(ABC):
     @abstractmethod
     def calibration_maxima_of(self, category: int = 0) -> np.ndarray:
         """Ascending highest pixels of the same images' anomaly maps."""
+
+    @abstractmethod
+    def reference_parts(self, category: int = 0) -> ReferenceParts | None:
+        """What the same images look like, for the monitor; None where it was not kept."""
 
     @accepts_former_names(class_labels="categories")
     def p_values(self, scores: np.ndarray, categories: Sequence[int] | None = None) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from ..imaging.maps import enlarge_and_smooth_map, resize_map, smooth_map, smoot
 from ..imaging.tensors import cut
 from . import terms as score_terms
 from .calibration import Calibration
-from .config import DENOISER_TERMS, DETAIL_TERMS, TIMESTEP_TERMS, UNET_TERMS
+from .config import DENOISER_TERMS, DETAIL_TERMS, FEATURE_TERMS, TIMESTEP_TERMS, UNET_TERMS
 from .tiling import add_tiles, blend_weights, tile_corners
 
 TermMaps = dict[str, torch.Tensor]
@@ -29,11 +30,20 @@ class Score:
         image_scores: `(B,)`, higher is more anomalous.
         anomaly_maps: `(B, H, W)` at the images' size.
         term_maps: standardised map `(B, H, W)` of every term that was asked for, by name (`kl@20`, ..., `mahalanobis`).
+        pooled_features: `(B, D)`, spatial means of the features; None where the score looks at none of the whole image.
     """
 
     image_scores: torch.Tensor
     anomaly_maps: torch.Tensor
     term_maps: TermMaps
+    pooled_features: torch.Tensor | None = None
+
+
+class MeasuredMaps(NamedTuple):
+    """Raw term maps of a batch, and its pooled features `(B, D)` where they were on the way, else None."""
+
+    maps: TermMaps
+    pooled_features: torch.Tensor | None
 
 
 torch.export.register_dataclass(Score, serialized_type_name="diffad.Score")  # so that an exported scorer can be saved
@@ -125,10 +135,10 @@ class Scorer(torch.nn.Module):
                 `images`, which hold less.
         """
         measured = self.config.terms if terms is None else terms
-        raw = self.raw_term_maps(images, category, measured, tiles_per_pass, detail)
+        raw, pooled = self.measure(images, category, measured, tiles_per_pass, detail)
         anomaly_maps = self.calibration.anomaly_maps(raw, category)  # (B, H, W)
         image_scores = self.calibration.scores(raw, anomaly_maps, category)
-        return Score(image_scores, anomaly_maps, self.calibration.standardize(raw, category))
+        return Score(image_scores, anomaly_maps, self.calibration.standardize(raw, category), pooled)
 
     def raw_term_maps(
         self,
@@ -143,13 +153,36 @@ class Scorer(torch.nn.Module):
         Images larger than the model's resolution are measured in tiles, which are blended. `terms` None is all that
         the model can measure.
         """
+        return self.measure(images, category, terms, tiles_per_pass, detail).maps
+
+    def measure(
+        self,
+        images: torch.Tensor,
+        category: torch.Tensor | int | None = None,
+        terms: Sequence[str] | None = None,
+        tiles_per_pass: int = 8,
+        detail: torch.Tensor | None = None,
+    ) -> MeasuredMaps:
+        """[`Scorer.raw_term_maps`] with the pooled features that they come from, at no further cost."""
         terms = self.measurable_terms if terms is None else terms
         size = tuple(images.shape[-2:])
         if size == self.image_size:
-            maps = self._term_maps(images, category, terms, detail)
+            maps, pooled = self._term_maps(images, category, terms, detail)
         else:
-            maps = self._blended_term_maps(images, category, terms, tiles_per_pass)
-        return {name: self._smoothed(term_map, size) for name, term_map in maps.items()}
+            maps, pooled = self._blended_term_maps(images, category, terms, tiles_per_pass)
+        return MeasuredMaps({name: self._smoothed(term_map, size) for name, term_map in maps.items()}, pooled)
+
+    @property
+    def sees_features(self) -> bool:
+        """Whether scoring has pooled features at hand."""
+        return self.config.sees_features
+
+    def pooled_features(self, images: torch.Tensor, tiles_per_pass: int = 8) -> torch.Tensor:
+        """Spatial means `(B, D)` of the features of images `(B, 3, H, W)`; of one that is scored in tiles, of all its tiles."""
+        corners = tile_corners(tuple(images.shape[-2:]), self.image_size, self.config.tile_overlap)  # one of a whole image
+        parts = cut(images, corners, self.image_size).split(tiles_per_pass)
+        means = torch.cat([self.feature_extractor(part).mean(dim=(2, 3)) for part in parts])  # (B tiles, D)
+        return means.unflatten(0, (len(images), -1)).mean(dim=1)
 
     def smoothed_distance_map(self, squared_distance: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Squared distances `(B, h, w)` to good parts as a term map `(B, *size)`."""
@@ -184,8 +217,18 @@ class Scorer(torch.nn.Module):
         detail: torch.Tensor | None = None,
     ) -> TermMaps:
         """Raw term maps `(B, H, W)` of images at the model's resolution, or of tiles, not smoothed."""
-        maps = self._term_maps(images, category, terms, detail)
-        return {name: resize_map(term_map, tuple(images.shape[-2:])) for name, term_map in maps.items()}
+        return self.measure_tiles(images, category, terms, detail).maps
+
+    def measure_tiles(
+        self,
+        images: torch.Tensor,
+        category: torch.Tensor | int | None,
+        terms: Sequence[str],
+        detail: torch.Tensor | None = None,
+    ) -> MeasuredMaps:
+        """[`Scorer.tile_term_maps`] with the pooled features of each image or tile."""
+        maps, pooled = self._term_maps(images, category, terms, detail)
+        return MeasuredMaps({name: resize_map(term_map, tuple(images.shape[-2:])) for name, term_map in maps.items()}, pooled)
 
     def _term_maps(
         self,
@@ -193,13 +236,15 @@ class Scorer(torch.nn.Module):
         category: torch.Tensor | int | None,
         terms: Sequence[str],
         detail: torch.Tensor | None = None,
-    ) -> TermMaps:
+    ) -> MeasuredMaps:
         """The same at the resolutions at which they are measured: of the images, or of the grid of features."""
         maps: TermMaps = {}
         squared: TermMaps = {}  # distances to good parts
-        if not {"feature", "residual", "mahalanobis", "coarse", *DENOISER_TERMS}.isdisjoint(terms):
+        pooled = None
+        if not FEATURE_TERMS.isdisjoint(terms):
             pyramid = self.feature_extractor.pyramid(images)
             features = self.feature_extractor.standardize(pyramid.fine)  # (B, D, h, w)
+            pooled = features.mean(dim=(2, 3))  # (B, D)
         predicted_features = []
         for i, t in enumerate(self.config.timesteps if not {*TIMESTEP_TERMS, "residual"}.isdisjoint(terms) else ()):
             prediction = self._predict(images, category, i)
@@ -231,7 +276,8 @@ class Scorer(torch.nn.Module):
                 squared["feature_residual"] = self.feature_denoiser.gaussian(of_features, category)
             if "pixel_residual" in terms:
                 squared["pixel_residual"] = self.feature_denoiser.pixel_gaussian(of_pixels, category)
-        return maps | {name: score_terms.mahalanobis_distance(distance) for name, distance in squared.items()}
+        maps |= {name: score_terms.mahalanobis_distance(distance) for name, distance in squared.items()}
+        return MeasuredMaps(maps, pooled)
 
     def _enlarged(self, images: torch.Tensor) -> torch.Tensor:
         return F.interpolate(images, size=self.detail_size, mode="bilinear", align_corners=False)
@@ -243,20 +289,25 @@ class Scorer(torch.nn.Module):
 
     def _blended_term_maps(
         self, images: torch.Tensor, category: torch.Tensor | int | None, terms: Sequence[str], tiles_per_pass: int
-    ) -> TermMaps:
+    ) -> MeasuredMaps:
         size, tile = tuple(images.shape[-2:]), self.image_size
         corners = tile_corners(size, tile, self.config.tile_overlap)
         weights = torch.from_numpy(blend_weights(size, corners, tile)).to(images)
         blended: TermMaps = {}
+        pooled = []
         for i, image in enumerate(images):
             of_image = category[i : i + 1] if isinstance(category, torch.Tensor) and category.shape[0] > 1 else category
+            of_tiles = []
             for start in range(0, len(corners), tiles_per_pass):
                 part = slice(start, start + tiles_per_pass)
                 tiles = cut(image[None], corners[part], tile)  # (tiles, 3, *tile)
-                for name, maps in self.tile_term_maps(tiles, of_image, terms).items():
+                maps, pooled_of_part = self.measure_tiles(tiles, of_image, terms)
+                of_tiles.append(pooled_of_part)
+                for name, of_part in maps.items():
                     canvas = blended.setdefault(name, images.new_zeros((len(images), *size)))[i]
-                    add_tiles(canvas, maps, weights[part], corners[part])
-        return blended
+                    add_tiles(canvas, of_part, weights[part], corners[part])
+            pooled.append(None if of_tiles[0] is None else torch.cat(of_tiles).mean(dim=0))
+        return MeasuredMaps(blended, None if pooled[0] is None else torch.stack(pooled))
 
 
 def scales_of_parts(multiscale: torch.nn.Module | None, feature_denoiser: torch.nn.Module | None) -> tuple[str, ...]:

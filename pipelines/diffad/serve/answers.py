@@ -97,7 +97,10 @@ class CategoryState(BaseModel):
     changed: bool = Field(description="Whether production has left the distribution of the calibration images.")
     alarms: dict[str, int] = Field(description="Number of parts at the first alarm of each test.")
     evidence: dict[str, float] = Field(description="e-value of each test.")
-    limits: dict[str, float] = Field(description="e-values at which an alarm is raised.")
+    limits: dict[str, float] = Field(description="e-values at which an alarm is raised; of embeddings 1 / level.")
+    embeddings: list[tuple[float, float]] = Field(description="Latest p-values, and those at which an alarm is raised.")
+    embeddings_not_tested: str | None = Field(description="Why embeddings are not tested; null if they are.")
+    suggestions: list[str] = Field(description="What changed in the latest images when the alarm was raised.")
 
 
 class Monitored(BaseModel):

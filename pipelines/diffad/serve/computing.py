@@ -72,6 +72,7 @@ def describe(model: "DiffADPipeline | Detector", settings: ServeSettings) -> Mod
         no_repair=no_repair,
         calibration_scores=tuple(tuple(calibration.calibration_scores_of(category).tolist()) for category in rates),
         false_alarm_rates=tuple(rates.values()),
+        references=tuple(map(calibration.reference_parts, rates)),
     )
 
 
@@ -110,7 +111,7 @@ def answer(model: "DiffADPipeline | Detector", jobs: Sequence[Job], settings: Se
 
 
 def judged(model: "DiffADPipeline | Detector", jobs: Sequence[Job], settings: ServeSettings) -> list[Result]:
-    """Rows as `diffad predict` writes them, with the image's `name` and `digest` in place of its path."""
+    """Rows as `diffad predict` writes them, with the image's `name` and `digest` in place of its path, and its `features`."""
     check_category(model, jobs[0].category)
     sent_images = [(job, image) for job in jobs for image in job.images]
     rows: dict[int, dict | ImageError] = {}
@@ -119,11 +120,13 @@ def judged(model: "DiffADPipeline | Detector", jobs: Sequence[Job], settings: Se
         readable = {index: image for index, image in batch if not isinstance(image, ImageError)}
         if not readable:
             continue
-        output = model(list(readable.values()), len(readable), jobs[0].category, settings.false_alarm_rate)
+        found = list(readable.values())
+        output = model(found, len(readable), jobs[0].category, settings.false_alarm_rate, return_features=True)
         table = rows_of([sent_images[index][1].name for index in readable], output)
         for i, (index, image) in enumerate(readable.items()):
             job, sent = sent_images[index]
             row = {"name": table[i].pop("path"), "digest": sent.digest, **table[i]}
+            row["features"] = None if output.pooled_features is None else output.pooled_features[i]
             if job.mask:
                 row["mask_png"] = as_png(output.masks[i].astype(np.uint8) * 255)
             if job.overlay:

@@ -1,17 +1,24 @@
 """Watches whether the parts that a server judges still are as the model's calibration images were."""
 
 import hashlib
+import io
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from ..monitoring.drift_monitor import DriftMonitor, StateError
+import numpy as np
+
+from ..imaging.reading import read_image
+from ..monitoring.drift_monitor import EMBEDDINGS, DriftMonitor, StateError
 from ..monitoring.feedback_list import FeedbackList
+from ..monitoring.references import embedding_reference
 from ..monitoring.rejected_parts import RejectedParts
+from ..monitoring.suggestions import LEAST_PARTS, suggested_changes
 from ..system.atomic import write_text
 from ..system.text import one_line
-from .messages import ModelInfo
+from .messages import ModelInfo, SentImage
 from .metrics import Metrics
 
 LOG = logging.getLogger("uvicorn.error")
@@ -35,12 +42,16 @@ class CategoryMonitors:
     def __init__(self, info: ModelInfo, level: float, saved: Mapping[str, dict], with_feedback: bool = False):
         names = info.category_names or (None,)
         scores, rates = info.calibration_scores, info.false_alarm_rates
-        self.monitors = {
-            name: DriftMonitor(of_category, rate, level / len(names), with_feedback=with_feedback)
-            for name, of_category, rate in zip(names, scores, rates, strict=True)
-        }
+        self.references = dict(zip(names, info.references or [None] * len(names), strict=True))
+        self.monitors, self.not_tested = {}, {}
+        for name, of_category, rate in zip(names, scores, rates, strict=True):
+            features, self.not_tested[name] = embedding_reference(self.references[name], rate)
+            options = {"with_feedback": with_feedback, "defers_embeddings": True, "reference_features": features}
+            self.monitors[name] = DriftMonitor(of_category, rate, level / len(names), **options)
         self.rejected = {name: RejectedParts() for name in names} if with_feedback else {}
         settings = (info, level, with_feedback) if with_feedback else (info, level)
+        if not all(self.not_tested.values()):
+            settings = (*settings, "embeddings")
         self.key = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
         for name, state in saved.get(self.key, {}).items():
             self.monitors[name or None].restore(state)
@@ -54,19 +65,45 @@ class CategoryMonitors:
         for of_model in reversed(saved.values()):
             for name, state in of_model.items():
                 monitor = self.monitors.get(name or None)
-                if monitor is not None and state["identity"] == monitor.identity:
+                if monitor is not None and state["identity"] in (monitor.identity, monitor.identity_of_scores):
                     return monitor.other_settings(state) or "another model with the same calibration scores"
         return "no state of this model was saved"
 
-    def update(self, rows: Iterable[dict]) -> None:
-        """Takes judged images in their order; those of unknown products are no parts of any category."""
-        for row in rows:
+    def update(self, rows: Sequence[dict], features: Sequence[np.ndarray | None] | None = None) -> None:
+        """Takes judged images in their order; those of unknown products are no parts of any category.
+
+        Args:
+            features: pooled features `(D,)` of each, for the test of embeddings.
+        """
+        for row, of_image in zip(rows, features or [None] * len(rows), strict=True):
             if row["label"] != "unknown":
                 category, score = row["category"], row["score"]
                 monitor = self.monitors[category]
-                monitor.update(score)
+                monitor.update(score, of_image)
                 if self.rejected and score > monitor.threshold:
                     self.rejected[category].add(monitor.parts - 1, row["name"], row["digest"])
+
+    def work(self, recent: Callable[[str | None], list[SentImage]]) -> Callable[[], None] | None:
+        """What needs time now, for a thread to do, or None: a test of embeddings, or to say what changed after an alarm.
+
+        Args:
+            recent: gives the latest images of a category.
+        """
+        for name, monitor in self.monitors.items():
+            if monitor.has_due_look:
+                return monitor.test_embeddings
+            images = recent(name) if monitor.needs_explanation and self.references[name] is not None else []
+            if len(images) >= LEAST_PARTS:
+                return partial(self._explain, name, images)
+        return None
+
+    def _explain(self, name: str | None, images: Sequence[SentImage]) -> None:
+        monitor = self.monitors[name]
+        read = (read_image(io.BytesIO(image.data), image.name) for image in images)
+        monitor.explain(suggested_changes(self.references[name], read))
+        tests, changes = ", ".join(monitor.alarms), "; ".join(map(str, monitor.suggestions)) or "nothing that statistics tell"
+        of_category = "" if name is None else f" of {name}"
+        LOG.warning("ALARM of the monitor%s (%s); changed in the latest images: %s", of_category, tests, changes)
 
     def take_feedback(self, feedback: FeedbackList) -> None:
         """Takes the operators' latest words on parts that were judged before."""
@@ -89,16 +126,27 @@ class CategoryMonitors:
                     "alarms": state.alarms,
                     "evidence": evidence,
                     "limits": state.limits,
+                    "embeddings": state.looks,
+                    "embeddings_not_tested": self.not_tested[name] or None,
+                    "suggestions": list(map(str, monitor.suggestions)),
                 }
             )
         return summaries
 
     def show(self, metrics: Metrics) -> None:
         """Sets the gauges of the monitor."""
+        metrics.forget_monitor()
         for one in self.summary():
             category = one["category"] or ""
             metrics.monitored.labels(category).set(one["parts"])
             metrics.changed.labels(category).set(one["changed"])
+            for test, part in one["alarms"].items():
+                metrics.alarm.labels(category, test).set(part)
+            for suggestion in self.monitors[one["category"]].suggestions:
+                metrics.suggestion.labels(category, suggestion.name, suggestion.words).set(suggestion.deviations)
+            for p_value, allowed in one["embeddings"][-1:]:
+                metrics.p_value.labels(category, EMBEDDINGS).set(p_value)
+                metrics.p_limit.labels(category, EMBEDDINGS).set(allowed)
             for test, evidence in one["evidence"].items():
                 metrics.evidence.labels(category, test).set(evidence)
                 metrics.limit.labels(category, test).set(one["limits"][test])

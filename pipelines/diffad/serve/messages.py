@@ -1,8 +1,9 @@
 """What the server and the process that computes tell each other."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from ..scoring.reference_parts import ReferenceParts
 from .refusal import Refusal
 
 
@@ -42,7 +43,7 @@ class Job:
     repair: bool = False
 
 
-# One row for each image, or why there is none.
+# One row for each image, or why there is none. Rows of judged images also have `features`, which no client is sent.
 Result = list[dict] | Refusal
 
 
@@ -56,6 +57,7 @@ class ModelInfo:
         no_repair: why it can't repair; None if it can.
         calibration_scores: of each category, behind its threshold.
         false_alarm_rates: of each category.
+        references: of each category what its calibration images look like, where that is known; the digest tells it, too.
     """
 
     digest: str
@@ -63,6 +65,7 @@ class ModelInfo:
     no_repair: str | None
     calibration_scores: tuple[tuple[float, ...], ...]
     false_alarm_rates: tuple[float, ...]
+    references: tuple[ReferenceParts | None, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,17 @@ class Metrics:
             "diffad_monitor_evidence", "e-value; an alarm is raised at the limit", ["category", "test"], registry=registry
         )
         self.limit = Gauge("diffad_monitor_limit", "e-value of an alarm", ["category", "test"], registry=registry)
+        self.alarm = Gauge("diffad_monitor_alarm", "Number of parts at a test's alarm", ["category", "test"], registry=registry)
+        self.p_value = Gauge(
+            "diffad_monitor_p_value", "Of the latest comparison; an alarm at the limit", ["category", "test"], registry=registry
+        )
+        self.p_limit = Gauge("diffad_monitor_p_limit", "p-value of an alarm", ["category", "test"], registry=registry)
+        self.suggestion = Gauge(
+            "diffad_monitor_suggestion",
+            "What changed in the images at the alarm, in deviations",
+            ["category", "statistic", "change"],
+            registry=registry,
+        )
         self._rejects: deque[bool] = deque(maxlen=REJECT_WINDOW)
 
     def judged(self, labels: list[str]) -> None:
@@ -50,6 +61,12 @@ class Metrics:
             self.images.labels(label).inc()
             self._rejects.append(label != "good")
         self.reject_rate.set(sum(self._rejects) / len(self._rejects))
+
+    def forget_monitor(self) -> None:
+        """Forgets what a monitor that began anew does not say."""
+        gauges = (self.monitored, self.changed, self.evidence, self.limit, self.alarm, self.p_value, self.p_limit)
+        for gauge in (*gauges, self.suggestion):
+            gauge.clear()
 
 
 class MetricsMiddleware:

@@ -1,7 +1,12 @@
 """What a server does, apart from HTTP: judge, repair, exchange models, take feedback, watch production."""
 
 import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 from ..monitoring.drift_monitor import StateError
@@ -17,6 +22,7 @@ from .refusal import Refusal
 from .settings import ServeSettings
 from .shadow import Comparison, RecentImage, RecentImages
 
+LOG = logging.getLogger("uvicorn.error")
 SAVED_EVERY = 10.0  # seconds
 
 
@@ -41,6 +47,7 @@ class Service:
         self.drift: CategoryMonitors | None = None
         self._drift_version = 0
         self._tasks: list[asyncio.Task] = []
+        self._looks_closer = False
         self.metrics.capacity.set(settings.capacity)
 
     async def open(self) -> None:
@@ -79,13 +86,16 @@ class Service:
             Refusal: if it can't be computed.
         """
         rows, model = await self._computed(job)
-        labels = [row["label"] for row in rows]
-        self.metrics.judged(labels)
+        features = [row.pop("features") for row in rows]
+        self.metrics.judged([row["label"] for row in rows])
+        of_model = zip(job.images, rows, strict=True)
+        self.recent.add(
+            [RecentImage(image, job.category, r["category"], r["label"], r["score"], model.version) for image, r in of_model]
+        )
         self._watch(model)
         if model.version == self._drift_version:
-            self.drift.update(rows)
-        of_model = zip(job.images, rows, strict=True)
-        self.recent.add([RecentImage(image, job.category, r["label"], r["score"], model.version) for image, r in of_model])
+            self.drift.update(rows, features)
+            self._look_closer()
         return rows, model
 
     async def repair(self, job: Job) -> tuple[list[dict], ServedModel]:
@@ -160,6 +170,29 @@ class Service:
         self.drift = CategoryMonitors(model.worker.info, self.settings.level, self.states.of_models, with_feedback)
         self.drift.take_feedback(self.feedback)
         self._drift_version = model.version
+
+    def _look_closer(self) -> None:
+        """Has a thread do what the monitor needs time for, one thing after the other."""
+        work = None if self._looks_closer else self.drift.work(partial(self.recent.of, self._drift_version))
+        if work is not None:
+            self._looks_closer = True
+            # Not waited for in the end: what is not done is due again after the next start.
+            threading.Thread(target=self._work, args=(work, asyncio.get_running_loop()), daemon=True).start()
+
+    def _work(self, work: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
+        failed = False
+        try:
+            work()
+        except Exception:
+            LOG.exception("the monitor could not look closer; it tries again with the next image")
+            failed = True
+        with suppress(RuntimeError):  # the server has ended
+            loop.call_soon_threadsafe(self._worked, failed)
+
+    def _worked(self, failed: bool) -> None:
+        self._looks_closer = False
+        if not failed:
+            self._look_closer()
 
     async def _keep_state(self) -> None:
         while True:

@@ -15,10 +15,17 @@ MOST_BYTES = 64 * 2**20  # of all of them together
 
 @dataclass(frozen=True)
 class RecentImage:
-    """An image that was judged, with the version of the model that did."""
+    """An image that was judged.
+
+    Args:
+        category: that its request named.
+        judged_as: category that it was judged as.
+        version: of the model that judged it.
+    """
 
     image: SentImage
     category: str | None
+    judged_as: str | None
     label: str
     score: float
     version: int
@@ -71,6 +78,10 @@ class RecentImages:
             self._bytes += len(image.image.data)
             while len(self._images) > MOST_IMAGES or self._bytes > MOST_BYTES:
                 self._bytes -= len(self._images.popleft().image.data)
+
+    def of(self, version: int, category: str | None) -> list[SentImage]:
+        """Those that a model judged as parts of a category, the oldest first."""
+        return [one.image for one in self._images if (one.version, one.judged_as) == (version, category)]
 
     async def compare(self, worker: Worker, settings: ServeSettings, version: int) -> Comparison:
         """Labels of a new model beside those of the present one.

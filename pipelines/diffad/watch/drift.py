@@ -1,13 +1,22 @@
 """The drift monitor of an inspection: sees every verdict once, over any number of kills."""
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
+from ..imaging.image_statistics import reduced
 from ..monitoring.drift_monitor import DriftMonitor, StateError
+from ..monitoring.references import embedding_reference
+from ..monitoring.suggestions import LEAST_PARTS, suggested_changes
+from ..scoring.reference_parts import ReferenceParts
 from .journal import PartJournal
 from .results import AS_CALIBRATED, CHANGED
 
+RECENT = 50  # parts whose images explain an alarm
 SAVED_EVERY = 100  # parts; those after the saved state are replayed from the journal
 
 
@@ -28,8 +37,6 @@ class DriftSettings:
 class JournaledMonitor:
     """A monitor whose state lies in the journal.
 
-    Tests scores and the reject rate, not embeddings, which need a reference.
-
     Args:
         pipe: the model; of several categories `category` is monitored, and nothing is where that is None.
         report: takes lines for the operator.
@@ -49,6 +56,8 @@ class JournaledMonitor:
     ):
         self._journal, self._model, self._report = journal, pipe.digest, report
         self._unsaved = 0
+        self._recent: deque[Image.Image] = deque(maxlen=RECENT)
+        self._reference: ReferenceParts | None = None
         self.monitor: DriftMonitor | None = None
         if pipe.category_names is not None and category is None:
             report("not monitored: a model of several categories; name the one to monitor with --category")
@@ -57,23 +66,37 @@ class JournaledMonitor:
         index = 0 if indices is None else indices[0]
         rate = pipe.calibration.supported_rate(false_alarm_rate, index)
         scores = pipe.calibration.calibration_scores_of(index)
-        self.monitor = DriftMonitor(scores, rate, settings.level, settings.defect_rate)
+        self._reference = pipe.calibration.reference_parts(index)
+        features, reason = embedding_reference(self._reference, rate)
+        if features is None:
+            report(f"embeddings are not tested: {reason}")
+        self.monitor = DriftMonitor(scores, rate, settings.level, settings.defect_rate, features)
         saved = journal.saved_monitor()
         if settings.reset or saved is None or not self._resumed(saved):
             self._save(journal.next_number - 1)
 
-    def update(self, row: dict) -> str | None:
+    def update(self, row: dict, features: np.ndarray | None = None, image: Image.Image | None = None) -> str | None:
         """Takes the next part's row; what the monitor says then, None where nothing is monitored.
 
         A part without a verdict or of an unknown product is none of the monitored ones.
+
+        Args:
+            features: `(D,)`, pooled features of the part, where embeddings are tested.
+            image: by which an alarm is explained, RGB.
         """
         if self.monitor is None:
             return None
         changed_before = set(self.monitor.alarms)
         if row.get("label") in ("good", "defective"):
-            self.monitor.update(row["score"])
+            self.monitor.update(row["score"], features)
+            if image is not None and self._reference is not None:
+                self._recent.append(reduced(image))
         for name in set(self.monitor.alarms) - changed_before:
             self._report(f"ALARM of the monitor ({name}): production is not as calibrated; see `diffad monitor`")
+        if self.monitor.needs_explanation and len(self._recent) >= LEAST_PARTS:
+            self.monitor.explain(suggested_changes(self._reference, self._recent))
+            changes = "; ".join(map(str, self.monitor.suggestions)) or "nothing that statistics tell"
+            self._report(f"changed in the latest images ({', '.join(self.monitor.alarms)}): {changes}")
         return CHANGED if self.monitor.alarms else AS_CALIBRATED
 
     def keep(self, number: int) -> None:
@@ -95,7 +118,7 @@ class JournaledMonitor:
         number, last = saved["number"], self._journal.next_number - 1
         while results := self._journal.results(number, last, SAVED_EVERY):
             for result in results:
-                self.update(result)
+                self.update(result, self._journal.features(result["number"]))
             number = results[-1]["number"]
         return True
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..system.text import one_line
 from .backoff import Backoff
 from .board import Board
@@ -116,11 +118,11 @@ class Inspection:
         row = self._until_it_works(lambda: self.judge.row(part), Cause.MODEL, ModelError)
         if row is None:
             return
-        number = self.journal.next_number
-        monitor = None if self.drift is None else self.drift.update(row)
+        number, features = self.journal.next_number, row.pop("features", None)
+        monitor = None if self.drift is None else self.drift.update(row, features, part.image)
         now, model = time.time_ns(), self.judge.model
         result = make_result(row, self.journal.identity, number, part.key.modified, now, model, monitor)
-        if self._until_it_works(lambda: self._keep(part, result), Cause.JOURNAL, JournalError) is None:
+        if self._until_it_works(lambda: self._keep(part, result, features), Cause.JOURNAL, JournalError) is None:
             return
         self._summary.parts += 1
         if result["error"]:
@@ -130,9 +132,9 @@ class Inspection:
             self._summary.defective += is_defective(result)
             self.board.judged(number, is_defective(result))
 
-    def _keep(self, part: Part, result: dict) -> bool:
+    def _keep(self, part: Part, result: dict, features: np.ndarray | None) -> bool:
         if self.journal.next_number == result["number"]:
-            self.journal.append(part.key, result)
+            self.journal.append(part.key, result, features)
         if self.drift is not None:
             self.drift.keep(result["number"])
         if result["number"] % FORGETTING_EVERY == 0:

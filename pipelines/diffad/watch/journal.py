@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from ..system.text import one_line
 from .sources.part import PartKey
 
@@ -20,6 +22,7 @@ CREATE TABLE IF NOT EXISTS parts (
     UNIQUE (name, size, modified)
 );
 CREATE TABLE IF NOT EXISTS sinks (address TEXT PRIMARY KEY, delivered INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS features (number INTEGER PRIMARY KEY, vector BLOB NOT NULL);
 """
 SOURCE, IDENTITY, FORGOTTEN, MONITOR = "source", "identity", "forgotten", "monitor"  # names in `about`
 
@@ -89,11 +92,18 @@ class PartJournal:
         query = "SELECT 1 FROM parts WHERE name = ? AND size = ? AND modified = ?"
         return self._one(query, _stored(key)) is not None
 
-    def append(self, key: PartKey, result: dict) -> None:
-        """Adds the next part's result."""
+    def append(self, key: PartKey, result: dict, features: np.ndarray | None = None) -> None:
+        """Adds the next part's result, and its features `(D,)` until the monitor's state is saved."""
         with self._transaction() as run:
             run("INSERT INTO parts VALUES (?, ?, ?, ?, ?)", (self.next_number, *_stored(key), json.dumps(result)))
+            if features is not None:
+                run("INSERT INTO features VALUES (?, ?)", (self.next_number, np.asarray(features, dtype="<f4").tobytes()))
         self._last += 1
+
+    def features(self, number: int) -> np.ndarray | None:
+        """Features `(D,)` of a part that is not in the saved state of the monitor; None if it has none."""
+        found = self._one("SELECT vector FROM features WHERE number = ?", (number,))
+        return None if found is None else np.frombuffer(found[0], dtype="<f4")
 
     def results(self, after: int, until: int, limit: int) -> list[dict]:
         """At most `limit` results with numbers above `after` up to `until`, in their order, but those that were forgotten."""
@@ -125,6 +135,7 @@ class PartJournal:
         """Keeps the state of a drift monitor; `state["number"]` is that of the last part in it."""
         with self._transaction() as run:
             run("INSERT OR REPLACE INTO about VALUES (?, ?)", (MONITOR, json.dumps(state)))
+            run("DELETE FROM features WHERE number <= ?", (state["number"],))
 
     def forget(self, keep: int) -> None:
         """Drops results that all sinks of this run and the monitor have got, but for the latest `keep`; keys stay."""

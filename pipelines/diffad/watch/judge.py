@@ -33,7 +33,7 @@ class Judge:
         self.model = self.pipe.digest
 
     def row(self, part: Part) -> dict:
-        """The row of a part's verdict, or of why it has none.
+        """The row of a part's verdict, or of why it has none; with a verdict also its pooled `features`, None if not known.
 
         An image that the model fails on twice is the image's fault if the model judges a grey one right after.
 
@@ -62,10 +62,12 @@ class Judge:
             raise ValueError("another model lies in its place now; start the inspection anew to use it")
 
     def _judged(self, name: str, image: Image.Image) -> dict:
-        (row,) = rows_of([name], self.pipe([image], 1, self.category, self.false_alarm_rate))
+        output = self.pipe([image], 1, self.category, self.false_alarm_rate, return_features=True)
+        (row,) = rows_of([name], output)
         if not math.isfinite(row["score"]):
             raise ValueError(f"the score is {row['score']}")
-        return row | {"pages": page_count(image)}
+        features = None if output.pooled_features is None else output.pooled_features[0]
+        return row | {"pages": page_count(image), "features": features}
 
 
 def _text(error: Exception) -> str:

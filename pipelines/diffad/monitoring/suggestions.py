@@ -3,20 +3,19 @@
 This explains an alarm and raises none: the statistics are looked at after the alarm, and differ for harmless reasons, too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import laplace
 from scipy.stats import mannwhitneyu
 
-LONGEST_SIDE = 512  # pixels; larger images are reduced, so that statistics take milliseconds
-POSITION_SIDE = 128  # pixels of the squares whose positions are compared
+from ..imaging.image_statistics import look_of, statistics_of
+from ..scoring.reference_parts import ReferenceParts
+
 SIGNIFICANCE = 0.01  # of all statistics together
 LEAST_PARTS = 8  # in each set
-LUMA = np.array([0.299, 0.587, 0.114])
-# Name, and the words for more and for less of it.
+# By the names of [`diffad.imaging.image_statistics`], the words for more and for less of it.
 WORDS = {
     "brightness": ("brighter", "darker"),
     "contrast": ("more contrast", "less contrast"),
@@ -51,56 +50,17 @@ class Suggestion:
         return f"{self.words} ({self.name} {self.before:.3g} before, {self.now:.3g} now)"
 
 
-def statistics_of(image: Image.Image, mean_square: np.ndarray | None = None) -> dict[str, float]:
-    """Statistics by the names of [`WORDS`]; positions only where there is a mean image to compare with.
-
-    Args:
-        image: RGB.
-        mean_square: `(128, 128)` of [`position_square`], mean over reference parts.
-    """
-    reduced = image.copy()
-    reduced.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BILINEAR)
-    pixels = np.asarray(reduced, dtype=float)
-    grey = pixels @ LUMA
-    red, green, blue = pixels.mean(axis=(0, 1))
-    found = {
-        "brightness": float(grey.mean()),
-        "contrast": float(grey.std()),
-        "sharpness": float(laplace(grey, mode="nearest").var()),
-        "red-green balance": float(red - green),
-        "blue-yellow balance": float(blue - (red + green) / 2),
-    }
-    if mean_square is not None:
-        down, right = displacement(mean_square, position_square(image))
-        found["horizontal position"] = 100 * right / POSITION_SIDE
-        found["vertical position"] = 100 * down / POSITION_SIDE
-    return found
-
-
-def position_square(image: Image.Image) -> np.ndarray:
-    """`(128, 128)` grey levels of the whole image, squeezed to a square."""
-    return np.asarray(image.convert("L").resize((POSITION_SIDE, POSITION_SIDE), Image.Resampling.BILINEAR), dtype=float)
-
-
-def displacement(reference: np.ndarray, moved: np.ndarray) -> tuple[int, int]:
-    """Pixels `(down, right)` by which an image is moved against another `(side, side)`, by phase correlation.
-
-    Kuglin and Hines 1975. Both are faded out towards their edges, which would correlate otherwise.
-    """
-    side = len(reference)
-    window = np.outer(np.hanning(side), np.hanning(side))
-    spectra = [np.fft.rfft2((pixels - pixels.mean()) * window) for pixels in (reference, moved)]
-    product = np.conj(spectra[0]) * spectra[1]
-    peaks = np.fft.irfft2(product / np.maximum(np.abs(product), 1e-9), s=reference.shape)
-    down, right = np.unravel_index(int(peaks.argmax()), peaks.shape)
-    return tuple(int(shift) - side * (shift > side // 2) for shift in (down, right))
+def suggested_changes(reference: ReferenceParts, images: Iterable[Image.Image]) -> list[Suggestion]:
+    """What changed in RGB images of the latest parts beside a model's calibration images."""
+    recent = [statistics_of(look_of(image), reference.mean_square) for image in images]
+    return suggestions(reference.statistics_by_name, recent)
 
 
 def suggestions(reference: Sequence[dict[str, float]], recent: Sequence[dict[str, float]]) -> list[Suggestion]:
     """Statistics that differ between two sets of parts beyond chance, the most different first; none from too few parts.
 
     Args:
-        reference, recent: of [`statistics_of`], with the same names.
+        reference, recent: of [`~diffad.imaging.image_statistics.statistics_of`], with the same names.
     """
     if min(len(reference), len(recent)) < LEAST_PARTS:
         return []

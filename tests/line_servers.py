@@ -83,6 +83,11 @@ class Broker:
             self.process.terminate()
             self.process.wait()
 
+    def kill(self) -> None:
+        """Ends it as a loss of power would."""
+        self.process.kill()
+        self.process.wait()
+
 
 @contextmanager
 def broker(folder: Path, password: str | None = None):
