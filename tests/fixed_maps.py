@@ -8,14 +8,12 @@ from diffad import Calibration
 from diffad.scoring.config import ScoreConfig
 from diffad.scoring.fitting import fit_calibration
 from diffad.scoring.inputs import InputReader
-from diffad.scoring.scorer import Scorer
+from diffad.scoring.scorer import MeasuredMaps, Scorer
 from diffad.scoring.statistics import TermStatistics
 
 
 class FixedMaps(Scorer):
     """Scores by given term maps `(N, M, height, width)`, of up to 256 images."""
-
-    sees_features = False
 
     def __init__(self, calibration: Calibration, maps: np.ndarray):
         torch.nn.Module.__init__(self)
@@ -23,10 +21,10 @@ class FixedMaps(Scorer):
         self.maps = torch.from_numpy(maps)
         self.asked: list[int] = []  # images whose maps were asked for, in order
 
-    def raw_term_maps(self, images, category=None, terms=None, tiles_per_pass=8, detail=None):
+    def measure(self, images, category=None, terms=None, tiles_per_pass=8, detail=None) -> MeasuredMaps:
         index = ((images[:, 0, 0, 0] + 1) * 127.5).round().long()
         self.asked += index.tolist()
-        return {name: self.maps[index, i] for i, name in enumerate(self.config.term_map_names)}
+        return MeasuredMaps({name: self.maps[index, i] for i, name in enumerate(self.config.term_map_names)}, None)
 
 
 def fit(

@@ -155,8 +155,9 @@ class DiffADPipeline(FormerNames, ChecksInputs, ScoresByProfile, SavedWhole, Dif
             for indices, pixels, category, detail, originals in reader.batches(images, category_of, batch_size):
                 score = scorer(pixels, category, terms, batch_size, detail)  # (B,), (B, H, W), {name: (B, H, W)}
                 image_scores[indices] = score.image_scores.cpu().numpy()
+                features = score.pooled_features.float().cpu() if return_features and scorer.sees_features else None  # (B, D)
                 for i, index in enumerate(indices):
-                    pooled[index] = None if score.pooled_features is None else score.pooled_features[i].float().cpu()  # (D,)
+                    pooled[index] = None if features is None else features[i]
                     size = map_size or (originals[i].height, originals[i].width)
                     anomaly_maps[index] = resize_map(score.anomaly_maps[i][None], size)[0].to(kept_on)  # (height, width)
                     for name, maps in score.term_maps.items() if return_term_maps else ():
@@ -173,7 +174,7 @@ class DiffADPipeline(FormerNames, ChecksInputs, ScoresByProfile, SavedWhole, Dif
             **verdicts._asdict(),  # p-values, labels, masks, rates and thresholds
             term_maps=term_maps if return_term_maps else None,
             categories=None if category_of is None else names_of(category_of, unknown, self.category_names),
-            pooled_features=torch.stack(pooled) if return_features and pooled[0] is not None else None,
+            pooled_features=None if pooled[0] is None else torch.stack(pooled),
         ).converted(output_type, self._execution_device)
         return output if return_dict else output.to_tuple()
 

@@ -34,6 +34,7 @@ from diffad_training.benchmarks import (
     audit,
     cascade,
     detection,
+    few_images,
     label_ambiguity,
     monitoring,
     monitoring_tables,
@@ -213,6 +214,7 @@ def test_tables_are_those_of_the_kept_results(tmp_path, monkeypatch):
     cascade.update_table(tmp_path / "model_cards/speed.md", kept / "cascade.jsonl", kept / "precisions.jsonl")
     audit.update_table(tmp_path / "model_cards/audit.md", kept / "audit.jsonl")
     robustness.update_tables(tmp_path / "model_cards/robustness.md", kept / "robustness.jsonl")
+    few_images.update_tables(tmp_path / "model_cards/few_images.md", kept / "few_images.jsonl")
     reference_content.update_table(tmp_path / "model_cards/repair.md", kept / "reference_content.jsonl")
     repair_confidence.update_table(tmp_path / "model_cards/repair.md", kept / "repair_confidence.jsonl")
     for document in DOCUMENTS:
@@ -227,6 +229,6 @@ def test_every_table_is_rendered_by_a_benchmark():
         cards = {"ablation": ablation.CARD, "repair": repair.CARD, "label_ambiguity": label_ambiguity.CARD}
         cards |= {"speed": speed.CARD, "precisions": precisions.CARD, "cascade": cascade.CARD}
         cards |= {"monitoring": monitoring.CARD, "audit": audit.CARD, "reference_content": reference_content.CARD}
-        cards |= {"repair_confidence": repair_confidence.CARD}
+        cards |= {"repair_confidence": repair_confidence.CARD, "few_images": few_images.CARD}
         cards |= {"scaling": scaling.CARD, "serving": serving.CARD, "update": update.CARD, "robustness": robustness.CARD}
         assert all(cards[kind].name == document.path.name for kind in kinds), document.name

@@ -10,6 +10,7 @@ import torch
 from diffad import Calibration, ImageError
 from diffad.scoring.config import TERMS, ScoreConfig
 from diffad.scoring.presets import DEFAULT
+from diffad.scoring.scorer import MeasuredMaps
 from diffad.scoring.statistics import TermStatistics, split_for_statistics
 from fixed_maps import FixedMaps, fit, moments, named, random_maps
 from PIL import Image
@@ -245,10 +246,11 @@ def test_memory_of_the_process_does_not_grow_with_the_number_of_images(score):
             super().__init__(calibration, maps)
             self.image_size = (256, 256)
 
-        def raw_term_maps(self, images, category=None, terms=None, tiles_per_pass=8, detail=None):
+        def measure(self, images, category=None, terms=None, tiles_per_pass=8, detail=None):
             used.append(process.memory_info().rss)
-            maps = super().raw_term_maps(images)
-            return {name: of_term.expand(-1, 256, 256) + torch.rand(256, 256) for name, of_term in maps.items()}
+            maps, _ = super().measure(images)
+            large = {name: of_term.expand(-1, 256, 256) + torch.rand(256, 256) for name, of_term in maps.items()}
+            return MeasuredMaps(large, None)
 
     calibration = Calibration(**score)
     maps = random_maps(calibration, count=200, size=(1, 1))

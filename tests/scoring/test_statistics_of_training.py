@@ -21,9 +21,9 @@ class Recording(FixedMaps):
         super().__init__(calibration, maps)
         self.of_statistics, self.of_thresholds = [], []
 
-    def raw_term_maps(self, images, category=None, terms=None, *arguments, **options):
+    def measure(self, images, category=None, terms=None, *arguments, **options):
         before = len(self.asked)
-        maps = super().raw_term_maps(images, category, terms, *arguments, **options)
+        maps = super().measure(images, category, terms, *arguments, **options)
         (self.of_statistics if terms is None else self.of_thresholds).extend(self.asked[before:])
         return maps
 

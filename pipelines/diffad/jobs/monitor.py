@@ -261,6 +261,8 @@ class MonitorRun:
         category, rate = self.settings.category, self.settings.false_alarm_rate
         output = self.pipe(images, self.batch_size, category, rate, return_features=True)
         features = [None] * len(images) if self.reference_features is None else output.pooled_features
+        if features is None:
+            raise ValueError(f"{self.path}: tests embeddings, which this model's score does not look at; name another --state")
         for path, score, of_image in zip(paths, output.image_scores, features, strict=True):
             self.monitor.update(float(score), of_image)
             self._note(float(score), path.name, path.resolve())

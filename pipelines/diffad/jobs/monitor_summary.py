@@ -53,7 +53,8 @@ def _notes(run: MonitorRun) -> list[str]:
         reported, missed = len(run.monitor.reported), run.missed
         notes.append(f"feedback: {reported} of the rejected parts were reported as good, {missed} images as missed defects")
     if run.monitor.embedding_test is None:
-        notes.append("embeddings are not tested: that needs a folder of images, and good ones as --reference")
+        needed = "a folder of images, good ones as --reference, and a model whose score looks at features of the whole image"
+        notes.append(f"embeddings are not tested: that needs {needed}, exported by this release where it is exported")
     if run.monitor.state.changed and run.settings.reference is None and run.known_reference is None:
         notes.append("what changed is not known: give good images with --reference")
     elif run.monitor.state.changed and not run.recent_images():

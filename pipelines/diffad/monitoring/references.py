@@ -11,7 +11,7 @@ from ..scoring.conformal import threshold_rank
 from ..scoring.reference_parts import ReferenceParts
 from .embedding_test import LEAST_REFERENCES
 
-NO_FEATURES = "the model does not hold the features of its calibration images; calibrate or export it anew"
+NO_FEATURES = "the model does not hold the features of its calibration images; calibrate it anew, then export it anew"
 
 
 def embedding_reference(reference: ReferenceParts | None, rate: float) -> tuple[np.ndarray | None, str]:

@@ -135,7 +135,8 @@ class Detector:
         for indices, originals, outputs in self.scored(images, category_of, batch_size):
             scores[indices] = outputs.pop("image_score")
             for i, index in enumerate(indices):
-                pooled[index] = outputs[POOLED_FEATURES][i] if POOLED_FEATURES in outputs else None
+                if return_features and POOLED_FEATURES in outputs:
+                    pooled[index] = outputs[POOLED_FEATURES][i].copy()  # not a view that keeps the batch
                 size = map_size or (originals[i].height, originals[i].width)
                 maps[index] = resize_array(outputs["anomaly_map"][i], size)
                 for name in self.description.term_maps if return_term_maps else ():
@@ -143,7 +144,7 @@ class Detector:
         verdicts = calibration.judge(scores, maps, rates, category_of, unknown)
         names = None if category_of is None else names_of(category_of, unknown, self.category_names)
         maps_of_terms = term_maps if return_term_maps else None
-        features = np.stack(pooled) if return_features and pooled[0] is not None else None
+        features = None if pooled[0] is None else np.stack(pooled)
         further = {"term_maps": maps_of_terms, "categories": names, "pooled_features": features}
         return Detections(scores, anomaly_maps=maps, **further, **verdicts._asdict())
 

@@ -54,7 +54,8 @@ def fit_calibration(
     groups: Sequence[str] | None = None,
     calibrations: Sequence[Calibration] | None = None,
 ) -> None:
-    """Fits the scorer's calibration; every image is measured once, and nothing of it but a few numbers is kept.
+    """Fits the scorer's calibration; every image is measured once, and nothing of it is kept but
+    numbers: scores, pooled features and statistics, and the mean of small grey pictures of all.
 
     Args:
         scorer: whose calibration is not fitted yet.
@@ -87,13 +88,13 @@ def fit_calibration(
     looks: dict[int, Look] = {}
     scored = np.concatenate([group for of_category in for_thresholds for group in of_category])
     for batch in reader.batches(images, categories, batch_size, scored.tolist()):
-        raw = scorer.raw_term_maps(batch.pixels, batch.category, terms, batch_size, batch.detail)
+        raw, features = scorer.measure(batch.pixels, batch.category, terms, batch_size, batch.detail)
         for of_one, calibration in zip(results, calibrations, strict=True):
             anomaly_maps = calibration.anomaly_maps(raw, batch.category)
             of_one[0, batch.indices] = calibration.scores(raw, anomaly_maps, batch.category).cpu().numpy()
             of_one[1, batch.indices] = calibration.image_scores(anomaly_maps, top_k=1).cpu().numpy()
-        if scorer.sees_features:
-            pooled |= zip(batch.indices, scorer.pooled_features(batch.pixels, batch_size).float().cpu().numpy(), strict=True)
+        if features is not None:
+            pooled |= zip(batch.indices, features.float().cpu().numpy(), strict=True)
             looks |= {index: look_of(image) for index, image in zip(batch.indices, batch.originals, strict=True)}
     for of_one, calibration in zip(results, calibrations, strict=True):
         of_groups = [

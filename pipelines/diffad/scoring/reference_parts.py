@@ -7,6 +7,8 @@ import numpy as np
 
 from ..imaging.image_statistics import STATISTICS, Look, statistics_of
 
+LEAST_LOOKS = 8  # of fewer images the mean picture is nearly one of them, and tells no change
+
 
 @dataclass(frozen=True)
 class ReferenceParts:
@@ -15,7 +17,7 @@ class ReferenceParts:
     Args:
         features: `(n, D)` float32, spatial means of the extractor's features.
         statistics: `(n, 7)` float32, by the names of [`diffad.imaging.image_statistics`].
-        mean_square: `(128, 128)` float32, their mean [`~diffad.imaging.image_statistics.position_square`].
+        mean_square: `(128, 128)` float32, their mean [`~diffad.imaging.image_statistics.position_square`]; zeros where n < 8.
     """
 
     features: np.ndarray
@@ -27,6 +29,7 @@ class ReferenceParts:
         """Of images with features `(n, D)` and these looks."""
         mean_square = np.mean([look.square for look in looks], axis=0)
         statistics = [list(statistics_of(look, mean_square).values()) for look in looks]
+        mean_square = mean_square if len(looks) >= LEAST_LOOKS else np.zeros_like(mean_square)
         return cls(*(np.asarray(values, dtype=np.float32) for values in (features, statistics, mean_square)))
 
     def sorted_by(self, scores: np.ndarray) -> "ReferenceParts":

@@ -57,7 +57,7 @@ class ModelInfo:
         no_repair: why it can't repair; None if it can.
         calibration_scores: of each category, behind its threshold.
         false_alarm_rates: of each category.
-        references: of each category what its calibration images look like, where that is known; the digest tells it, too.
+        references: of each category what its calibration images look like, where that is known.
     """
 
     digest: str
