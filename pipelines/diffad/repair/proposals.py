@@ -151,7 +151,7 @@ def grow_region(
 def grow_with_contents(
     image: torch.Tensor, region: torch.Tensor, contents: torch.Tensor, limits: Sequence[GrowthLimit]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The region grown until nothing more differs, and the contents with the levels of what surrounds it then.
+    """The region grown, and the contents with the levels of what surrounds it then.
 
     Contents whose levels were matched to the shade of a defect don't show all of it, so that growing is repeated.
 
