@@ -87,7 +87,12 @@ def main(arguments: list[str] | None = None) -> None:
             **measure(pipe, cases(images, options.defects, options.seed)),
         }
         append_result(RESULTS, record)
-    fill_tables(CARD, "repair_region", lambda _: table(latest_results(RESULTS, ["category"])))
+    update_table(CARD, RESULTS)
+
+
+def update_table(card: Path, results: Path) -> None:
+    """Renders the table between the card's markers from the newest results."""
+    fill_tables(card, "repair_region", lambda _: table(latest_results(results, ["category"])))
 
 
 def cases(images: Sequence[np.ndarray], count: int, seed: int) -> list[Case]:
