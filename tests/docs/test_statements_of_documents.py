@@ -43,6 +43,7 @@ from diffad_training.benchmarks import (
     reference_content,
     repair,
     repair_confidence,
+    repair_region,
     robustness,
     scaling,
     serving,
@@ -217,6 +218,7 @@ def test_tables_are_those_of_the_kept_results(tmp_path, monkeypatch):
     few_images.update_tables(tmp_path / "model_cards/few_images.md", kept / "few_images.jsonl")
     reference_content.update_table(tmp_path / "model_cards/repair.md", kept / "reference_content.jsonl")
     repair_confidence.update_table(tmp_path / "model_cards/repair.md", kept / "repair_confidence.jsonl")
+    repair_region.update_table(tmp_path / "model_cards/repair.md", kept / "repair_region.jsonl")
     for document in DOCUMENTS:
         copy = tmp_path / document.name
         assert not copy.is_file() or copy.read_text() == document.text, document.name
@@ -229,6 +231,7 @@ def test_every_table_is_rendered_by_a_benchmark():
         cards = {"ablation": ablation.CARD, "repair": repair.CARD, "label_ambiguity": label_ambiguity.CARD}
         cards |= {"speed": speed.CARD, "precisions": precisions.CARD, "cascade": cascade.CARD}
         cards |= {"monitoring": monitoring.CARD, "audit": audit.CARD, "reference_content": reference_content.CARD}
-        cards |= {"repair_confidence": repair_confidence.CARD, "few_images": few_images.CARD}
+        cards |= {"repair_confidence": repair_confidence.CARD, "repair_region": repair_region.CARD}
+        cards |= {"few_images": few_images.CARD}
         cards |= {"scaling": scaling.CARD, "serving": serving.CARD, "update": update.CARD, "robustness": robustness.CARD}
         assert all(cards[kind].name == document.path.name for kind in kinds), document.name

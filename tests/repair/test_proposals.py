@@ -8,11 +8,20 @@ import torch
 from brightness_models import brightness_context
 from diffad import ReferenceImages
 from diffad.repair.inpainting import Inpainting
-from diffad.repair.proposals import aligned_contents, blend_in, blend_in_windows, grow_region
+from diffad.repair.proposals import (
+    GrowthLimit,
+    aligned_contents,
+    blend_in,
+    blend_in_windows,
+    grow_region,
+    grow_with_contents,
+    with_surrounding_levels,
+)
 from diffad.repair.windows import Window
 from tiny_pipeline import smooth_images, tiny_pipeline
 
 SIDE = 32
+LIMITS = [GrowthLimit(sigma=1.0, least=0.15, factor=2.0)]
 
 
 def in_range(image) -> torch.Tensor:
@@ -26,7 +35,8 @@ def parts() -> torch.Tensor:
 
 
 def propose(image: torch.Tensor, region: torch.Tensor, references: torch.Tensor, count: int) -> torch.Tensor:
-    return blend_in(image, region, aligned_contents(image, region, references, False, count))
+    contents = with_surrounding_levels(image, region, aligned_contents(image, region, references, False, count))
+    return blend_in(image, region, contents)
 
 
 @pytest.fixture
@@ -91,7 +101,7 @@ def test_a_region_grows_along_what_every_content_contradicts(region):
     image[:, 14:17, 10:28] = 0.9  # the scratch; of its 18 columns the region holds 8
     image[:, 26:29, 26:29] = 0.9
     contents[1][:, 20:24, 12:15] = -0.9
-    grown = grow_region(image, region, contents, least=0.15, factor=4.0)
+    grown = grow_region(image, region, contents, LIMITS)
     assert grown[0, 14:17, 10:28].all() and (grown >= region).all()
     assert not grown[0, 24:].any() and not grown[0, :, 31:].any()
     assert not grown[0, 23:].any() and grown.sum() < 3 * region.sum()
@@ -99,8 +109,79 @@ def test_a_region_grows_along_what_every_content_contradicts(region):
 
 def test_where_good_images_differ_as_much_everywhere_nothing_grows(region):
     noise = torch.rand(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(grow_region(noise[0], region, noise[1:], least=0.15, factor=4.0), region)
-    assert torch.equal(grow_region(noise[0], region, noise[:0], least=0.15, factor=4.0), region)
+    assert torch.equal(grow_region(noise[0], region, noise[1:], LIMITS), region)
+    assert torch.equal(grow_region(noise[0], region, noise[:0], LIMITS), region)
+
+
+def shade(side: int, radius: float, depth: float) -> torch.Tensor:
+    """`(side, side)`, a dark spot in the middle that fades like a Gaussian."""
+    rows, columns = np.indices((side, side)) - (side - 1) / 2
+    return torch.from_numpy(-depth * np.exp(-(rows**2 + columns**2) / radius**2)).float()
+
+
+def square(side: int, half: int) -> torch.Tensor:
+    region = torch.zeros(1, side, side)
+    region[:, side // 2 - half : side // 2 + half, side // 2 - half : side // 2 + half] = 1
+    return region
+
+
+def test_a_faint_shade_in_noise_is_seen_at_the_coarse_scale_only():
+    noise = 0.06 * torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    depth, region = shade(128, radius=14, depth=0.2), square(128, half=6)
+    fine = grow_region(depth.expand(3, -1, -1), region, noise, [GrowthLimit(1.0, 0.15, 2.0)])
+    both = grow_region(depth.expand(3, -1, -1), region, noise, [GrowthLimit(1.0, 0.15, 2.0), GrowthLimit(4.0, 0.02, 2.0)])
+    assert fine[0][depth < -0.05].mean() < 0.5 and both[0][depth < -0.05].mean() > 0.95
+    assert both[0][depth > -0.005].mean() < 0.01
+
+
+def test_a_structure_beside_its_place_is_no_shade():
+    """Stripes near the region that are a pixel off: differences as large as stripes are, whose means are nothing."""
+    stripes = 0.5 * torch.sin(torch.arange(96) * 2 * torch.pi / 4).expand(3, 96, 96)
+    content, image, region = torch.zeros(3, 96, 96), torch.zeros(3, 96, 96), square(96, half=6)
+    near = torch.zeros(96, 96, dtype=torch.bool)
+    near[40:56, 54:70] = True
+    content[:, near], image[:, near] = stripes[:, near], stripes.roll(1, dims=-1)[:, near]
+    assert torch.equal(grow_region(image, region, content[None], [GrowthLimit(4.0, 0.1, 2.0)]), region)
+    assert not torch.equal(grow_region(image, region, content[None], [GrowthLimit(0.5, 0.1, 2.0)]), region)
+
+
+def test_what_good_images_disagree_on_counts_only_beyond_their_disagreement():
+    """To the right of the region one good image is as the rest, the other darker, and the image brighter than both."""
+    image, region = torch.zeros(3, 64, 64), square(64, half=8)
+    contents = torch.zeros(2, 3, 64, 64)
+    image[:, 24:40, 40:50], contents[1, :, 24:40, 40:50] = 0.3, -0.4
+    alone = grow_region(image, region, contents[:1], LIMITS)
+    assert alone[0, 28:36, 40:48].all()
+    assert torch.equal(grow_region(image, region, contents, LIMITS), region)
+    assert torch.equal(grow_region(2 * image, region, contents, LIMITS)[0, 28:36, 40:48], alone[0, 28:36, 40:48])
+
+
+def test_a_step_beside_the_region_counts_as_far_as_its_gaussian_mean_exceeds_the_limit():
+    """The mean of a step of 0.4 falls to 0.1 by 0.6745 sigma beyond it; what the region holds has no part in it."""
+    image, region = torch.zeros(3, 64, 96), torch.zeros(1, 64, 96)
+    region[:, :, :20], image[:, :, :20], image[:, :, 20:26] = 1, -0.9, 0.4  # the step ends at 25.5
+    (grown,) = grow_region(image, region, torch.zeros(1, 3, 64, 96), [GrowthLimit(2.0, 0.1, 2.0)])
+    last = int(25.5 + 0.6745 * 2.0) + 2  # and two pixels, where defects fade
+    assert grown[:, : last + 1].all() and not grown[:, last + 1 :].any()
+
+
+def test_contents_take_contrast_and_brightness_of_what_surrounds_the_region(parts, region):
+    image = torch.where(region > 0, -1.0, 0.8 * parts[2] + 0.1)
+    (matched,) = with_surrounding_levels(image, region, parts[2:3])
+    torch.testing.assert_close(matched, 0.8 * parts[2] + 0.1, atol=1e-6, rtol=0)
+    assert with_surrounding_levels(image, region, parts[:0]).shape == (0, 3, SIDE, SIDE)
+
+
+def test_levels_that_were_matched_to_a_shade_are_matched_again_outside_of_it():
+    """The truth is the content; levels beside the region are the shade's, so that one round leaves a part of it."""
+    content = 0.1 * torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+    image, region = content[0] + shade(96, radius=16, depth=0.3), square(96, half=6)
+    before = with_surrounding_levels(image, region, content)
+    grown, after = grow_with_contents(image, region, content, [GrowthLimit(4.0, 0.02, 2.0)])
+    inside = region[0] > 0
+    assert (before - content)[0, :, inside].mean() < -0.05
+    assert (after - content)[0, :, inside].mean().abs() < 0.02
+    assert grown[0][shade(96, 16, 0.3) < -0.1].all()
 
 
 def test_repair_takes_the_good_image_where_it_scores_lower(parts, region):

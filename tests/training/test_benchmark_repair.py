@@ -88,12 +88,13 @@ def test_all_methods_run_and_their_tables_are_rendered(pipe, tmp_path, monkeypat
     monkeypatch.setattr(repair_methods, "SETTINGS", fast)
     judges = {"the model": lambda images: pipe(images).is_defective, "nobody": lambda images: np.zeros(len(images), bool)}
     with torch.no_grad():
-        result = run(pipe, data, judges, synthetic=2, real=2, seed=1, shares=(0.02, 0.3))
+        result = run(pipe, data, judges, synthetic=2, real=2, slow=1, seed=1, shares=(0.02, 0.3))
     assert list(result["synthetic"]) == ["0.02", "0.3"]
     for methods in result["synthetic"].values():
         assert list(methods) == ["nothing", "fill", *fast]  # the model keeps no good images to paste
         assert methods["Algorithm 1"]["unet_passes"] == 1 and methods["Algorithm 1"]["confident"] is None
         assert methods["diffad"]["confident"] is not None
+    assert result["slow_images"] == 1
     assert result["real"]["defective"]["judges"]["nobody"]["normal_before"] == 1
     record = {"category": "nut", "seed": 1, "date": "2026-01-01", "machine": "a machine", **result}
     (tmp_path / "repair.jsonl").write_text(json.dumps(record) + "\n")
@@ -102,6 +103,7 @@ def test_all_methods_run_and_their_tables_are_rendered(pipe, tmp_path, monkeypat
     (tmp_path / "README.md").write_text(blank)
     update_tables(tmp_path / "README.md", tmp_path / "repair.jsonl")
     text = (tmp_path / "README.md").read_text()
+    assert "Algorithm 1 repaired the first 1 of each." in text
     assert "old" not in text and figures(row_of(text, "30 %", "Algorithm 1"))["UNet passes"] == [1]
     assert any({"nobody: before", "nobody: after"} <= row.keys() for row in table_rows(text))
 

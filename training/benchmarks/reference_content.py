@@ -19,7 +19,7 @@ import torch
 from diffad.imaging.preprocessing import resize_rgb
 from diffad.imaging.reading import read_image
 from diffad.repair.fill import fill_from_surroundings
-from diffad.repair.proposals import aligned_contents, blend_in
+from diffad.repair.proposals import aligned_contents, blend_in, with_surrounding_levels
 from diffad_training.benchmarks.records import append_result, fill_tables, latest_results
 from diffad_training.benchmarks.repair import psnr
 from diffad_training.benchmarks.repair_methods import nearest
@@ -77,7 +77,8 @@ def measure(data: Path, holes: int, count: int, resolution: int, seed: int) -> d
             damaged = torch.where(region, 0.9, image)
             mask = region[None].float()
             started = time.perf_counter()
-            proposals = blend_in(damaged, mask, aligned_contents(damaged, mask, good, references.config.turns, PROPOSALS))
+            aligned = aligned_contents(damaged, mask, good, references.config.turns, PROPOSALS)
+            proposals = blend_in(damaged, mask, with_surrounding_levels(damaged, mask, aligned))
             seconds += time.perf_counter() - started
             filled = fill_from_surroundings(damaged[None], mask[None])[0]
             contents = (filled, nearest(damaged, region, good), proposals.mean(dim=0), proposals[0])

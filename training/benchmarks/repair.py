@@ -28,7 +28,7 @@ from diffad.imaging.preprocessing import resize_rgb
 from diffad.imaging.tensors import to_model_range
 from diffad_training.benchmarks.records import append_result
 from diffad_training.benchmarks.repair_judges import Judge, patchcore_judge, pipeline_judge
-from diffad_training.benchmarks.repair_methods import Method, methods_of
+from diffad_training.benchmarks.repair_methods import SLOW, Method, methods_of
 from diffad_training.benchmarks.repair_tables import table, update_tables
 from diffad_training.benchmarks.synthetic_defects import SyntheticDefect, defect_set
 from PIL import Image
@@ -51,6 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", help="of those in repair_methods.py; all but samples by default")
     parser.add_argument("--shares", nargs="+", type=float, default=SHARES, help="of the image that synthetic defects cover")
     parser.add_argument("--synthetic", type=int, default=8, help="synthetic defects of each size")
+    parser.add_argument("--slow", type=int, help="of these, how many Algorithm 1 repairs; all by default")
     parser.add_argument("--real", type=int, default=60, help="real defective and good images of each category, at most")
     parser.add_argument("--seed", type=int, default=101)
     options = parser.parse_args(arguments)
@@ -67,7 +68,8 @@ def main(arguments: list[str] | None = None) -> None:
             judges["another model"] = pipeline_judge(options.judges[i])
         if options.patchcore:
             judges["PatchCore"] = patchcore_judge(model, data, options.seed)
-        result = run(pipe, data, judges, options.synthetic, options.real, options.seed, options.methods, options.shares)
+        counts = options.synthetic, options.real, options.slow
+        result = run(pipe, data, judges, *counts, options.seed, options.methods, options.shares)
         record = {
             "category": category,
             "seed": options.seed,
@@ -86,11 +88,17 @@ def run(
     judges: dict[str, Judge],
     synthetic: int,
     real: int,
+    slow: int | None,
     seed: int,
     names: Sequence[str] | None = None,
     shares: Sequence[float] = SHARES,
 ) -> dict:
-    """All figures of one category, of the methods named and of defects that cover these shares of the image."""
+    """All figures of one category, of the methods named and of defects that cover these shares of the image.
+
+    Args:
+        synthetic, real: defects of each size, real images of either kind.
+        slow: defects of each size, the first ones, that the methods of [`SLOW`] repair; None is all.
+    """
     samples = evaluation_samples(data)
     good = [sample for sample in samples if not sample.is_defective]
     defective = [sample for sample in samples if sample.is_defective]
@@ -101,10 +109,14 @@ def run(
     by_share = {}
     for share in shares:
         defects = list(defect_set(good_images, synthetic, seed, share))
-        by_share[str(share)] = {name: measure(pipe, method, defects, f"{name}, {share}") for name, method in methods.items()}
+        by_share[str(share)] = {
+            name: measure(pipe, method, defects[:slow] if name in SLOW else defects, f"{name}, {share}")
+            for name, method in methods.items()
+        }
     return {
         "synthetic": by_share,
         "synthetic_images": synthetic,
+        "slow_images": synthetic if slow is None else min(slow, synthetic),
         "real": {
             "defective": real_defects(pipe, judges, [sample.read() for sample in chosen]),
             "good": changes_of_good_images(pipe, [Image.fromarray(image) for image in good_images[:real]]),

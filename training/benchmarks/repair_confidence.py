@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "training" / "benchmarks" / "results" / "repair_confidence.jsonl"
 CARD = ROOT / "model_cards" / "repair.md"
-SHARES = (0.025, 0.35)  # of the image that synthetic defects cover
+SHARES = (0.005, 0.025, 0.08, 0.35)  # of the image that synthetic defects cover
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -77,7 +77,8 @@ def table(records: list[dict]) -> str:
     sizes = [f"{100 * share:g} %" for share in SHARES]
     lines = ["| category | defects of each size | " + " | ".join(sizes) + " |", "|---" * (len(sizes) + 2) + "|"]
     for record in records:
-        cells = [f"{100 * figures['confident']:.0f} %" for figures in record["shares"].values()]
+        of_each = [record["shares"].get(str(share)) for share in SHARES]  # earlier runs measured fewer
+        cells = ["" if figures is None else f"{100 * figures['confident']:.0f} %" for figures in of_each]
         lines.append(f"| {record['category']} | {record['defects']} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -28,6 +28,7 @@ SAMPLES = {
     "samples": {"preset": "samples"},
     "samples, guided": {"preset": "samples", "guidance": 0.02},
 }
+SLOW = ("Algorithm 1",)
 PASTED = "nearest good image pasted"
 
 

@@ -36,10 +36,12 @@ def table(record: dict) -> str:
             cells += [_percent(figures["scored_normal"]), _percent(figures["confident"])]
             cells += [f"{figures['seconds']:.2f}", f"{figures['unet_passes']:.0f}"]
             lines.append(f"| {_size(share)} | {name} | " + " | ".join(cells) + " |")
-    good = record["real"]["good"]
+    good, count = record["real"]["good"], record["synthetic_images"]
+    slow = record.get("slow_images", count)  # earlier runs know of none
+    fewer = f"Algorithm 1 repaired the first {slow} of each. " if slow < count else ""
     lines += [
         "",
-        f"{record['synthetic_images']} synthetic defects of each size on good test images, median and (worst decile). "
+        f"{count} synthetic defects of each size on good test images, median and (worst decile). {fewer}"
         f"{100 * good['changed_pixels']:.2f} % of the pixels of {good['images']} good test images are changed. "
         f"Seed {record['seed']}, {record['machine']}, {record['date']}.",
     ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy.ndimage import binary_dilation, gaussian_filter
+from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filter
 from skimage import data
 from skimage.draw import bezier_curve
 from skimage.transform import resize
@@ -52,6 +52,21 @@ def add_defect(
             if contrast >= MIN_CONTRAST:
                 return defective, mask
     raise RuntimeError(f"no visible {kind} defect after {MAX_ATTEMPTS} attempts")
+
+
+def with_shade(normal: np.ndarray, defective: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The defect with a shade or a shine around it that fades like a Gaussian, as of dirt, oil and what lies above the surface.
+
+    Args:
+        normal, defective: `(H, W, 3)` uint8.
+        mask: bool `(H, W)` of the pixels in which they differ.
+        rng: draws how far it reaches (1.5 to 5 % of the shorter side) and how strong it is (10 to 35 % of the brightness).
+    """
+    reach = rng.uniform(0.015, 0.05) * min(mask.shape)
+    strength = rng.choice([-1, 1]) * rng.uniform(0.1, 0.35)
+    shade = strength * np.exp(-np.square(distance_transform_edt(~mask) / reach))
+    around = (normal * (1 + shade[..., None])).clip(0, 255).round().astype(np.uint8)
+    return np.where(mask[..., None], defective, around)
 
 
 def _texture(image, rng, donor) -> np.ndarray:

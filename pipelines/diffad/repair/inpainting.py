@@ -14,9 +14,11 @@ from .cycle_spinning import cycle_spin
 from .fill import fill_from_surroundings, structure_weight
 from .gradient_denoising import mahalanobis_loss
 from .mask import defect_region, differs_from_prediction, soft_edge
-from .proposals import aligned_contents, blend_in_windows, grow_region
+from .proposals import GrowthLimit, aligned_contents, blend_in_windows, grow_with_contents
 from .texture import transfer_texture
 from .windows import Window, cut_windows, in_rounds, paste_windows, repair_masks, repair_windows
+
+SHADE_SIGMA = 4.0  # pixels of the Gaussian mean that shows faint shades
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,10 @@ class Inpainting:
         attempts: how often the region is found anew.
         proposals: how many contents from good images each attempt tries at most.
         content: `best` tries each of these contents, `mean` their mean, which is nearer to the true image and more blurred.
-        reference_difference, reference_factor: from which difference to all these contents what adjoins a region is repaired
-            with it, and from which multiple of the median difference around the region; see [`grow_region`].
+        reference_difference: from which difference to all these contents what adjoins a region is repaired with it.
+        shade_difference: the same for the mean difference over some pixels, which shows faint shades.
+        reference_factor: and, for both, from which multiple of the upper quartile of the differences around the region; see
+            [`diffad.repair.proposals`].
         most_enclosed: share of the image up to which what marks and repair enclose counts as told by the rest.
 
     Raises:
@@ -76,7 +80,8 @@ class Inpainting:
     proposals: int = 3
     content: Literal["best", "mean"] = "best"
     reference_difference: float = 0.1
-    reference_factor: float = 4.0
+    shade_difference: float = 0.02
+    reference_factor: float = 2.0
     most_enclosed: float = 0.2
 
     def __post_init__(self):
@@ -146,6 +151,12 @@ class Inpainting:
     def _takes_from_references(self, context: RepairContext) -> bool:
         return self.proposals > 0 and context.references is not None
 
+    @property
+    def growth_limits(self) -> tuple[GrowthLimit, ...]:
+        """At which scales, and from which differences on, a region grows along what good images contradict."""
+        scales = ((1.0, self.reference_difference), (SHADE_SIGMA, self.shade_difference))
+        return tuple(GrowthLimit(sigma, least, self.reference_factor) for sigma, least in scales)
+
     def _contents(
         self,
         images: torch.Tensor,
@@ -165,7 +176,7 @@ class Inpainting:
             found = pixels[None][:0]
             if inside.any():  # there are windows of nothing but border zone
                 found = aligned_contents(pixels, inside, context.references, context.parts_turn, self.proposals)
-                inside = grow_region(pixels, inside, found, self.reference_difference, self.reference_factor)
+                inside, found = grow_with_contents(pixels, inside, found, self.growth_limits)
             added = (inside > torch.maximum(region, border)[window.index])[0].cpu().numpy()  # (h, w), in no window yet
             grown.append(replace(window, to_repair=window.to_repair | added))
             contents.append(found)
