@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from diffad import DriftMonitor
 from diffad.monitoring import drift_monitor, embedding_test
-from diffad.monitoring.drift_monitor import EMBEDDINGS, REJECTS, SCORES, StateError
+from diffad.monitoring.drift_monitor import EMBEDDINGS, REJECTS, SCORES, StateError, without_waiting
 from diffad.monitoring.suggestions import Suggestion
 
 GOOD = np.random.default_rng(0).normal(size=60)
@@ -88,7 +88,7 @@ def test_embeddings_of_parts_called_good_are_tested(monkeypatch):
 
 
 def test_comparisons_of_embeddings_can_be_left_to_another_thread(monkeypatch):
-    monkeypatch.setattr(embedding_test, "LOOKS", (10, 20))
+    monkeypatch.setattr(embedding_test, "LOOKS", (10, 25))
     rng = np.random.default_rng(7)
     scores, reference, features = np.sort(GOOD)[:50], rng.normal(size=(60, 5)), rng.normal(size=(50, 5))
     features[35:] += 4
@@ -134,13 +134,17 @@ def test_alarms_are_explained_once_each():
     fed(monitor, [-5.0] * 40)
     darker = Suggestion("brightness", "darker", 100.0, 90.0, -3.0, 1e-5)
     assert monitor.needs_explanation
-    monitor.explain([darker])
+    monitor.explain([darker], 1)
     resumed = DriftMonitor(GOOD)
     resumed.restore(json.loads(json.dumps(monitor.to_dict())))
     for one in (monitor, resumed):
         assert one.suggestions == [darker] and not one.needs_explanation
     fed(resumed, [50.0] * 20)
     assert REJECTS in resumed.alarms and resumed.needs_explanation
+    resumed.explain([darker], 1)  # of images before that alarm
+    assert resumed.needs_explanation
+    resumed.explain([darker], 2)
+    assert not resumed.needs_explanation
     former = {name: value for name, value in monitor.to_dict().items() if name not in ("suggestions", "explained")}
     resumed.restore(former)
     assert resumed.suggestions == []
@@ -150,6 +154,44 @@ def test_equal_scores_everywhere_are_no_change():
     """A constant score carries no ranks; the tie breakers spread it over all gaps."""
     state = fed(DriftMonitor(np.full(40, 1.0)), np.full(500, 1.0))
     assert not state.changed and state.rejected == 0
+
+
+def test_embeddings_are_those_of_parts_in_the_urn():
+    """Of parts that tie with the threshold, those beyond its tie breaker are in neither test; no reference image is."""
+    calibration = np.array([1.0] * 30 + [2.0] * 30)
+    monitor = DriftMonitor(calibration, 0.25, reference_features=np.zeros((20, 1)), defers_embeddings=True)
+    assert monitor.threshold == 2.0
+    state = fed(monitor, [2.0] * 60, np.zeros((60, 1)))
+    assert state.rejected == 0 and 0 < monitor.score_test.parts < 60
+    assert len(monitor.embedding_test.waiting) == monitor.score_test.parts
+    with pytest.raises(ValueError, match="needs its features"):
+        monitor.update(2.0)
+    assert monitor.parts == 60
+
+
+def test_whether_a_look_is_due_is_asked_without_its_window(monkeypatch):
+    monkeypatch.setattr(embedding_test, "LOOKS", (10,))
+    monitor = DriftMonitor(GOOD, reference_features=np.zeros((20, 1)), defers_embeddings=True)
+    fed(monitor, [-1.0] * 10, np.zeros((10, 1)))
+    monkeypatch.setattr(monitor.embedding_test, "due_look", None)
+    assert monitor.has_due_look
+
+
+def test_a_state_without_waiting_parts_goes_on_with_new_ones(monkeypatch):
+    monkeypatch.setattr(embedding_test, "LOOKS", (10, 20))
+    monitor, resumed = (DriftMonitor(GOOD, reference_features=np.zeros((20, 1)), defers_embeddings=True) for _ in range(2))
+    fed(monitor, [-1.0] * 15, np.zeros((15, 1)))
+    monitor.test_embeddings()
+    saved = monitor.to_dict()
+    resumed.restore(without_waiting(saved))
+    assert len(monitor.embedding_test.waiting) == 15 and saved == monitor.to_dict()
+    assert resumed.parts == 15 and resumed.embedding_test.looked == 1 and not resumed.embedding_test.waiting
+    fed(resumed, [-1.0] * 19, np.zeros((19, 1)))
+    assert not resumed.has_due_look
+    fed(resumed, [-1.0], np.zeros((1, 1)))
+    assert resumed.has_due_look
+    plain = DriftMonitor(GOOD).to_dict()
+    assert without_waiting(plain) == plain
 
 
 def test_threads_take_turns():

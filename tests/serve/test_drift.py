@@ -113,7 +113,11 @@ def test_an_alarm_of_embeddings_is_explained_and_lasts(tmp_path, caplog):
     drift.work(lambda category: many)()
     (found,) = drift.summary()
     assert any("more contrast" in suggestion for suggestion in found["suggestions"])
-    assert drift.work(lambda category: many) is None and "ALARM of the monitor (embeddings)" in caplog.text
+    assert drift.work(lambda category: many) is None
+    assert [text.partition(":")[0] for text in caplog.messages] == [
+        "ALARM of the monitor (embeddings)",
+        "changed in the latest images (embeddings)",
+    ]
     drift.show(metrics := Metrics())
     value = metrics.registry.get_sample_value
     assert value("diffad_monitor_alarm", {"category": "", "test": "embeddings"}) == 26
@@ -122,8 +126,11 @@ def test_an_alarm_of_embeddings_is_explained_and_lasts(tmp_path, caplog):
     labels = {"category": "", "statistic": "contrast", "change": "more contrast"}
     assert value("diffad_monitor_suggestion", labels) > 1
     saved = json.loads(json.dumps({drift.key: drift.state()}))
+    caplog.clear()
     again = CategoryMonitors(info, 0.05, saved)
     assert again.summary() == drift.summary()
+    again.update(rows(60.0), features_of(1, 20.0))
+    assert again.work(lambda category: many) is None and not caplog.messages
     other = CategoryMonitors(dataclasses.replace(info, digest="another"), 0.05, saved)
     other.show(metrics)  # which forgets the alarm
     assert other.summary()[0]["parts"] == 0
@@ -139,6 +146,50 @@ def of_image(image) -> bytes:
     file = io.BytesIO()
     image.save(file, format="PNG")
     return file.getvalue()
+
+
+def test_the_log_tells_each_alarm_once_without_images_and_after_a_restart(caplog):
+    drift = CategoryMonitors(TWO, 0.05, {}, with_feedback=True)
+    said = "ALARM of the monitor of bolt (%s): production is not as calibrated"
+    drift.update(rows(*np.arange(300.0, 330.0), category="bolt"))
+    assert caplog.messages == [said % "reject rate"]
+    drift.update(rows(330.0, category="bolt"))
+    assert drift.work(lambda category: []) is None and len(caplog.messages) == 1
+    drift.take_feedback(wrongly_rejected(*np.arange(300.0, 330.0)))
+    assert caplog.messages[1:] == [said % "feedback"]
+    caplog.clear()
+    again = CategoryMonitors(TWO, 0.05, {drift.key: json.loads(json.dumps(drift.state()))}, with_feedback=True)
+    again.update(rows(331.0, category="bolt"))
+    assert not caplog.messages
+    again.update(rows(*[5.0] * 100, category="bolt"))
+    assert caplog.messages == [said % "scores"]
+
+
+def test_an_alarm_while_another_is_explained_is_explained_later():
+    drift = CategoryMonitors(dataclasses.replace(ONE, references=(REFERENCE,)), 0.05, {})
+    drift.update(rows(*np.linspace(40, 130, 26)), features_of(26, 20.0))
+    drift.work(lambda category: [])()
+    images = [SentImage(f"{i}.png", of_image(textured(90, i, 20.0))) for i in range(12)]
+    explain = drift.work(lambda category: images)
+    drift.update(rows(*[300.0] * 30), [None] * 30)
+    assert drift.monitors[None].alarms.keys() == {"embeddings", "reject rate"}
+    explain()
+    assert drift.monitors[None].needs_explanation and drift.work(lambda category: images) is not None
+
+
+def test_states_of_models_that_no_longer_serve_keep_no_features(tmp_path):
+    info = dataclasses.replace(ONE, references=(REFERENCE,))
+    first, second = (CategoryMonitors(dataclasses.replace(info, digest=name), 0.05, {}) for name in ("a", "b"))
+    states = SavedStates(tmp_path / "monitor.json")
+    for drift in (first, second):
+        drift.update(rows(*[80.0] * 20), features_of(20, 0.0))
+        states.take(drift)
+        states.write()
+    saved = SavedStates(states.path).of_models
+    waiting = {key: state[""]["embedding_test"]["waiting"] for key, state in saved.items()}
+    assert waiting[first.key] == "" and len(waiting[second.key]) > 20 * 8
+    again = CategoryMonitors(dataclasses.replace(info, digest="a"), 0.05, saved)
+    assert again.summary() == first.summary() and not again.monitors[None].embedding_test.waiting
 
 
 def test_a_server_tests_embeddings_over_a_restart(tmp_path):

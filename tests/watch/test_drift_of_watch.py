@@ -1,7 +1,10 @@
 """The drift monitor within an inspection: what it sees, over restarts and kills."""
 
+import threading
+
 import numpy as np
 import pytest
+from diffad.monitoring import embedding_test
 from diffad.monitoring.drift_monitor import DriftMonitor
 from diffad.monitoring.references import NO_FEATURES
 from diffad.scoring.conformal import threshold_rank
@@ -10,7 +13,7 @@ from diffad.watch.drift import DriftSettings, JournaledMonitor
 from diffad.watch.journal import PartJournal
 from diffad.watch.sources.part import PartKey
 from stub_model import stub_features, textured
-from watch_stub import ListSink, StubModel, StubWithFeatures, folder_inspection, save_grey
+from watch_stub import ListSink, StubModel, StubWithFeatures, eventually, folder_inspection, save_grey
 
 NOT_TESTED = "embeddings are not tested"
 DEFAULTS, STUB = DriftSettings(), StubModel()
@@ -32,6 +35,8 @@ class Line:
             said.append(self.drift.update(row, features, image))
             self.journal.append(PartKey(f"{number}", 1, number), row | {"number": number}, features)
             self.drift.keep(number)
+            if self.drift.tests_embeddings:
+                self.drift.monitor.test_embeddings()  # or waits for the thread that does
         return said
 
     def killed(self) -> None:
@@ -88,6 +93,7 @@ def test_embeddings_go_on_after_a_kill_with_the_parts_since_the_latest_state(tmp
     expected = DriftMonitor(calibration.calibration_scores_of(), reference_features=reference)
     for score, image in zip(scores, images, strict=True):
         expected.update(score, stub_features(image).astype(np.float32))
+    line.drift.monitor.test_embeddings()
     assert line.drift.monitor.to_dict() == expected.to_dict() and expected.state.looks
     saved = line.journal.saved_monitor()["number"]  # features are kept of later parts alone
     assert [line.journal.features(n) is not None for n in range(1, parts + 31)] == [n > saved for n in range(1, parts + 31)]
@@ -97,15 +103,81 @@ def test_an_alarm_of_embeddings_is_explained_from_the_latest_images(tmp_path):
     line = Line(tmp_path / "journal", pipe=StubWithFeatures())
     scores = [float(score) for score in np.random.default_rng(0).uniform(5, 95, 30)]
     line.judge(scores, images=[textured(80, seed, 20.0) for seed in range(30)])
-    assert [text.partition(":")[0] for text in line.lines] == [
-        "ALARM of the monitor (embeddings)",
-        "changed in the latest images (embeddings)",
-    ]
-    assert "more contrast" in line.lines[1]
+    expected = ["ALARM of the monitor (embeddings)", "changed in the latest images (embeddings)"]
+    assert [text.partition(":")[0] for text in line.lines] == expected
+    assert "more contrast" in line.lines[1] and line.drift.monitor.alarms == {"embeddings": 25}
     line.killed()
+    # Killed before the alarm was in a saved state, it raises it again from the journal. Later images explain it
     again = Line(tmp_path / "journal", pipe=StubWithFeatures())
-    assert again.drift.monitor.alarms == {"embeddings": 25}
-    again.judge([50.0] * 10, images=[textured(80, seed, 20.0) for seed in range(10)])
+    again.drift.monitor.test_embeddings()
+    assert 25 <= again.drift.monitor.alarms["embeddings"] <= 30 and again.drift.monitor.needs_explanation
+    images = [textured(80, seed, 20.0) for seed in range(10)]
+    assert again.judge([50.0] * 7, images=images) == ["changed"] * 7 and again.drift.monitor.needs_explanation
+    again.judge([50.0] * 3, images=images)
+    assert [text.partition(":")[0] for text in again.lines] == expected and "more contrast" in again.lines[1]
+
+
+def held_back(monkeypatch, answer) -> threading.Event:
+    """Has comparisons of embeddings wait until the event, then do what `answer` does."""
+    goes_on = threading.Event()
+
+    def p_value(*arguments) -> float:
+        assert goes_on.wait(60)
+        return answer()
+
+    monkeypatch.setattr(embedding_test, "permutation_p_value", p_value)
+    return goes_on
+
+
+def test_no_verdict_waits_for_a_comparison_of_embeddings(tmp_path, monkeypatch):
+    goes_on = held_back(monkeypatch, lambda: 0.0)
+    folder = tmp_path / "camera"
+    save_grey(folder, np.random.default_rng(2).integers(10, 90, 40).tolist())
+    with PartJournal(tmp_path / "journal", str(folder.resolve())) as journal:
+        lines, sink = [], ListSink()
+        monitored = JournaledMonitor(journal, StubWithFeatures(), DriftSettings(), report=lines.append)
+        folder_inspection(folder, journal, [sink], load=StubWithFeatures, drift=monitored).run()
+        assert [result["monitor"] for result in sink.results] == ["as calibrated"] * 40
+        assert "embeddings" not in monitored.monitor.alarms and not [line for line in lines if "embeddings" in line]
+        goes_on.set()
+        # The alarm is said though no further part comes
+        eventually(lambda: any("ALARM of the monitor (embeddings)" in line for line in lines))
+
+
+def test_a_comparison_that_fails_is_said_and_made_again_with_the_next_part(tmp_path, monkeypatch):
+    failing, features = [True], [stub_features(textured(80, seed)) for seed in range(26)]
+
+    def p_value(*arguments) -> float:
+        if failing:
+            raise MemoryError("no more")
+        return 0.5
+
+    monkeypatch.setattr(embedding_test, "permutation_p_value", p_value)
+    with PartJournal(tmp_path / "journal", "camera") as journal:
+        lines = []
+        monitored = JournaledMonitor(journal, StubWithFeatures(), DriftSettings(), report=lines.append)
+        rows = [{"path": "x", "score": score, "label": "good"} for score in np.random.default_rng(0).uniform(5, 95, 26)]
+        for row, of_part in zip(rows[:25], features[:25], strict=True):
+            monitored.update(row, of_part)
+        eventually(lambda: lines and not monitored._looking.is_alive())
+        text = "the monitor could not compare embeddings (MemoryError: no more); it tries again with the next part"
+        assert lines == [text] and not monitored.monitor.state.looks
+        failing.clear()
+        monitored.update(rows[25], features[25])
+        eventually(lambda: len(monitored.monitor.state.looks) == 1)
+
+
+def test_features_are_kept_only_where_embeddings_are_tested(tmp_path):
+    several = type("Several", (StubWithFeatures,), {"category_names": ["nut", "bolt"]})
+    unknown = type("Unknown", (StubWithFeatures,), {"calibration": StubModel.calibration})
+    for name, load, kept in (("one", StubWithFeatures, True), ("several", several, False), ("unknown", unknown, False)):
+        folder = tmp_path / name
+        save_grey(folder, [60] * 3)
+        with PartJournal(tmp_path / f"{name} journal", str(folder.resolve())) as journal:
+            monitored = JournaledMonitor(journal, load(), DriftSettings())
+            folder_inspection(folder, journal, [ListSink()], load=load, drift=monitored).run()
+            assert journal.next_number == 4 and monitored.tests_embeddings == kept
+            assert [journal.features(number) is not None for number in (1, 2, 3)] == [kept] * 3
 
 
 def test_why_embeddings_are_not_tested_is_said(tmp_path):
@@ -121,7 +193,10 @@ def test_an_inspection_tests_embeddings(tmp_path):
     with PartJournal(tmp_path / "journal", str(folder.resolve())) as journal:
         monitored, sink = JournaledMonitor(journal, StubWithFeatures(), DriftSettings()), ListSink()
         folder_inspection(folder, journal, [sink], load=StubWithFeatures, drift=monitored).run()
-        assert "embeddings" in monitored.monitor.alarms and monitored.monitor.suggestions
+        monitored.monitor.test_embeddings()  # or waits for the thread that does
+        textured(50, 30, 12.0).save(folder / "30.png")
+        folder_inspection(folder, journal, [sink], load=StubWithFeatures, drift=monitored).run()
+        assert len(sink.results) == 31 and "embeddings" in monitored.monitor.alarms and monitored.monitor.suggestions
         assert sink.results[-1]["monitor"] == "changed" and "features" not in sink.results[0]
 
 

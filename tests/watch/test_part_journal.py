@@ -2,6 +2,7 @@
 
 import sqlite3
 
+import numpy as np
 import pytest
 from diffad.watch.journal import JournalError, PartJournal
 from diffad.watch.sources.part import PartKey
@@ -72,6 +73,15 @@ def test_what_all_have_got_is_forgotten(tmp_path, remembers):
         assert numbers(journal) == [7, 8, 9, 10]
         assert journal.knows(key(1)) == remembers and journal.saved_monitor() == {"number": 6}
         assert journal.next_number == 11
+
+
+def test_features_that_no_monitor_takes_are_forgotten_with_their_results(tmp_path):
+    with PartJournal(tmp_path / "journal", "camera") as journal:
+        for number in range(1, 6):
+            journal.append(key(number), {"number": number}, np.ones(3))
+        journal.forget(keep=2)
+        assert numbers(journal) == [4, 5]
+        assert [journal.features(number) is not None for number in range(1, 6)] == [False] * 3 + [True] * 2
 
 
 def test_another_process_another_source_and_other_files_are_refused(tmp_path):

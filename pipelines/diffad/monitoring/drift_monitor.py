@@ -32,6 +32,15 @@ def shares_of_level(with_embeddings: bool, with_feedback: bool = False) -> dict[
     return {name: WEIGHTS[name] / sum(WEIGHTS[each] for each in tests) for name in tests}
 
 
+def without_waiting(saved: dict[str, Any]) -> dict[str, Any]:
+    """A state of [`DriftMonitor.to_dict`] without the features that wait for a comparison, which are most of it.
+
+    The parts that come when it is gone on from take their places.
+    """
+    embeddings = saved.get("embedding_test")
+    return saved if embeddings is None else saved | {"embedding_test": embeddings | {"waiting": ""}}
+
+
 class StateError(ValueError):
     """A saved state can't be resumed; says why."""
 
@@ -158,22 +167,21 @@ class DriftMonitor:
             raise ValueError(f"the score of part {self.parts + 1} is not finite")
         with self._lock:
             rejected = score > self.threshold
+            gap = gap_index(self._scores, self._breakers, score, tie_breaker(self.parts, self.seed))
+            # Of scores equal to the threshold those above it by the tie breaker are called good, but outside the urn.
+            is_below = gap < self._rank
             if not rejected and self.embedding_test is not None:
                 if features is None:
                     raise ValueError("the monitor has reference features, so that every part called good needs its features")
-                if EMBEDDINGS not in self.alarms:  # which stays
+                if is_below and EMBEDDINGS not in self.alarms:  # which stays
                     self.embedding_test.add(features)
-            part = self.parts
             self.parts += 1
             if self.reject_test.update(np.array([rejected]))[0] >= -math.log(self.levels[REJECTS]):
                 self.alarms.setdefault(REJECTS, self.parts)
-            if not rejected:
-                gap = gap_index(self._scores, self._breakers, score, tie_breaker(part, self.seed))
-                # Of scores equal to the threshold those above it by the tie breaker are outside the urn.
-                if gap < self._rank:
-                    evidence = self.score_test.update(self._group_of_gap[[gap]])[0]
-                    if evidence >= -math.log(self.levels[SCORES]):
-                        self.alarms.setdefault(SCORES, self.parts)
+            if is_below:
+                evidence = self.score_test.update(self._group_of_gap[[gap]])[0]
+                if evidence >= -math.log(self.levels[SCORES]):
+                    self.alarms.setdefault(SCORES, self.parts)
             self.history.add(self.parts, *self._log10_evidence().values())
         if not self._defers_embeddings:
             self.test_embeddings()
@@ -182,7 +190,8 @@ class DriftMonitor:
     @property
     def has_due_look(self) -> bool:
         """Whether [`DriftMonitor.test_embeddings`] has anything to do."""
-        return self._due_look() is not None
+        with self._lock:
+            return self.embedding_test is not None and EMBEDDINGS not in self.alarms and self.embedding_test.is_due
 
     def test_embeddings(self) -> None:
         """Makes all comparisons of embeddings that are due. Other methods don't wait for it."""
@@ -203,10 +212,14 @@ class DriftMonitor:
         """Whether an alarm was raised since [`DriftMonitor.explain`]."""
         return len(self.alarms) > self._explained
 
-    def explain(self, suggestions: Sequence[Suggestion]) -> None:
-        """Keeps what changed in the images of the latest parts, as far as is known."""
+    def explain(self, suggestions: Sequence[Suggestion], count: int) -> None:
+        """Keeps what changed in the images of the latest parts, as far as is known.
+
+        Args:
+            count: of alarms before the images were chosen; later ones are still to be explained.
+        """
         with self._lock:
-            self.suggestions, self._explained = list(suggestions), len(self.alarms)
+            self.suggestions, self._explained = list(suggestions), count
 
     def set_reports(self, reported: Sequence[int]) -> MonitorState:
         """Takes all reports of wrongly rejected parts so far in place of former ones.

@@ -6,8 +6,13 @@ exchangeable, the p-value (1 + divisions at least as high) / (1 + divisions) of 
 Blocks share their reference, so that their p-values depend on each other; therefore block b = 0, 1, ... has a part a_b of the
 level a, with sum a_b <= a, and the union bound holds under any dependence: P(ever p_b <= a_b) <= a. The same bound allows looks
 at a block before it is full, which share its part.
+
+Blocks 0 to 3, 4, 8, 16, ... alone are compared, so that a_b falls with the logarithm of the number of parts only: an alarm
+takes 1 / a_b divisions, which must not last hours after a million parts. In return a late change waits for the next such
+block, at the latest until about as many parts have come again.
 """
 
+import base64
 import math
 from dataclasses import dataclass
 
@@ -20,9 +25,10 @@ FIRST_SHARE = 0.5  # of the level, for the first block: a change since calibrati
 BLOCKS_SCALE = 100  # `unspent` counts parts; a block stands for so many
 LEAST_REFERENCES = 20
 MOST_REFERENCES = 500
-DIVISIONS_PER_LEVEL = 4  # divisions drawn are so many over a_b
+FIRST_BLOCKS = 4  # each of which is compared; later ones where their number is a power of two
 FIRST_DRAWN, AT_ONCE = 100, 2000  # divisions, most often few are enough
 REGULARIZATION = 0.1  # of correlations
+MOST_BLOCKS_WAITING = 2
 KEPT_LOOKS = 100  # in the state, for people to read
 
 
@@ -36,6 +42,21 @@ def block_level(block: int, level: float) -> float:
         return FIRST_SHARE * level
     before, after = (unspent(BLOCKS_SCALE * blocks) for blocks in (block - 1, block))
     return float((1 - FIRST_SHARE) * level * (before - after))
+
+
+def level_after(block: int, level: float) -> float:
+    """What [`block_level`] leaves for all blocks after a block."""
+    return float((1 - FIRST_SHARE) * level * unspent(BLOCKS_SCALE * block))
+
+
+def is_compared(block: int) -> bool:
+    """Whether a block, from 0 on, is compared; the others are dropped."""
+    return block < FIRST_BLOCKS or block & (block - 1) == 0
+
+
+def compared_before(block: int) -> int:
+    """How many blocks before this one are compared, if it is compared itself."""
+    return block if block < FIRST_BLOCKS else block.bit_length() + 1
 
 
 def kernel_matrix(features: np.ndarray) -> np.ndarray:
@@ -61,7 +82,10 @@ def discrepancy(kernel: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def permutation_p_value(reference: np.ndarray, block: np.ndarray, level: float, seed: tuple[int, ...]) -> float:
     """P-value of a block `(m, D)` against reference features `(r, D)`, as exact as a decision at `level` needs.
 
-    Drawing ends as soon as the p-value of all divisions is sure to exceed the level; what is returned then exceeds it, too.
+    At most N = 1 / level divisions are drawn, rounded up: about the fewest whose least p-value, 1 / (1 + N), is an alarm. The
+    p-value of N divisions is valid for every N, as under exchangeability the block's own division has any rank among the
+    N + 1. Drawing ends as soon as that p-value is sure to exceed the level, at a small level with the first division as high;
+    what is returned then exceeds the level, too, so that the decision is that of all N.
 
     Args:
         seed: of the divisions.
@@ -69,7 +93,7 @@ def permutation_p_value(reference: np.ndarray, block: np.ndarray, level: float, 
     kernel = kernel_matrix(np.concatenate([reference, block]))
     weights = np.concatenate([np.full(len(reference), 1 / len(reference)), np.full(len(block), -1 / len(block))])
     observed = discrepancy(kernel, weights[None])[0] * (1 - 1e-12)  # a division and its like differ by rounding
-    divisions = math.ceil(DIVISIONS_PER_LEVEL / level)
+    divisions = math.ceil(1 / level)
     rng = np.random.default_rng(seed)
     drawn = higher = 0
     while drawn < divisions and (1 + higher) / (1 + divisions) <= level:
@@ -96,7 +120,13 @@ class EmbeddingLook:
     seed: tuple[int, ...]
 
     def p_value(self) -> float:
-        """As of [`permutation_p_value`]; takes milliseconds, or seconds where parts differ and the level is small."""
+        """As of [`permutation_p_value`].
+
+        It draws 1 / `allowed` divisions at most, fewer where it is no alarm. At a level of 0.01 these are 800 in block 0,
+        22,000 in block 4, and 156,000 in the latest block of a million parts; at a tenth of the level ten times as many.
+        A division takes 1 µs for 23 references and a window of 25, 14 µs for 100 and 200, 55 µs for 500 and 200, on one core:
+        9 seconds at most after a million parts. The kernel of 1,000 features takes 0.2 to 0.4 seconds besides.
+        """
         return permutation_p_value(self.reference, self.window, self.allowed, self.seed)
 
 
@@ -125,32 +155,40 @@ class EmbeddingTest:
             chosen = np.random.default_rng((seed, 2)).choice(len(reference), MOST_REFERENCES, replace=False)
             reference = reference[np.sort(chosen)]
         self.reference, self.level, self.seed = reference, level, seed
-        self.block = 0  # that is being filled
+        self.block = 0  # that is being filled, or is the next to be compared
         self.looked = 0  # comparisons of it so far
-        self.waiting: list[list[float]] = []  # features of its parts, and of later ones
+        self.to_skip = 0  # parts before it that are still to come
+        self.waiting: list[np.ndarray] = []  # features of its parts, and of later ones; of two blocks at most
         self.looks: list[tuple[float, float]] = []  # p-value and allowed p-value of the latest comparisons
 
     def add(self, features: np.ndarray) -> None:
-        """Takes the features `(D,)` of one part.
+        """Takes the features `(D,)` of one part. While a comparison lasts, parts beyond two blocks are left out.
 
         Raises:
             ValueError: if they have another length than those of the reference, or are not finite.
         """
-        features = np.asarray(features, dtype=float)
+        features = np.array(features, dtype=float)
         if features.shape != self.reference.shape[1:] or not np.isfinite(features).all():
             raise ValueError(
                 f"features: {self.reference.shape[1]} finite numbers are needed, got an array of shape {features.shape}"
             )
-        self.waiting.append(features.tolist())
+        if self.to_skip:
+            self.to_skip -= 1
+        elif len(self.waiting) < MOST_BLOCKS_WAITING * LOOKS[-1]:
+            self.waiting.append(features)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether there are parts enough for the next comparison."""
+        return len(self.waiting) >= LOOKS[self.looked]
 
     def due_look(self) -> EmbeddingLook | None:
         """The next comparison, once there are parts enough; its p-value goes to [`EmbeddingTest.take`]."""
-        size = LOOKS[self.looked]
-        if len(self.waiting) < size:
+        if not self.is_due:
             return None
-        allowed = block_level(self.block, self.level) / len(LOOKS)
+        allowed = block_level(compared_before(self.block), self.level) / len(LOOKS)
         seed = (self.seed, 3, self.block, self.looked)
-        return EmbeddingLook(self.reference, np.array(self.waiting[:size]), allowed, seed)
+        return EmbeddingLook(self.reference, np.array(self.waiting[: LOOKS[self.looked]]), allowed, seed)
 
     def take(self, look: EmbeddingLook, p_value: float) -> bool:
         """Takes the p-value of the comparison that was due; whether it is an alarm."""
@@ -158,15 +196,48 @@ class EmbeddingTest:
         self.looked += 1
         if self.looked == len(LOOKS):
             del self.waiting[: LOOKS[-1]]
-            self.block, self.looked = self.block + 1, 0
+            self._begin_next_block()
         return p_value <= look.allowed
+
+    def _begin_next_block(self) -> None:
+        self.block, self.looked = self.block + 1, 0
+        while not is_compared(self.block):
+            self.block += 1
+            self.to_skip += LOOKS[-1]
+        here = min(self.to_skip, len(self.waiting))
+        del self.waiting[:here]
+        self.to_skip -= here
 
     def state(self) -> dict:
         """Everything that parts have changed, as values JSON can hold."""
-        return {"block": self.block, "looked": self.looked, "waiting": list(self.waiting), "blocks": self.looks}
+        return {
+            "block": self.block,
+            "looked": self.looked,
+            "to_skip": self.to_skip,
+            "level": self.level,
+            "waiting": base64.b64encode(np.array(self.waiting, dtype="<f8").tobytes()).decode(),
+            "blocks": self.looks,
+        }
 
     def restore(self, state: dict) -> None:
-        """Takes over what [`EmbeddingTest.state`] gave. Earlier releases looked at full blocks only."""
-        self.waiting = [list(features) for features in state["waiting"]]
+        """Takes over what [`EmbeddingTest.state`] gave, or that of an earlier release.
+
+        Those compared every block; earlier ones still full blocks only. After the first blocks the test begins anew then, with
+        what such a state's blocks have left of the level.
+        """
+        self.waiting = _features_of(state["waiting"], self.reference.shape[1])
         self.looks = [(p_value, allowed) for p_value, allowed in state["blocks"]]
         self.block, self.looked = int(state.get("block", len(self.looks))), int(state.get("looked", 0))
+        self.to_skip = int(state.get("to_skip", 0))
+        if "level" in state:
+            self.level = float(state["level"])
+        elif self.block >= FIRST_BLOCKS:
+            self.level = level_after(self.block, self.level)
+            self.block, self.looked, self.waiting = 0, 0, []
+
+
+def _features_of(saved: str | list[list[float]], length: int) -> list[np.ndarray]:
+    """Features as [`EmbeddingTest.state`] writes them; earlier releases wrote lists of numbers."""
+    if isinstance(saved, str):
+        return list(np.frombuffer(base64.b64decode(saved, validate=True), dtype="<f8").reshape(-1, length))
+    return list(np.array(saved, dtype=float).reshape(len(saved), length))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..imaging.reading import read_image
-from ..monitoring.drift_monitor import EMBEDDINGS, DriftMonitor, StateError
+from ..monitoring.drift_monitor import EMBEDDINGS, DriftMonitor, StateError, without_waiting
 from ..monitoring.feedback_list import FeedbackList
 from ..monitoring.references import embedding_reference
 from ..monitoring.rejected_parts import RejectedParts
@@ -57,6 +57,7 @@ class CategoryMonitors:
             self.monitors[name or None].restore(state)
             if with_feedback:
                 self.rejected[name or None] = _restored(state)
+        self._said = {name: set(monitor.alarms) for name, monitor in self.monitors.items()}
         if saved and self.key not in saved:
             LOG.warning("the monitor begins anew: %s", self._why_anew(saved))
 
@@ -82,6 +83,7 @@ class CategoryMonitors:
                 monitor.update(score, of_image)
                 if self.rejected and score > monitor.threshold:
                     self.rejected[category].add(monitor.parts - 1, row["name"], row["digest"])
+        self._say_alarms()
 
     def work(self, recent: Callable[[str | None], list[SentImage]]) -> Callable[[], None] | None:
         """What needs time now, for a thread to do, or None: a test of embeddings, or to say what changed after an alarm.
@@ -89,26 +91,35 @@ class CategoryMonitors:
         Args:
             recent: gives the latest images of a category.
         """
+        self._say_alarms()
         for name, monitor in self.monitors.items():
             if monitor.has_due_look:
                 return monitor.test_embeddings
+            alarms = list(monitor.alarms)  # before images are chosen: a later one needs later images
             images = recent(name) if monitor.needs_explanation and self.references[name] is not None else []
             if len(images) >= LEAST_PARTS:
-                return partial(self._explain, name, images)
+                return partial(self._explain, name, images, alarms)
         return None
 
-    def _explain(self, name: str | None, images: Sequence[SentImage]) -> None:
+    def _explain(self, name: str | None, images: Sequence[SentImage], alarms: Sequence[str]) -> None:
         monitor = self.monitors[name]
         read = (read_image(io.BytesIO(image.data), image.name) for image in images)
-        monitor.explain(suggested_changes(self.references[name], read))
-        tests, changes = ", ".join(monitor.alarms), "; ".join(map(str, monitor.suggestions)) or "nothing that statistics tell"
-        of_category = "" if name is None else f" of {name}"
-        LOG.warning("ALARM of the monitor%s (%s); changed in the latest images: %s", of_category, tests, changes)
+        monitor.explain(suggested_changes(self.references[name], read), len(alarms))
+        changes = "; ".join(map(str, monitor.suggestions)) or "nothing that statistics tell"
+        LOG.warning("changed in the latest images%s (%s): %s", _of_category(name), ", ".join(alarms), changes)
+
+    def _say_alarms(self) -> None:
+        """Logs each alarm once, also where nothing can explain it; called in the server's own thread."""
+        for name, monitor in self.monitors.items():
+            for test in [test for test in list(monitor.alarms) if test not in self._said[name]]:
+                self._said[name].add(test)
+                LOG.warning("ALARM of the monitor%s (%s): production is not as calibrated", _of_category(name), test)
 
     def take_feedback(self, feedback: FeedbackList) -> None:
         """Takes the operators' latest words on parts that were judged before."""
         for category, rejected in self.rejected.items():
             self.monitors[category].set_reports(rejected.places_of(feedback))
+        self._say_alarms()
 
     def summary(self) -> list[dict]:
         """State of each category's monitor; the keys are fields of [`diffad.serve.answers.CategoryState`]."""
@@ -159,6 +170,10 @@ class CategoryMonitors:
         }
 
 
+def _of_category(name: str | None) -> str:
+    return "" if name is None else f" of {name}"
+
+
 def _restored(state: dict) -> RejectedParts:
     try:
         return RejectedParts(**state["rejected"])
@@ -182,7 +197,12 @@ class SavedStates:
         self._written = dict(self.of_models)
 
     def take(self, drift: CategoryMonitors) -> None:
-        """Takes the state of a monitor, in the thread that changes it."""
+        """Takes the state of the model that serves, in the thread that changes it.
+
+        Those of other models keep no features that wait for a comparison, so that the file stays small.
+        """
+        for key, of_model in self.of_models.items():
+            self.of_models[key] = {name: without_waiting(state) for name, state in of_model.items()}
         self.of_models[drift.key] = drift.state()
 
     def write(self) -> None:

@@ -120,6 +120,8 @@ class Inspection:
             return
         number, features = self.journal.next_number, row.pop("features", None)
         monitor = None if self.drift is None else self.drift.update(row, features, part.image)
+        if self.drift is None or not self.drift.tests_embeddings:
+            features = None  # which nobody would delete from the journal
         now, model = time.time_ns(), self.judge.model
         result = make_result(row, self.journal.identity, number, part.key.modified, now, model, monitor)
         if self._until_it_works(lambda: self._keep(part, result, features), Cause.JOURNAL, JournalError) is None:

@@ -149,6 +149,7 @@ class PartJournal:
             what = "UPDATE parts SET result = NULL" if self.remembers else "DELETE FROM parts"
             with self._transaction() as run:
                 run(f"{what} WHERE number > ? AND number <= ?", (start, limit))
+                run("DELETE FROM features WHERE number <= ?", (limit,))
                 run("UPDATE about SET value = ? WHERE name = ?", (str(limit), FORGOTTEN))
 
     def _check(self, source: str) -> None:
