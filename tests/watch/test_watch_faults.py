@@ -134,7 +134,7 @@ def test_a_broker_that_was_away_gets_everything_after_its_return(tmp_path):
             server.stop()
             save_grey(folder, [20] * 5, first=3)
             eventually(lambda: len(sink.results) == 8 and any("failed" in line for line in lines))
-            assert sink.situations[-1].causes.name == "SINK"
+            eventually(lambda: sink.situations[-1].causes.name == "SINK")
             server.start()
             eventually(lambda: lines[-1].endswith("works again"))
             eventually(lambda: {body["number"] for topic, body, _ in messages if topic == "result"} >= set(range(4, 9)))
