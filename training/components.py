@@ -27,6 +27,13 @@ from diffusers import DDPMScheduler, UNet2DModel
 WHITENED = {"shared_whitening": 0.1, "regularization": 0.5}
 NEIGHBOR_IMAGES = 32
 GAUSSIAN_RANK = 32  # keeps what full covariances of 176 channels find, at a fifth of their size
+# Training images from which on the conditioning is chosen, too: one more than the 32 components that are kept of a position's
+# covariance. With fewer its rank is lower, and a position's own distances are nearly Euclidean. These are sharper on the strong
+# defects of all three papers, while synthetic defects, which are weaker, prefer the others even by 24 unseen good images.
+FEWEST_TRAINING_IMAGES = 33
+# With fewer the mean covariance of all positions counts as so many images beside a position's own: what moves a little from
+# image to image is far from Euclidean, and few images don't show it at each place (model_cards/score.md).
+FEW_IMAGES_PRIOR = 3
 # Of coarse features, which decide verdicts: their rank, and how many images the mean covariance of all positions counts as.
 # Chosen on screws, tiles, grid, nuts, fabric and paper, with 24 images of them to all (model_cards/score.md).
 COARSE_RANK, COARSE_PRIOR_IMAGES = 64, 30
@@ -122,6 +129,7 @@ def build_multiscale(
     scales = tuple(scale for scale in scales if scale not in DENOISER_TERMS)
     if not scales:
         return None
+    pooling = FEW_IMAGES_PRIOR / (FEW_IMAGES_PRIOR + training_images) if training_images < FEWEST_TRAINING_IMAGES else 0.0
     return MultiscaleFeatures(
         extractor.config.channels,
         extractor.coarse_channels,
@@ -131,7 +139,7 @@ def build_multiscale(
         coarse_rank=COARSE_RANK,
         coarse_pooling=COARSE_PRIOR_IMAGES / (COARSE_PRIOR_IMAGES + training_images),
         neighbor_images=min(NEIGHBOR_IMAGES, training_images),
-        **(WHITENED if whitened else {"regularization": config.regularization}),
+        **(WHITENED if whitened else {"regularization": config.regularization, "pooling": pooling}),
         seed=config.seed,
         num_classes=max(1, len(config.categories)),
     )

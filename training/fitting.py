@@ -17,6 +17,7 @@ from diffad.scoring.inputs import InputReader, load_region_at
 from diffad.scoring.profiles import GAUSSIAN, profile_settings, scales_among
 from diffad_training.accumulation import accumulate_grid, grid_gaussians, scale_gaussians
 from diffad_training.components import (
+    FEWEST_TRAINING_IMAGES,
     WHITENED,
     build_calibration,
     build_discriminant,
@@ -35,11 +36,6 @@ from diffad_training.map_choice import MapChoice, choose_map
 from diffad_training.multiscale_fitting import fit_multiscale
 from diffad_training.reference_choice import choose_references
 from diffusers import DDPMScheduler
-
-# Training images from which on the conditioning is chosen, too: one more than the 32 components that are kept of a position's
-# covariance. With fewer its rank is lower, and a position's own distances are nearly Euclidean. These are sharper on the strong
-# defects of all three papers, while synthetic defects, which are weaker, prefer the others even by 24 unseen good images.
-FEWEST_TRAINING_IMAGES = 33
 
 
 class GoodParts(NamedTuple):

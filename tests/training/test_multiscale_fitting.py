@@ -39,9 +39,10 @@ def test_gaussians_are_of_all_training_images_and_each_is_read_once(good_images,
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_mean_covariance_counts_as_thirty_images(good_images, tmp_path):
+def test_the_mean_covariance_counts_the_more_the_fewer_images_there_are(good_images, tmp_path):
     config = tiny_config(good_images, tmp_path / "model")
-    for images, share in ((10, 0.75), (30, 0.5), (270, 0.1)):
+    for images, share, of_detail in ((9, 30 / 39, 0.25), (30, 0.5, 3 / 33), (33, 30 / 63, 0), (270, 0.1, 0)):
         multiscale = build_multiscale(config, build_extractor(config), images, ("coarse", "detail"))
-        assert multiscale.coarse.gaussian.config.pooling == share and multiscale.detail.gaussian.config.pooling == 0
+        assert multiscale.coarse.gaussian.config.pooling == share
+        assert multiscale.detail.gaussian.config.pooling == of_detail
         assert multiscale.coarse.gaussian.config.rank > multiscale.detail.gaussian.config.rank
