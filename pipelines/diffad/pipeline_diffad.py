@@ -151,11 +151,12 @@ class DiffADPipeline(FormerNames, ChecksInputs, ScoresByProfile, SavedWhole, Dif
         anomaly_maps: list[Any] = [None] * len(images)
         term_maps: list[dict[str, torch.Tensor]] = [{} for _ in images]
         pooled: list[Any] = [None] * len(images)
+        keeps_features = return_features and scorer.config.sees_features
         with self.progress_bar(total=len(images)) as progress:
             for indices, pixels, category, detail, originals in reader.batches(images, category_of, batch_size):
                 score = scorer(pixels, category, terms, batch_size, detail)  # (B,), (B, H, W), {name: (B, H, W)}
                 image_scores[indices] = score.image_scores.cpu().numpy()
-                features = score.pooled_features.float().cpu() if return_features and scorer.sees_features else None  # (B, D)
+                features = score.pooled_features.float().cpu() if keeps_features else None  # (B, D)
                 for i, index in enumerate(indices):
                     pooled[index] = None if features is None else features[i]
                     size = map_size or (originals[i].height, originals[i].width)

@@ -1,10 +1,11 @@
 """The benchmark of few good images: what is drawn and measured, and its table."""
 
+import numpy as np
 import pytest
 from diffad.data import Sample, evaluation_samples
 from diffad_training.benchmarks import few_images
-from diffad_training.benchmarks.few_images import METRICS, drawn, every, metrics_of, table
-from diffad_training.benchmarks.robustness import Scores
+from diffad_training.benchmarks.few_images import METRICS, drawn, every, table
+from diffad_training.benchmarks.robustness import Scores, metrics_of
 
 SAMPLES = [Sample(str(i), lambda: None, defect="good" if i < 5 else "crack") for i in range(9)]
 
@@ -24,10 +25,11 @@ def test_a_detector_that_knows_the_truth_is_perfect(mvtec_folder, monkeypatch):
     monkeypatch.setattr(few_images, "PROTOCOL_MAP_SIZE", (16, 24))
     samples = evaluation_samples(mvtec_folder)
     masks = few_images.read_truth(samples, (16, 24))
+    is_defective = np.array([sample.is_defective for sample in samples])
     truth = masks.any(axis=(1, 2)).astype(float)
-    found = metrics_of(Scores(masks.astype(float), truth), samples, masks)
+    found = metrics_of(Scores(masks.astype(float), truth), is_defective, masks)
     assert [found[metric] for metric in METRICS] == pytest.approx([1, 1, 1], abs=1e-3)
-    assert metrics_of(Scores(masks.astype(float), -truth), samples, masks)["image_auroc"] == 0
+    assert metrics_of(Scores(masks.astype(float), -truth), is_defective, masks)["image_auroc"] == 0
 
 
 def test_means_and_spreads_are_over_draws():

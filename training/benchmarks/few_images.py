@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from diffad import detection_metrics, localization_metrics
 from diffad.data import Sample, evaluation_samples, training_samples
 from diffad.evaluation.scored_samples import PROTOCOL_MAP_SIZE, read_truth
 from diffad.scoring.profiles import GAUSSIAN
@@ -27,7 +26,7 @@ from diffad.system.memory import return_freed_memory
 from diffad_training.benchmarks import peers
 from diffad_training.benchmarks.detection import OURS, ROOT
 from diffad_training.benchmarks.records import append_result, fill_tables, latest_results
-from diffad_training.benchmarks.robustness import METRICS, Scores, trained_model
+from diffad_training.benchmarks.robustness import METRICS, Scores, metrics_of, trained_model
 
 RESULTS = ROOT / "training" / "benchmarks" / "results" / "few_images.jsonl"
 CARD = ROOT / "model_cards" / "few_images.md"
@@ -50,13 +49,13 @@ def main(arguments: list[str] | None = None) -> None:
     for category in options.categories:
         good = training_samples(str(options.data_root / category))
         test = every(evaluation_samples(options.data_root / category), options.every)
-        masks = read_truth(test, PROTOCOL_MAP_SIZE)
+        masks, is_defective = read_truth(test, PROTOCOL_MAP_SIZE), np.array([sample.is_defective for sample in test])
         for count in [count for count in options.counts if count <= len(good)]:
             for draw in options.draws:
                 for detector in (OURS, *peers.PEERS):
                     scores = scores_of(detector, drawn(good, count, draw), draw, test, masks)
                     result = {"category": category, "detector": detector, "count": count, "draw": draw}
-                    result |= {"metrics": metrics_of(scores, test, masks), "test_images": len(test)}
+                    result |= {"metrics": metrics_of(scores, is_defective, masks), "test_images": len(test)}
                     append_result(RESULTS, {**result, "date": datetime.date.today().isoformat()})
                     print(result, flush=True)
     update_tables(CARD, RESULTS)
@@ -94,12 +93,6 @@ def scores_of(detector: str, good: Sequence[Sample], seed: int, test: Sequence[S
         script = ROOT / "training" / "train.py"
         subprocess.run([sys.executable, script, "--data", folder, "--output_dir", model, *settings], check=True)
         return trained_model(model, None)(test, masks)
-
-
-def metrics_of(scores: Scores, test: Sequence[Sample], masks: np.ndarray) -> dict[str, float]:
-    is_defective = np.array([sample.is_defective for sample in test])
-    found = detection_metrics(scores.image_scores, is_defective) | localization_metrics(scores.maps, masks)
-    return {metric: found[metric] for metric in METRICS}
 
 
 def update_tables(card: Path, kept: Path) -> None:

@@ -1,9 +1,23 @@
 """Kept results of the benchmarks: one line of JSON each, and the tables of documents that are rendered from them."""
 
 import json
+import os
+import platform
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import torch
+
+
+def category_of(model: Path) -> str:
+    """Name of the folder that a model was trained on."""
+    return Path(json.loads((model / "training_config.json").read_text())["data"]).name
+
+
+def this_machine(device: torch.device) -> str:
+    """What a figure was measured on."""
+    return f"{torch.get_num_threads()} threads on {os.cpu_count()} cores {platform.machine()}, {device.type}"
 
 
 def append_result(path: Path, result: dict) -> None:

@@ -12,9 +12,6 @@ model_cards/repair.md from it.
 
 import argparse
 import datetime
-import json
-import os
-import platform
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +23,7 @@ from diffad.data import evaluation_samples
 from diffad.imaging.maps import resize_map
 from diffad.imaging.preprocessing import resize_rgb
 from diffad.imaging.tensors import to_model_range
-from diffad_training.benchmarks.records import append_result
+from diffad_training.benchmarks.records import append_result, category_of, this_machine
 from diffad_training.benchmarks.repair_judges import Judge, patchcore_judge, pipeline_judge
 from diffad_training.benchmarks.repair_methods import SLOW, Method, methods_of
 from diffad_training.benchmarks.repair_tables import table, update_tables
@@ -61,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
         pipe = DiffADPipeline.from_pretrained(model)
         pipe.to("cuda" if torch.cuda.is_available() else "cpu")
         pipe.set_progress_bar_config(disable=True)
-        category = Path(json.loads((model / "training_config.json").read_text())["data"]).name
+        category = category_of(model)
         data = options.data_root / category
         judges: dict[str, Judge] = {"the model": lambda images: pipe(images).is_defective}  # noqa: B023
         if options.judges:
@@ -74,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
             "category": category,
             "seed": options.seed,
             "date": datetime.date.today().isoformat(),
-            "machine": f"{torch.get_num_threads()} threads on {os.cpu_count()} cores {platform.machine()}, {pipe.device.type}",
+            "machine": this_machine(pipe.device),
             **result,
         }
         append_result(RESULTS, record)

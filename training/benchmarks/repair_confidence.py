@@ -9,9 +9,6 @@ training/benchmarks/results/repair_confidence.jsonl and renders the table in mod
 
 import argparse
 import datetime
-import json
-import os
-import platform
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +16,7 @@ import torch
 from diffad import DiffADPipeline
 from diffad.data import evaluation_samples
 from diffad.imaging.preprocessing import resize_rgb
-from diffad_training.benchmarks.records import append_result, fill_tables, latest_results
+from diffad_training.benchmarks.records import append_result, category_of, fill_tables, latest_results, this_machine
 from diffad_training.benchmarks.synthetic_defects import defect_set
 from tqdm.auto import tqdm
 
@@ -40,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
         pipe = DiffADPipeline.from_pretrained(model)
         pipe.to("cuda" if torch.cuda.is_available() else "cpu")
         pipe.set_progress_bar_config(disable=True)
-        category = Path(json.loads((model / "training_config.json").read_text())["data"]).name
+        category = category_of(model)
         size = pipe.scorer.detail_size or pipe.image_size
         good = [sample for sample in evaluation_samples(options.data_root / category) if not sample.is_defective]
         order = np.random.default_rng(options.seed).permutation(len(good))
@@ -49,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
             "category": category,
             "seed": options.seed,
             "date": datetime.date.today().isoformat(),
-            "machine": f"{torch.get_num_threads()} threads on {os.cpu_count()} cores {platform.machine()}, {pipe.device.type}",
+            "machine": this_machine(pipe.device),
             "defects": options.defects,
             "shares": {str(share): measure(pipe, images, options.defects, options.seed, share) for share in SHARES},
         }

@@ -10,9 +10,6 @@ per model to training/benchmarks/results/repair_region.jsonl and renders the tab
 
 import argparse
 import datetime
-import json
-import os
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +21,7 @@ from diffad.imaging.preprocessing import resize_rgb
 from diffad.imaging.tensors import to_model_range
 from diffad.repair.inpainting import Inpainting
 from diffad.repair.proposals import GrowthLimit, aligned_contents, blend_in, grow_with_contents
-from diffad_training.benchmarks.records import append_result, fill_tables, latest_results
+from diffad_training.benchmarks.records import append_result, category_of, fill_tables, latest_results, this_machine
 from diffad_training.benchmarks.synthetic_defects import KINDS, add_defect, with_shade
 from diffad_training.good_images import held_out_samples
 from PIL import Image
@@ -74,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     for model in options.models:
         pipe = DiffADPipeline.from_pretrained(model)
         pipe.set_progress_bar_config(disable=True)
-        category = Path(json.loads((model / "training_config.json").read_text())["data"]).name
+        category = category_of(model)
         held_out = held_out_samples(model, str(options.data_root / category))
         size = pipe.scorer.detail_size or pipe.image_size
         images = [resize_rgb(sample.read(), size).transpose(1, 2, 0) for sample in held_out]
@@ -82,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
             "category": category,
             "seed": options.seed,
             "date": datetime.date.today().isoformat(),
-            "machine": f"{torch.get_num_threads()} threads on {os.cpu_count()} cores {platform.machine()}, {pipe.device.type}",
+            "machine": this_machine(pipe.device),
             "defects": options.defects,
             **measure(pipe, cases(images, options.defects, options.seed)),
         }

@@ -11,7 +11,6 @@ beside this file, and renders the tables of model_cards/robustness.md from it. P
 import argparse
 import dataclasses
 import datetime
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -33,7 +32,7 @@ from diffad_training.benchmarks.image_changes import (
     with_brightness,
     with_gamma,
 )
-from diffad_training.benchmarks.records import append_result, fill_tables, latest_results
+from diffad_training.benchmarks.records import append_result, category_of, fill_tables, latest_results
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent.parent
@@ -77,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     return_freed_memory()
     for model in options.models:
-        category = Path(json.loads((model / "training_config.json").read_text())["data"]).name
+        category = category_of(model)
         of_peers = {name: partial(fitted_peer, name, options.data_root / category) for name in options.peers}
         for name, build in {OURS: partial(trained_model, model, options.profile), **of_peers}.items():
             for result in measure(build(), options.data_root / category):
@@ -95,12 +94,17 @@ def measure(detector: Detector, folder: Path) -> Iterator[dict]:
         masks = read_truth(samples, PROTOCOL_MAP_SIZE)
         is_defective = np.array([sample.is_defective for sample in samples])
         scores = detector(samples, masks)
-        found = detection_metrics(scores.image_scores, is_defective) | localization_metrics(scores.maps, masks)
-        metrics = {metric: found[metric] for metric in METRICS}
+        metrics = metrics_of(scores, is_defective, masks)
         if scores.called_defective is not None:
             metrics["false_alarms"] = float(scores.called_defective[~is_defective].mean())
             metrics["found"] = float(scores.called_defective[is_defective].mean())
         yield {"change": name, "metrics": metrics}
+
+
+def metrics_of(scores: Scores, is_defective: np.ndarray, masks: np.ndarray) -> dict[str, float]:
+    """The metrics of [`METRICS`] of N images, `is_defective` `(N,)` and `masks` being the truth."""
+    found = detection_metrics(scores.image_scores, is_defective) | localization_metrics(scores.maps, masks)
+    return {metric: found[metric] for metric in METRICS}
 
 
 def with_change(sample: Sample, name: str) -> Sample:

@@ -8,7 +8,6 @@ model_cards/trajectories.png.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 from diffad import DiffADPipeline
 from diffad.data import evaluation_samples
 from diffad.imaging.drawing import evenly_spaced, filmstrip
+from diffad_training.benchmarks.records import category_of
 from PIL import Image
 
 PICTURE = Path(__file__).parents[2] / "model_cards" / "trajectories.png"
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     pipe = DiffADPipeline.from_pretrained(options.model)
     pipe.set_progress_bar_config(disable=True)
-    category = Path(json.loads((options.model / "training_config.json").read_text())["data"]).name
+    category = category_of(options.model)
     samples = evaluation_samples(options.data_root / category)
     rows = []
     for case in options.cases:

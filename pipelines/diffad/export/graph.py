@@ -35,7 +35,7 @@ class ScoreGraph(torch.nn.Module):
         """Scores `image` `(B, 3, H, W)` in [0, 1], and `detail` `(B, 3, 2 H, 2 W)`, the same enlarged, by `category` `(B,)`."""
         terms = self.scorer.config.all_terms if self.names else None
         score = self.scorer(2 * image - 1, category, terms, detail=None if detail is None else 2 * detail - 1)
-        pooled = [score.pooled_features] if self.scorer.sees_features else []
+        pooled = [score.pooled_features] if self.scorer.config.sees_features else []
         return score.anomaly_maps, score.image_scores, *(score.term_maps[name] for name in self.names), *pooled
 
 
@@ -56,7 +56,7 @@ class TileGraph(torch.nn.Module):
     def forward(self, image: torch.Tensor, category: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
         """Term maps of tiles `(B, 3, h, w)` in [0, 1] under the Gaussians of `category` `(B,)`."""
         maps, pooled = self.scorer.measure_tiles(2 * image - 1, category, self.scorer.config.terms)
-        return *(maps[name] for name in self.names), *([pooled] if self.scorer.sees_features else [])
+        return *(maps[name] for name in self.names), *([pooled] if self.scorer.config.sees_features else [])
 
 
 class CategoryGraph(torch.nn.Module):
@@ -117,7 +117,7 @@ def score_graph(scorer: Scorer, has_categories: bool, term_maps: Sequence[str] =
     """The graph of a scorer; of a model of tiles that of one tile."""
     inputs = score_inputs(scorer, has_categories)
     dynamic = {name: {0: "batch"} for name in inputs}
-    pooled = [POOLED_FEATURES] if scorer.sees_features else []
+    pooled = [POOLED_FEATURES] if scorer.config.sees_features else []
     if scorer.config.short_side is not None:
         module = TileGraph(scorer)
         return trace(module, inputs, [*(TERM_MAP + name for name in module.names), *pooled], dynamic)

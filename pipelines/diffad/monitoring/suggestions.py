@@ -11,10 +11,9 @@ from PIL import Image
 from scipy.stats import mannwhitneyu
 
 from ..imaging.image_statistics import look_of, statistics_of
-from ..scoring.reference_parts import ReferenceParts
+from ..scoring.reference_parts import LEAST_PARTS, ReferenceParts
 
 SIGNIFICANCE = 0.01  # of all statistics together
-LEAST_PARTS = 8  # in each set
 # By the names of [`diffad.imaging.image_statistics`], the words for more and for less of it.
 WORDS = {
     "brightness": ("brighter", "darker"),

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..imaging.image_statistics import STATISTICS, Look, statistics_of
 
-LEAST_LOOKS = 8  # of fewer images the mean picture is nearly one of them, and tells no change
+LEAST_PARTS = 8  # from fewer nothing is said of what changed, and their mean picture is nearly one of them
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ReferenceParts:
         """Of images with features `(n, D)` and these looks."""
         mean_square = np.mean([look.square for look in looks], axis=0)
         statistics = [list(statistics_of(look, mean_square).values()) for look in looks]
-        mean_square = mean_square if len(looks) >= LEAST_LOOKS else np.zeros_like(mean_square)
+        mean_square = mean_square if len(looks) >= LEAST_PARTS else np.zeros_like(mean_square)
         return cls(*(np.asarray(values, dtype=np.float32) for values in (features, statistics, mean_square)))
 
     def sorted_by(self, scores: np.ndarray) -> "ReferenceParts":

@@ -172,11 +172,6 @@ class Scorer(torch.nn.Module):
             maps, pooled = self._blended_term_maps(images, category, terms, tiles_per_pass)
         return MeasuredMaps({name: self._smoothed(term_map, size) for name, term_map in maps.items()}, pooled)
 
-    @property
-    def sees_features(self) -> bool:
-        """Whether scoring has pooled features at hand."""
-        return self.config.sees_features
-
     def pooled_features(self, images: torch.Tensor, tiles_per_pass: int = 8) -> torch.Tensor:
         """Spatial means `(B, D)` of the features of images `(B, 3, H, W)`; of one that is scored in tiles, of all its tiles."""
         corners = tile_corners(tuple(images.shape[-2:]), self.image_size, self.config.tile_overlap)  # one of a whole image
@@ -209,16 +204,6 @@ class Scorer(torch.nn.Module):
         predicted = self.feature_denoiser(noisy, self.feature_timestep, category)
         return self.feature_denoiser.split(score_terms.feature_residual(clean, [predicted]))
 
-    def tile_term_maps(
-        self,
-        images: torch.Tensor,
-        category: torch.Tensor | int | None,
-        terms: Sequence[str],
-        detail: torch.Tensor | None = None,
-    ) -> TermMaps:
-        """Raw term maps `(B, H, W)` of images at the model's resolution, or of tiles, not smoothed."""
-        return self.measure_tiles(images, category, terms, detail).maps
-
     def measure_tiles(
         self,
         images: torch.Tensor,
@@ -226,7 +211,7 @@ class Scorer(torch.nn.Module):
         terms: Sequence[str],
         detail: torch.Tensor | None = None,
     ) -> MeasuredMaps:
-        """[`Scorer.tile_term_maps`] with the pooled features of each image or tile."""
+        """Raw term maps `(B, H, W)` of images at the model's resolution, or of tiles, not smoothed, and their pooled features."""
         maps, pooled = self._term_maps(images, category, terms, detail)
         return MeasuredMaps({name: resize_map(term_map, tuple(images.shape[-2:])) for name, term_map in maps.items()}, pooled)
 

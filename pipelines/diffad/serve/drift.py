@@ -15,7 +15,8 @@ from ..monitoring.drift_monitor import EMBEDDINGS, DriftMonitor, StateError, wit
 from ..monitoring.feedback_list import FeedbackList
 from ..monitoring.references import embedding_reference
 from ..monitoring.rejected_parts import RejectedParts
-from ..monitoring.suggestions import LEAST_PARTS, suggested_changes
+from ..monitoring.suggestions import suggested_changes
+from ..scoring.reference_parts import LEAST_PARTS
 from ..system.atomic import write_text
 from ..system.text import one_line
 from .messages import ModelInfo, SentImage

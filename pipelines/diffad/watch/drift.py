@@ -12,8 +12,8 @@ from PIL import Image
 from ..imaging.image_statistics import reduced
 from ..monitoring.drift_monitor import DriftMonitor, StateError
 from ..monitoring.references import embedding_reference
-from ..monitoring.suggestions import LEAST_PARTS, suggested_changes
-from ..scoring.reference_parts import ReferenceParts
+from ..monitoring.suggestions import suggested_changes
+from ..scoring.reference_parts import LEAST_PARTS, ReferenceParts
 from ..system.text import one_line
 from .journal import PartJournal
 from .results import AS_CALIBRATED, CHANGED
