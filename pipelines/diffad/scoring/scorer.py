@@ -211,7 +211,7 @@ class Scorer(torch.nn.Module):
         terms: Sequence[str],
         detail: torch.Tensor | None = None,
     ) -> MeasuredMaps:
-        """Raw term maps `(B, H, W)` of images at the model's resolution, or of tiles, not smoothed, and their pooled features."""
+        """Raw term maps `(B, H, W)` of images at the model's size, or of tiles, not smoothed, and their pooled features."""
         maps, pooled = self._term_maps(images, category, terms, detail)
         return MeasuredMaps({name: resize_map(term_map, tuple(images.shape[-2:])) for name, term_map in maps.items()}, pooled)
 
