@@ -95,7 +95,7 @@ def save_checkpoint(
     with ExitStack() as stack:
         scratch = [None]
         if accelerator.is_main_process:
-            # Weights, their average and the two moments of AdamW.
+            # Weights, their average and the two moments of AdamW; Muon has one.
             size = 4 * sum(tensor.numel() * tensor.element_size() for tensor in ema.shadow_params)
             scratch = [str(stack.enter_context(writing(folder.path / f"checkpoint-{step}", whole=True, size=size)))]
         broadcast_object_list(scratch)

@@ -25,6 +25,7 @@ CHOICES = {
     "augmentations": ("hflip", "vflip", "rot90"),
     "prediction_type": ("epsilon", "sample"),
     "mixed_precision": ("auto", "no", "bf16", "fp16"),
+    "optimizer": ("adamw", "muon"),
     "profile": (BALANCED, GAUSSIAN),
     "profiles": tuple(PROFILES),
 }
@@ -118,6 +119,7 @@ class TrainingConfig:
     max_train_epochs: int | None = None  # training ends after so many passes over the images, if that is earlier
     train_batch_size: int = 8  # per process
     gradient_accumulation_steps: int = 1
+    optimizer: str = "adamw"  # adamw (the paper's Adam with weight decay) or muon, which needs fewer steps
     learning_rate: float = 1e-4
     lr_warmup_steps: int = 100
     weight_decay: float = 0.01

@@ -45,6 +45,7 @@ from diffad_training.fitting import FittedModel, GoodParts, fit_first_pipeline, 
 from diffad_training.good_images import check_region, excluded_names, good_samples, split_samples
 from diffad_training.interruption import Interruption, ignore_interruption
 from diffad_training.model_files import save_model
+from diffad_training.optimizers import build_optimizer
 from diffad_training.progress import LOG_STEPS, FiniteLoss, ProgressBar, Throughput
 from diffad_training.run_folder import Fingerprint, RunFolder
 from diffad_training.training_outliers import outlier_note, training_outliers
@@ -163,7 +164,7 @@ def run(
     # 4. Optimization
     steps = training_steps(config, len(train_indices), accelerator.num_processes)
     names = [name for name, _ in unet.named_parameters()]
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = build_optimizer(config.optimizer, unet, config.learning_rate, config.weight_decay)
     # accelerate steps the schedule once per process and update
     warmup = config.lr_warmup_steps * accelerator.num_processes
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, steps * accelerator.num_processes)
