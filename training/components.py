@@ -23,20 +23,19 @@ from diffad_training.config import TrainingConfig
 from diffad_training.conversion import SettingsError
 from diffusers import DDPMScheduler, UNet2DModel
 
-# Of covariances relative to the mean of all positions; for parts whose details lie in varying places.
-WHITENED = {"shared_whitening": 0.1, "regularization": 0.5}
 NEIGHBOR_IMAGES = 32
 GAUSSIAN_RANK = 32  # keeps what full covariances of 176 channels find, at a fifth of their size
-# Training images from which on the conditioning is chosen, too: one more than the 32 components that are kept of a position's
-# covariance. With fewer its rank is lower, and a position's own distances are nearly Euclidean. These are sharper on the strong
-# defects of all three papers, while synthetic defects, which are weaker, prefer the others even by 24 unseen good images.
-FEWEST_TRAINING_IMAGES = 33
-# With fewer the mean covariance of all positions counts as so many images beside a position's own: what moves a little from
-# image to image is far from Euclidean, and few images don't show it at each place (model_cards/score.md).
-FEW_IMAGES_PRIOR = 3
-# Of coarse features, which decide verdicts: their rank, and how many images the mean covariance of all positions counts as.
-# Chosen on screws, tiles, grid, nuts, fabric and paper, with 24 images of them to all (model_cards/score.md).
-COARSE_RANK, COARSE_PRIOR_IMAGES = 64, 30
+# Of the enlarged image's features, by which maps mark small defects: few images say what a position's covariance is, so that
+# the mean covariance of all positions, with this added to its diagonal, counts as so many images more. Chosen on screws, tiles,
+# grid, nuts and fabric (model_cards/score.md).
+SHARED_WHITENING, DETAIL_PRIOR_IMAGES = 0.1, 100
+# Training images from which on that is right: one more than the 32 components that are kept of a position's covariance. With
+# fewer its rank is lower and its distances nearly Euclidean, which marks the strong defects of all three papers more sharply.
+# There the mean counts as few images: what moves a little from image to image is far from Euclidean (score.md).
+FEWEST_TRAINING_IMAGES, FEW_IMAGES_PRIOR = 33, 3
+# Of coarse features, which decide verdicts: rank, regularization, and how many images the mean covariance counts as. Chosen on
+# the same and paper, with 24 images of them to all (score.md).
+COARSE_RANK, COARSE_REGULARIZATION, COARSE_PRIOR_IMAGES = 64, 0.05, 60
 
 
 def build_extractor(config: TrainingConfig) -> FeatureExtractor:
@@ -99,50 +98,54 @@ def build_scheduler(config: TrainingConfig) -> DDPMScheduler:
     return DDPMScheduler(variance_type="learned_range", timestep_spacing="linspace", prediction_type=config.prediction_type)
 
 
-def build_gaussian(config: TrainingConfig, feature_channels: int, whitened: bool = False) -> PadimGaussian:
-    """One Gaussian per position, or one for all; of several categories each has its own.
-
-    Args:
-        whitened: with covariances relative to the mean of all positions, and regularized so.
-    """
+def build_gaussian(config: TrainingConfig, feature_channels: int) -> PadimGaussian:
+    """One Gaussian per position, or one for all; of several categories each has its own."""
     return PadimGaussian(
         feature_channels,
         grid=None if config.shared_gaussian else config.grid,
         num_dims=config.gaussian_dims,
         seed=config.seed,
         num_classes=max(1, len(config.categories)),
-        **(WHITENED if whitened else {"regularization": config.regularization}),
+        regularization=config.regularization,
         rank=min(GAUSSIAN_RANK, (config.gaussian_dims or feature_channels) - 1),
     )
 
 
 def build_multiscale(
-    config: TrainingConfig, extractor: FeatureExtractor, training_images: int, scales: Sequence[str], whitened: bool = False
+    config: TrainingConfig, extractor: FeatureExtractor, training_images: int, scales: Sequence[str]
 ) -> MultiscaleFeatures | None:
     """What good parts look like at further scales, not fitted yet; None for no scale.
 
     Args:
         training_images: of the category that has the fewest.
         scales: of [`scales_of_model`], or some of them.
-        whitened: as of `build_gaussian`, for the Gaussian of detail.
     """
     scales = tuple(scale for scale in scales if scale not in DENOISER_TERMS)
     if not scales:
         return None
-    pooling = FEW_IMAGES_PRIOR / (FEW_IMAGES_PRIOR + training_images) if training_images < FEWEST_TRAINING_IMAGES else 0.0
     return MultiscaleFeatures(
         extractor.config.channels,
         extractor.coarse_channels,
         grid=None if config.shared_gaussian else config.grid,
         scales=scales,
         rank=GAUSSIAN_RANK,
+        **_conditioning_of_detail(config, training_images),
         coarse_rank=COARSE_RANK,
+        coarse_regularization=COARSE_REGULARIZATION,
         coarse_pooling=COARSE_PRIOR_IMAGES / (COARSE_PRIOR_IMAGES + training_images),
         neighbor_images=min(NEIGHBOR_IMAGES, training_images),
-        **(WHITENED if whitened else {"regularization": config.regularization, "pooling": pooling}),
         seed=config.seed,
         num_classes=max(1, len(config.categories)),
     )
+
+
+def _conditioning_of_detail(config: TrainingConfig, training_images: int) -> dict[str, float]:
+    """Settings of the Gaussian of the enlarged image's features, by the images that it is fitted to."""
+    if training_images < FEWEST_TRAINING_IMAGES:
+        pooling = FEW_IMAGES_PRIOR / (FEW_IMAGES_PRIOR + training_images)
+        return {"regularization": config.regularization, "pooling": pooling}
+    # n Sigma_p + k (Sigma_mean + w I) in units of n, whitened by the second term
+    return {"regularization": DETAIL_PRIOR_IMAGES / training_images, "shared_whitening": SHARED_WHITENING}
 
 
 def build_feature_denoiser(config: TrainingConfig, feature_channels: int) -> FeatureDenoiser:

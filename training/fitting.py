@@ -1,15 +1,14 @@
 """What a trained UNet is made a pipeline with: what good parts look like, the discriminant, the score and its calibration."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from diffad import DiffADPipeline, FeatureExtractor, JointUNet2DModel, PadimGaussian
+from diffad import DiffADPipeline, FeatureExtractor, JointUNet2DModel
 from diffad.data import Sample
-from diffad.models.gaussian import CONDITIONING
 from diffad.models.half_precision import round_to_half
 from diffad.scoring.config import DENOISER_TERMS
 from diffad.scoring.fitting import split_calibration_images
@@ -17,8 +16,6 @@ from diffad.scoring.inputs import InputReader, load_region_at
 from diffad.scoring.profiles import GAUSSIAN, profile_settings, scales_among
 from diffad_training.accumulation import accumulate_grid, grid_gaussians, scale_gaussians
 from diffad_training.components import (
-    FEWEST_TRAINING_IMAGES,
-    WHITENED,
     build_calibration,
     build_discriminant,
     build_feature_denoiser,
@@ -89,24 +86,18 @@ def fit_pipeline(
         steps = feature_denoiser_steps(config, sum(map(len, train_groups)))
         train_feature_denoiser(pipe.feature_denoiser, scheduler, extractor, cached, train_groups, config, steps)
         round_to_half(pipe.feature_denoiser)
-    # Gaussians of the other conditioning, by the term whose map may be chosen with them
-    whitened = {}
-    if config.chooses_map and min(map(len, train_groups)) >= FEWEST_TRAINING_IMAGES:
-        whitened["residual"] = build_gaussian(config, channels, whitened=True).to(device)
-        whitened["feature_residual"] = pipe.feature_denoiser.new_gaussian(**WHITENED).to(device)
-        whitened["detail"] = build_multiscale(config, extractor, 1, ("detail",), whitened=True).detail.gaussian.to(device)
     kept = KeptMoments() if config.keeps_moments else None
-    pooled_features = _fit_gaussians(pipe, whitened, cached, train_groups, bool(config.categories), kept)
+    pooled_features = _fit_gaussians(pipe, cached, train_groups, bool(config.categories), kept)
     if pipe.multiscale is not None:
-        fit_multiscale(pipe.multiscale, whitened.get("detail"), extractor, cached, samples, train_groups, kept)
-    for gaussians in (pipe.gaussian, pipe.residual_gaussian, pipe.feature_denoiser, pipe.multiscale, *whitened.values()):
+        fit_multiscale(pipe.multiscale, extractor, cached, samples, train_groups, kept)
+    for gaussians in (pipe.gaussian, pipe.residual_gaussian, pipe.feature_denoiser, pipe.multiscale):
         if gaussians is not None:
             round_to_half(gaussians)
     _fit_discriminant(pipe, pooled_features, cached, train_groups)
     indices = np.concatenate(train_groups)
     of_each = pooled_features, cached.categories[indices]
     pipe.register_modules(references=choose_references(cached.images, indices, *of_each, config.references))
-    choice = choose_and_set_map(pipe, whitened, held_out_samples, config) if config.chooses_map else None
+    choice = choose_and_set_map(pipe, held_out_samples, config) if config.chooses_map else None
     terms_of_profiles = {} if choice is None else choice.terms_of_profiles
     pipe.set_calibrations(build_profiles(config, pipe.calibration, pipe.scales, terms_of_profiles))
     _calibrate(pipe, held_out_samples, config)
@@ -139,8 +130,8 @@ def fit_first_pipeline(
         multiscale=multiscale.to(device),
     )
     kept = KeptMoments() if config.keeps_moments and config.profile == GAUSSIAN else None  # not of an unfinished model
-    pooled_features = _fit_gaussians(pipe, {}, cached, train_groups, bool(config.categories), kept)
-    fit_multiscale(pipe.multiscale, None, extractor, cached, samples, train_groups, kept)
+    pooled_features = _fit_gaussians(pipe, cached, train_groups, bool(config.categories), kept)
+    fit_multiscale(pipe.multiscale, extractor, cached, samples, train_groups, kept)
     for gaussians in (pipe.gaussian, pipe.multiscale):  # as of the finished model; the UNet goes on in full precision
         round_to_half(gaussians)
     _fit_discriminant(pipe, pooled_features, cached, train_groups)
@@ -181,7 +172,6 @@ def _fit_discriminant(
 
 def _fit_gaussians(
     pipe: DiffADPipeline,
-    whitened: Mapping[str, PadimGaussian],
     cached: CachedDataset,
     train_groups: Sequence[Sequence[int]],
     has_categories: bool,
@@ -190,7 +180,6 @@ def _fit_gaussians(
     """Fits the Gaussians of features and, where there is what makes them, of residuals; returns the features' means `(N, D)`.
 
     Args:
-        whitened: Gaussians of the other conditioning, by term.
         kept: takes the moments.
     """
     means = []
@@ -198,17 +187,13 @@ def _fit_gaussians(
         moments, means_of_group = accumulate_grid(pipe, cached, group, category if has_categories else None)
         means.append(means_of_group)
         for term, gaussian in grid_gaussians(pipe).items():
-            for conditioned in (gaussian, whitened.get(term)):
-                if conditioned is not None:
-                    conditioned.fit(moments[term], category)
+            gaussian.fit(moments[term], category)
         if kept is not None:
             kept.add(category, moments)
     return torch.cat(means).numpy()
 
 
-def choose_and_set_map(
-    pipe: DiffADPipeline, whitened: dict[str, PadimGaussian], held_out_samples: Sequence[Sample], config: TrainingConfig
-) -> MapChoice:
+def choose_and_set_map(pipe: DiffADPipeline, held_out_samples: Sequence[Sample], config: TrainingConfig) -> MapChoice:
     """Chooses the map on the images that will give the score's statistics, and keeps of the model what the score needs."""
     statistics = statistics_samples(held_out_samples, config)
     images = [sample.read for sample in statistics]
@@ -217,22 +202,16 @@ def choose_and_set_map(
     scorer = pipe.make_scorer(calibration)
     reader = InputReader(scorer, pipe.discriminant, pipe.feature_extractor.device)
     roi = None if config.roi is None else load_region_at(config.roi, lambda height, width: pipe.image_size)
-    choice = choose_map(scorer, whitened, reader, images, categories, config.seed, roi)
-    print(f"anomaly map: {choice.chosen.name}", flush=True)
-    settings = {}
-    if choice.chosen.conditioning == "whitened":
-        pipe.register_modules(residual_gaussian=whitened["residual"])
-        pipe.multiscale.detail.gaussian = whitened["detail"]
-        pipe.feature_denoiser.set_gaussian(whitened["feature_residual"])
-        settings = {name: whitened["detail"].config[name] for name in CONDITIONING}
-    weights = dict.fromkeys(choice.chosen.terms, 1.0)
+    choice = choose_map(scorer, reader, images, categories, config.seed, roi)
+    print(f"anomaly map: {choice.name}", flush=True)
+    weights = dict.fromkeys(choice.chosen, 1.0)
     pipe.calibration = pipe.calibration.unfitted(
         weights=weights, scales=scales_among({*weights, *pipe.calibration.config.verdict})
     )
     of_profiles = build_profiles(config, pipe.calibration, pipe.scales, choice.terms_of_profiles).values()
     needed = {scale for calibration in (pipe.calibration, *of_profiles) for scale in calibration.config.scales}
     kept = tuple(scale for scale in pipe.multiscale.config.scales if scale in needed)
-    pipe.register_modules(multiscale=pipe.multiscale.with_only(kept, **settings))
+    pipe.register_modules(multiscale=pipe.multiscale.with_only(kept))
     return choice
 
 

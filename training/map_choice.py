@@ -1,4 +1,4 @@
-"""Chooses a product's anomaly map by synthetic defects on held-out good images: which terms, and how Gaussians are conditioned.
+"""Chooses the terms of a product's anomaly map by synthetic defects on held-out good images.
 
 A candidate's worth is its pixel AP, the mean over the kinds of defects, so that a kind that nothing finds does not decide. The
 default stays unless the best is better by more than chance: by two standard errors of the paired difference, from resamples of
@@ -7,9 +7,8 @@ good images are those behind the score's statistics; the ones behind thresholds 
 good parts holds.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ from diffad.evaluation.counts import count_pixels
 from diffad.evaluation.sweep import sweep, sweep_metrics
 from diffad.imaging.maps import resize_map
 from diffad.imaging.preprocessing import ImageInput, load_rgb
-from diffad.models.gaussian import PadimGaussian
 from diffad.scoring import presets
 from diffad.scoring.inputs import InputReader
 from diffad.scoring.profiles import PROFILES
@@ -48,29 +46,12 @@ CANDIDATES = (
     ("neighbors",),
 )
 OPTIONAL_TERMS = {"neighbors", "feature_residual"}  # that a model whose map is chosen may lack
-# Of other profiles, the default first; with the conditioning that the model's own map has chosen.
+# Of other profiles, the default first.
 PROFILE_CANDIDATES = {
     "fast": (tuple(PROFILES["fast"]["weights"]), ("feature_residual",), ("pixel_residual",)),
 }
-# Of the Gaussians behind residuals and detail: each position's own covariance, or one relative to the mean of all.
-CONDITIONINGS = ("own", "whitened")
-CONDITIONED = ("residual", "detail", "feature_residual")
 
-
-@dataclass(frozen=True)
-class Candidate:
-    """A map: the mean tail probability of some terms, with Gaussians of one conditioning."""
-
-    terms: tuple[str, ...]
-    conditioning: str
-
-    def map_name(self, term: str) -> str:
-        """Name of a term's map under this conditioning."""
-        return f"{term}, whitened" if self.conditioning == "whitened" and term in CONDITIONED else term
-
-    @property
-    def name(self) -> str:
-        return " + ".join(self.terms) + (", whitened" if self.conditioning == "whitened" else "")
+Terms = tuple[str, ...]  # of a map, which is the mean of their tail probabilities
 
 
 @dataclass(frozen=True)
@@ -78,20 +59,24 @@ class Choice:
     """What was chosen for one score.
 
     Args:
-        chosen: the candidate.
+        chosen: the candidate's terms.
         margin, standard_error: of its AP over the default's, and of that difference; 0 for the default.
         average_precision: of every candidate, by name, the best first.
     """
 
-    chosen: Candidate
+    chosen: Terms
     margin: float
     standard_error: float
     average_precision: Mapping[str, float]
 
+    @property
+    def name(self) -> str:
+        return described(self.chosen)
+
     def to_dict(self) -> dict:
         """For training_summary.json."""
         return {
-            "chosen": self.chosen.name,
+            "chosen": self.name,
             "margin": round(self.margin, 4),
             "standard_error": round(self.standard_error, 4),
             "average_precision": {name: round(value, 4) for name, value in self.average_precision.items()},
@@ -113,31 +98,29 @@ class MapChoice(Choice):
     of_profiles: Mapping[str, Choice]
 
     @property
-    def terms_of_profiles(self) -> dict[str, tuple[str, ...]]:
+    def terms_of_profiles(self) -> dict[str, Terms]:
         """Terms of the maps of these profiles."""
-        return {name: choice.chosen.terms for name, choice in self.of_profiles.items()}
+        return {name: choice.chosen for name, choice in self.of_profiles.items()}
 
     def to_dict(self) -> dict:
         of_defects = {"synthetic_defects": self.defects[0], "good_images": self.defects[1]}
         return {**super().to_dict(), **of_defects, "profiles": {k: v.to_dict() for k, v in self.of_profiles.items()}}
 
 
-def candidates(scales: Sequence[str], has_whitened: bool) -> list[Candidate]:
-    """All of them, the default first, for a model with these scales, with or without Gaussians of the other conditioning."""
+def described(terms: Terms) -> str:
+    """A map's terms in one line."""
+    return " + ".join(terms)
+
+
+def candidates(scales: Sequence[str]) -> list[Terms]:
+    """All of them, the default first, for a model with these scales."""
     missing = OPTIONAL_TERMS - set(scales)
-    possible = [terms for terms in CANDIDATES if missing.isdisjoint(terms)]
-    conditionings = CONDITIONINGS if has_whitened else CONDITIONINGS[:1]
-    return [
-        Candidate(terms, conditioning)
-        for conditioning, terms in product(conditionings, possible)
-        if conditioning == "own" or not set(CONDITIONED).isdisjoint(terms)
-    ]
+    return [terms for terms in CANDIDATES if missing.isdisjoint(terms)]
 
 
 @torch.no_grad()
 def choose_map(
     scorer: Scorer,
-    whitened: Mapping[str, PadimGaussian],
     reader: InputReader,
     images: Sequence[ImageInput],
     categories: Sequence[int] | None,
@@ -148,7 +131,6 @@ def choose_map(
 
     Args:
         scorer: with all scales.
-        whitened: the Gaussians of the terms in [`CONDITIONED`] in the other conditioning; empty where it is not to be chosen.
         reader: of the scorer.
         images: good ones that give the statistics of the score.
         categories: index of each image's category, where there are several.
@@ -168,16 +150,16 @@ def choose_map(
     kinds = np.array([""] * len(images) + [kind for _, _, kind, _ in made])
     resamples = _resamples(kinds, np.random.default_rng(seed))
 
-    maps = _maps_in_decades(scorer, whitened, reader, everything, of_image, len(images))
+    maps = _maps_in_decades(scorer, reader, everything, of_image, len(images))
 
-    def precision(candidate: Candidate) -> np.ndarray:
-        fused = inside * sum(maps[candidate.map_name(term)] for term in candidate.terms)
+    def precision(terms: Terms) -> np.ndarray:
+        fused = inside * sum(maps[term] for term in terms)
         of_kinds = [_average_precision(fused, masks, *of_kind) for of_kind in resamples] or [np.zeros(1 + RESAMPLES)]
         return np.mean(of_kinds, axis=0)
 
-    own = _best({candidate: precision(candidate) for candidate in candidates(scorer.config.scales, bool(whitened))})
+    own = _best({terms: precision(terms) for terms in candidates(scorer.config.scales)})
     of_profiles = {
-        name: _best({c: precision(c) for c in (Candidate(terms, own.chosen.conditioning) for terms in tried)})
+        name: _best({terms: precision(terms) for terms in tried})
         for name, tried in PROFILE_CANDIDATES.items()
         if {term for terms in tried for term in terms} <= set(scorer.config.all_terms)
     }
@@ -189,7 +171,7 @@ def choose_map(
     )
 
 
-def _best(precision: Mapping[Candidate, np.ndarray]) -> Choice:
+def _best(precision: Mapping[Terms, np.ndarray]) -> Choice:
     """The choice among candidates, the default first, by their AP `(1 + RESAMPLES,)`."""
     tried = list(precision)
     # The first, which is the nearest to the default, that the best is not better than by more than chance.
@@ -201,7 +183,7 @@ def _best(precision: Mapping[Candidate, np.ndarray]) -> Choice:
         chosen=chosen,
         margin=float(gain[0]),
         standard_error=float(np.std(gain[1:])),
-        average_precision={candidate.name: float(precision[candidate][0]) for candidate in ranking},
+        average_precision={described(candidate): float(precision[candidate][0]) for candidate in ranking},
     )
 
 
@@ -212,7 +194,6 @@ def _is_better(gain: np.ndarray) -> bool:
 
 def _maps_in_decades(
     scorer: Scorer,
-    whitened: Mapping[str, PadimGaussian],
     reader: InputReader,
     images: Sequence[ImageInput],
     categories: Sequence[int] | None,
@@ -221,27 +202,11 @@ def _maps_in_decades(
     """Each term's maps `(N, *MAP_SIZE)` as tail probabilities under the first, good images of the same category."""
     of_candidates = {term for tried in (CANDIDATES, *PROFILE_CANDIDATES.values()) for terms in tried for term in terms}
     terms = sorted(of_candidates & set(scorer.config.all_terms))
-    # The networks run once for both conditionings: what a Gaussian is asked, the other is asked, too.
-    whitened_maps: dict[str, torch.Tensor] = {}
-    own = {"residual": scorer.residual_gaussian, "detail": scorer.multiscale.detail.gaussian}
-    if scorer.feature_denoiser is not None:
-        own["feature_residual"] = scorer.feature_denoiser.gaussian
-
-    def also_ask(term: str) -> Callable:
-        def hook(module: torch.nn.Module, arguments: tuple, result: torch.Tensor) -> None:
-            whitened_maps[f"{term}, whitened"] = scorer.smoothed_distance_map(whitened[term](*arguments), scorer.image_size)
-
-        return hook
-
-    hooks = [own[term].register_forward_hook(also_ask(term)) for term in whitened]
-    names = [*terms, *(f"{term}, whitened" for term in whitened)]
-    raw = {name: np.zeros((len(images), *MAP_SIZE), np.float32) for name in names}
+    raw = {term: np.zeros((len(images), *MAP_SIZE), np.float32) for term in terms}
     for batch in tqdm(reader.batches(images, categories, BATCH_SIZE), desc="choosing the map", mininterval=2, disable=None):
         of_batch = scorer.raw_term_maps(batch.pixels, batch.category, terms, detail=batch.detail)
-        for name, maps in {**mean_over_timesteps(of_batch), **whitened_maps}.items():
-            raw[name][batch.indices] = resize_map(maps, MAP_SIZE).cpu().numpy()
-    for hook in hooks:
-        hook.remove()
+        for term, maps in mean_over_timesteps(of_batch).items():
+            raw[term][batch.indices] = resize_map(maps, MAP_SIZE).cpu().numpy()
     of_image = np.zeros(len(images), int) if categories is None else np.asarray(categories)
     for values in raw.values():
         for category in np.unique(of_image):

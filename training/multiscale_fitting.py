@@ -6,7 +6,7 @@ from itertools import chain
 
 import numpy as np
 import torch
-from diffad import FeatureExtractor, MultiscaleFeatures, PadimGaussian
+from diffad import FeatureExtractor, MultiscaleFeatures
 from diffad.data import Sample
 from diffad_training.accumulation import scale_batches
 from diffad_training.dataset import CachedDataset
@@ -18,7 +18,6 @@ STATISTICS_IMAGES = 64  # from which the channels are standardised
 
 def fit_multiscale(
     multiscale: MultiscaleFeatures,
-    whitened_detail: PadimGaussian | None,
     extractor: FeatureExtractor,
     cached: CachedDataset,
     samples: Sequence[Sample],
@@ -28,7 +27,6 @@ def fit_multiscale(
     """Fits all scales.
 
     Args:
-        whitened_detail: a second Gaussian of the scale `detail`, of another conditioning, that is fitted, too.
         samples: that `cached` is of; their files hold what an enlarged image shows.
         train_groups: for each category the indices of its training images in `cached`.
         kept: takes the moments.
@@ -51,8 +49,6 @@ def fit_multiscale(
                 getattr(multiscale, name).accumulate(moments[name], batch[name])
         for name in gaussians:
             getattr(multiscale, name).gaussian.fit(moments[name], category)
-        if whitened_detail is not None:
-            whitened_detail.fit(moments["detail"], category)
         if "neighbors" in scales:
             images = _stacked(batches_of(_spread(group, multiscale.neighbors.images)))
             multiscale.neighbors.fit(images["neighbors"], category)

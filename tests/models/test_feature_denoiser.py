@@ -6,7 +6,6 @@ import torch
 from diffad import FeatureDenoiser
 from diffad.diffusion.chain import ReverseChain
 from diffad.diffusion.reverse_step import add_noise
-from diffad.models.gaussian import CONDITIONING
 from diffusers import DDPMScheduler
 
 GRID = (4, 4)
@@ -128,16 +127,15 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
         denoiser.check_state()
 
 
-def test_a_gaussian_of_another_conditioning_is_saved_with_its_settings(tmp_path):
-    denoiser, errors = small(rank=2, num_classes=2), torch.randn(20, 3, *GRID)
-    gaussian = denoiser.new_gaussian(pooling=0.3, regularization=0.1, shared_whitening=0.2)
+def test_the_conditioning_of_its_gaussian_is_saved(tmp_path):
+    conditioning = {"pooling": 0.3, "regularization": 0.1, "shared_whitening": 0.2, "rank": 2}
+    denoiser, errors = small(num_classes=2, **conditioning), torch.randn(20, 3, *GRID)
     for category in range(2):
-        for fitted, values in ((gaussian, errors), (denoiser.pixel_gaussian, torch.randn(20, 12, *GRID))):
+        for fitted, values in ((denoiser.gaussian, errors), (denoiser.pixel_gaussian, torch.randn(20, 12, *GRID))):
             moments = fitted.new_moments()
             fitted.accumulate(moments, values)
             fitted.fit(moments, category)
-    denoiser.set_gaussian(gaussian)
     denoiser.save_pretrained(tmp_path)
     loaded = FeatureDenoiser.from_pretrained(tmp_path)
-    assert [loaded.config[name] for name in (*CONDITIONING, "rank")] == [0.1, 0.3, 0.2, 2]
-    assert torch.equal(loaded.gaussian(errors, 1), gaussian(errors, 1))
+    assert {name: loaded.config[name] for name in conditioning} == conditioning
+    assert torch.equal(loaded.gaussian(errors, 1), denoiser.gaussian(errors, 1))

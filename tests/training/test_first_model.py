@@ -81,11 +81,9 @@ def test_it_scores_as_the_finished_models_profile(first, tmp_path, capsys):
     pipe = loaded(tmp_path / "model")
     assert pipe.profile_names == ["balanced", "fast", "best", "gaussian"] and not is_unfinished(tmp_path / "model")
     assert "unfinished" not in run("info", tmp_path / "model").stdout
-    # Unless the map's choice conditioned the Gaussian of `detail` anew.
-    if pipe.multiscale.config.shared_whitening is None:
-        late = pipe(NEW, profile="gaussian", false_alarm_rate=0.4)
-        np.testing.assert_allclose(late.image_scores, early.image_scores, rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(late.image_thresholds, early.image_thresholds, rtol=1e-4, atol=1e-4)
+    late = pipe(NEW, profile="gaussian", false_alarm_rate=0.4)
+    np.testing.assert_allclose(late.image_scores, early.image_scores, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(late.image_thresholds, early.image_thresholds, rtol=1e-4, atol=1e-4)
 
 
 def test_an_unfinished_model_is_no_finished_run(first, tmp_path):

@@ -6,9 +6,8 @@ import pytest
 from diffad import DiffADPipeline
 from diffad.scoring.config import SCALE_TERMS
 from diffad_training import train
-from diffad_training.components import WHITENED
 from diffad_training.conversion import SettingsError
-from diffad_training.map_choice import DEFECTS, candidates
+from diffad_training.map_choice import DEFECTS, candidates, described
 from PIL import Image
 from tiny_training import COMPLETE, tiny_config
 
@@ -17,12 +16,12 @@ VERDICT = {"residual", "coarse", "detail", "coarse_detail"}
 
 def test_summary_says_how_the_map_was_chosen(trained):
     choice = json.loads((trained.folder / "training_summary.json").read_text())["map_choice"]
-    tried = candidates(SCALE_TERMS, False)
-    assert set(choice["average_precision"]) == {candidate.name for candidate in tried}
+    tried = candidates(SCALE_TERMS)
+    assert set(choice["average_precision"]) == set(map(described, tried))
     assert all(0 < value <= 1 for value in choice["average_precision"].values())
     # One of the three held-out images gives the statistics.
     assert choice["good_images"] == 1 and 0 < choice["synthetic_defects"] <= DEFECTS
-    default = choice["average_precision"][tried[0].name]
+    default = choice["average_precision"][described(tried[0])]
     assert choice["margin"] == pytest.approx(choice["average_precision"][choice["chosen"]] - default, abs=2e-4)
     assert f"anomaly map: {choice['chosen']}\n" in trained.printed
     with Image.open(trained.folder / "synthetic_defects.png") as sheet:
@@ -31,10 +30,9 @@ def test_summary_says_how_the_map_was_chosen(trained):
 
 def test_model_has_the_chosen_map_and_only_the_scales_it_needs(trained):
     chosen = json.loads((trained.folder / "training_summary.json").read_text())["map_choice"]["chosen"]
-    terms, _, whitened = chosen.partition(", ")
     pipe = DiffADPipeline.from_pretrained(trained.folder)
     score = pipe.calibration.score_config
-    assert dict(score.weights) == dict.fromkeys(terms.split(" + "), 1.0)
+    assert dict(score.weights) == dict.fromkeys(chosen.split(" + "), 1.0)
     assert set(score.verdict) == VERDICT
     needed = {*score.weights, *VERDICT} - {"rgb", "residual"}
     assert set(score.scales) == needed
@@ -42,9 +40,6 @@ def test_model_has_the_chosen_map_and_only_the_scales_it_needs(trained):
     # The profile `best` adds the nearest good images.
     assert set(pipe.multiscale.config.scales) == {*needed, "neighbors"}
     assert {name for name, _ in pipe.multiscale.named_children()} == {*needed, "neighbors"}
-    expected = WHITENED["shared_whitening"] if whitened else None
-    assert pipe.residual_gaussian.config.shared_whitening == pipe.multiscale.config.shared_whitening == expected
-    assert pipe.gaussian.config.shared_whitening is None
 
 
 def test_papers_score_needs_no_further_scale_and_no_choice(good_images, tmp_path):

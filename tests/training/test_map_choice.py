@@ -11,13 +11,12 @@ from diffad.scoring.profiles import PROFILES
 from diffad_training import fitting, map_choice
 from diffad_training.likely_defects import KINDS
 from diffad_training.map_choice import (
-    CONDITIONED,
     DEFAULT,
     MARGIN,
-    Candidate,
     MapChoice,
     candidates,
     choose_map,
+    described,
 )
 from diffad_training.refit import refit
 from sklearn.metrics import average_precision_score
@@ -38,27 +37,13 @@ def few_defects_resamples_and_pixels(monkeypatch):
 
 def test_default_comes_first_and_then_every_other_once():
     scales = ("coarse", "detail", "coarse_detail")
-    without, with_neighbors = candidates(scales, True), candidates(SCALE_TERMS, True)
+    without, with_neighbors = candidates(scales), candidates(SCALE_TERMS)
     for tried in (without, with_neighbors):
-        assert tried[0] == Candidate(DEFAULT, "own") and len(set(tried)) == len(tried)
-        assert len({candidate.name for candidate in tried}) == len(tried)
-        # Those of the present conditioning are all nearer to the default than those of the other.
-        assert [candidate.conditioning for candidate in tried] == sorted(candidate.conditioning for candidate in tried)
-        assert all(set(c.terms) & set(CONDITIONED) for c in tried if c.conditioning == "whitened")
+        assert tried[0] == DEFAULT and len(set(tried)) == len({described(terms) for terms in tried}) == len(tried)
     optional = {"neighbors", "feature_residual"}
-    assert all(optional.isdisjoint(candidate.terms) for candidate in without)
-    assert [candidate for candidate in with_neighbors if optional.isdisjoint(candidate.terms)] == without
-    assert Candidate(("neighbors",), "own") in with_neighbors and Candidate(("neighbors",), "whitened") not in with_neighbors
-    # Without the other conditioning, as with few training images, only terms are chosen.
-    few = candidates(SCALE_TERMS, False)
-    assert few == [candidate for candidate in with_neighbors if candidate.conditioning == "own"]
-
-
-def test_only_gaussians_have_maps_of_another_conditioning():
-    whitened = Candidate(("rgb", "residual", "detail"), "whitened")
-    assert [whitened.map_name(term) for term in whitened.terms] == ["rgb", "residual, whitened", "detail, whitened"]
-    assert [Candidate(DEFAULT, "own").map_name(term) for term in DEFAULT] == [*DEFAULT]
-    assert whitened.name == "rgb + residual + detail, whitened"
+    assert all(optional.isdisjoint(terms) for terms in without)
+    assert [terms for terms in with_neighbors if optional.isdisjoint(terms)] == without
+    assert ("neighbors",) in with_neighbors
 
 
 # Average precision and resamples
@@ -122,70 +107,54 @@ class PlantedScorer:
 
     def __init__(self, **strengths: float):
         self.strengths = strengths
-        self.residual_gaussian = torch.nn.Identity()
-        self.multiscale = SimpleNamespace(detail=SimpleNamespace(gaussian=torch.nn.Identity()))
-        self.feature_denoiser = SimpleNamespace(gaussian=torch.nn.Identity())
         self.noise = torch.Generator().manual_seed(0)
 
     def raw_term_maps(self, pixels, category, terms, detail):
         differs = (pixels - pixels.flatten(2).median(dim=2).values[..., None, None]).abs().amax(dim=1) > 0.05
-        for asked in (self.residual_gaussian, self.multiscale.detail.gaussian, self.feature_denoiser.gaussian):
-            asked(differs)
         return {term: self.planted(differs, term) for term in terms}
 
     def planted(self, differs: torch.Tensor, term: str) -> torch.Tensor:
         return torch.randn(differs.shape, generator=self.noise) + self.strengths.get(term, 0.0) * differs
 
-    def smoothed_distance_map(self, squared_distance: torch.Tensor, size) -> torch.Tensor:
-        return squared_distance
-
     def choose(self, seed: int = 0, roi: torch.Tensor | None = None) -> MapChoice:
-        whitened = {term: lambda differs, term=term: self.planted(differs, f"{term}_whitened") for term in CONDITIONED}
         reader = InputReader(self, None, torch.device("cpu"))
         images = [np.full((2 * SIZE, 2 * SIZE, 3), level, np.uint8) for level in (70, 110, 150, 190)]
-        return choose_map(self, whitened, reader, images, None, seed, roi)
+        return choose_map(self, reader, images, None, seed, roi)
 
 
 @pytest.mark.parametrize(
-    ("strengths", "terms", "conditioning"),
-    [
-        ({"detail": 3}, ("detail",), "own"),
-        ({"neighbors": 3}, ("neighbors",), "own"),
-        ({"detail_whitened": 3}, ("detail",), "whitened"),
-        ({"rgb": 2, "detail": 2}, ("rgb", "detail"), "own"),
-    ],
+    ("strengths", "terms"),
+    [({"detail": 3}, ("detail",)), ({"neighbors": 3}, ("neighbors",)), ({"rgb": 2, "detail": 2}, ("rgb", "detail"))],
 )
-def test_what_sees_the_defects_is_chosen(strengths, terms, conditioning):
+def test_what_sees_the_defects_is_chosen(strengths, terms):
     choice = PlantedScorer(**strengths).choose()
-    assert choice.chosen == Candidate(terms, conditioning)
+    assert choice.chosen == terms
     assert choice.margin > max(MARGIN, 2 * choice.standard_error) > 0
-    worths = list(choice.average_precision.values())
-    assert worths == sorted(worths, reverse=True) and len(worths) == len(candidates(SCALE_TERMS, True))
-    assert choice.average_precision[choice.chosen.name] - choice.average_precision[
-        candidates((), True)[0].name
-    ] == pytest.approx(choice.margin)
+    worths = choice.average_precision
+    assert list(worths.values()) == sorted(worths.values(), reverse=True)
+    assert list(worths) == sorted(map(described, candidates(SCALE_TERMS)), key=lambda name: -worths[name])
+    assert worths[choice.name] - worths[described(DEFAULT)] == pytest.approx(choice.margin)
 
 
 @pytest.mark.parametrize(
     ("strengths", "name"),
     [
         ({"feature_residual": 3}, "feature_residual"),
-        ({"detail_whitened": 3, "feature_residual_whitened": 3}, "feature_residual, whitened"),
         ({"pixel_residual": 3}, "pixel_residual"),
         ({"feature_residual": 2, "pixel_residual": 2}, "feature_residual + pixel_residual"),
     ],
 )
-def test_the_map_of_a_fast_profile_is_chosen_with_the_conditioning_of_the_own(strengths, name):
+def test_the_map_of_a_fast_profile_is_chosen_too(strengths, name):
     choice = PlantedScorer(**strengths).choose()
-    assert choice.of_profiles["fast"].chosen.name == name and choice.to_dict()["profiles"]["fast"]["chosen"] == name
-    assert choice.terms_of_profiles == {"fast": choice.of_profiles["fast"].chosen.terms}
+    assert choice.of_profiles["fast"].name == name and choice.to_dict()["profiles"]["fast"]["chosen"] == name
+    assert choice.terms_of_profiles == {"fast": choice.of_profiles["fast"].chosen}
 
 
 def test_default_stays_where_nothing_is_better():
-    for strengths in ({}, dict.fromkeys(("rgb", "residual", "detail", "residual_whitened", "detail_whitened"), 3)):
+    for strengths in ({}, dict.fromkeys(("rgb", "residual", "detail"), 3)):
         choice = PlantedScorer(**strengths).choose()
-        assert choice.chosen == Candidate(DEFAULT, "own") and choice.margin == choice.standard_error == 0
-        assert choice.of_profiles["fast"].chosen.terms == tuple(PROFILES["fast"]["weights"])
+        assert choice.chosen == DEFAULT and choice.margin == choice.standard_error == 0
+        assert choice.of_profiles["fast"].chosen == tuple(PROFILES["fast"]["weights"])
 
 
 def test_defects_are_put_on_as_many_images_and_shown():
@@ -204,7 +173,7 @@ def test_only_defects_in_the_region_of_interest_count(monkeypatch):
     roi = torch.zeros(SIZE, SIZE, dtype=torch.bool)
     roi[:, SIZE // 2 :] = True
     choice = PlantedScorer(detail=2).choose(roi=roi)
-    assert choice.chosen.terms == ("detail",) and 0 < choice.defects[0] < 30 and np.isfinite(choice.standard_error)
+    assert choice.chosen == ("detail",) and 0 < choice.defects[0] < 30 and np.isfinite(choice.standard_error)
     for maps, masks in counted:
         left = (slice(None), slice(None), slice(0, SIZE))
         assert masks[4:].any(axis=(1, 2)).all() and not masks[left].any() and not maps[left].any()
@@ -215,7 +184,7 @@ def test_default_stays_where_no_defect_is_in_the_region_of_interest():
     roi = torch.zeros(SIZE, SIZE, dtype=torch.bool)
     roi[0, 0] = True
     choice = PlantedScorer(detail=2).choose(roi=roi)
-    assert choice.defects == (0, 4) and choice.chosen == Candidate(DEFAULT, "own") and choice.pictures == []
+    assert choice.defects == (0, 4) and choice.chosen == DEFAULT and choice.pictures == []
 
 
 # A trained model
@@ -223,7 +192,7 @@ def test_default_stays_where_no_defect_is_in_the_region_of_interest():
 
 @pytest.fixture(scope="module")
 def arguments(trained, tmp_path_factory):
-    """What the map of a trained model is chosen with: all scales, and Gaussians of both conditionings."""
+    """What the map of a trained model is chosen with: all scales."""
 
     class Stop(Exception):
         pass
@@ -235,14 +204,13 @@ def arguments(trained, tmp_path_factory):
     config = tiny_config(trained.config.data, folder / "model", **COMPLETE)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop) as stopped:
         patch.setattr(fitting, "choose_map", stop)
-        patch.setattr(fitting, "FEWEST_TRAINING_IMAGES", 10)  # as many as there are
         refit(trained.folder, config)
     return stopped.value.args[0]
 
 
 def test_same_images_and_seed_choose_the_same(arguments):
-    scorer, whitened, reader, *_ = arguments
-    first, again = (choose_map(scorer, whitened, reader, smooth_images(3, seed=5), None, 1) for _ in range(2))
+    scorer, reader, *_ = arguments
+    first, again = (choose_map(scorer, reader, smooth_images(3, seed=5), None, 1) for _ in range(2))
     assert first.to_dict() == again.to_dict()
     for (image, mask), (image_again, mask_again) in zip(first.pictures, again.pictures, strict=True):
         np.testing.assert_array_equal(image, image_again)
@@ -250,19 +218,8 @@ def test_same_images_and_seed_choose_the_same(arguments):
 
 
 @torch.no_grad()
-def test_maps_of_both_conditionings_are_those_of_a_scorer_with_these_gaussians(arguments, monkeypatch):
-    scorer, whitened, reader, *_ = arguments
-    images = smooth_images(5, seed=6)
-    actual = map_choice._maps_in_decades(scorer, whitened, reader, images, None, 3)
-    own = scorer.residual_gaussian, scorer.multiscale.detail.gaussian, scorer.feature_denoiser.gaussian
-    monkeypatch.setattr(scorer, "residual_gaussian", whitened["residual"])
-    monkeypatch.setattr(scorer.multiscale.detail, "gaussian", whitened["detail"])
-    monkeypatch.setattr(scorer.feature_denoiser, "gaussian", whitened["feature_residual"])
-    others = dict(zip(CONDITIONED, own, strict=True))
-    exchanged = map_choice._maps_in_decades(scorer, others, reader, images, None, 3)
-    terms = {"kl", "rgb", "feature", "residual", "detail", "neighbors", "feature_residual", "pixel_residual"}
-    assert set(actual) == terms | {f"{term}, whitened" for term in CONDITIONED}
-    for term in CONDITIONED:
-        np.testing.assert_array_equal(actual[f"{term}, whitened"], exchanged[term])
-        np.testing.assert_array_equal(actual[term], exchanged[f"{term}, whitened"])
-        assert not np.array_equal(actual[term], actual[f"{term}, whitened"])
+def test_maps_are_of_all_terms_of_candidates(arguments):
+    scorer, reader, *_ = arguments
+    maps = map_choice._maps_in_decades(scorer, reader, smooth_images(5, seed=6), None, 3)
+    assert set(maps) == {"kl", "rgb", "feature", "residual", "detail", "neighbors", "feature_residual", "pixel_residual"}
+    assert all(values.shape == (5, *map_choice.MAP_SIZE) for values in maps.values())

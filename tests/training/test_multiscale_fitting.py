@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 import torch
 from diffad.imaging.preprocessing import resize_rgb
 from diffad.imaging.tensors import to_model_range
@@ -27,7 +28,7 @@ def test_gaussians_are_of_all_training_images_and_each_is_read_once(good_images,
     groups = [[0, 2, 3, 5, 6, 8, 9], [1, 4, 7, 10]]
     categories = dataclasses.replace(config, categories=["nut", "bolt"])
     multiscale = build_multiscale(categories, extractor, 4, ("detail",))
-    multiscale_fitting.fit_multiscale(multiscale, None, extractor, CachedDataset(tmp_path / "cache"), counted, groups)
+    multiscale_fitting.fit_multiscale(multiscale, extractor, CachedDataset(tmp_path / "cache"), counted, groups)
     assert sorted(opened) == list(range(11))
 
     pixels = np.stack([resize_rgb(sample.read(), (64, 64)) for sample in samples])
@@ -39,10 +40,19 @@ def test_gaussians_are_of_all_training_images_and_each_is_read_once(good_images,
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_mean_covariance_counts_the_more_the_fewer_images_there_are(good_images, tmp_path):
+@pytest.mark.parametrize(
+    ("images", "of_coarse", "of_detail"),  # share of the mean covariance; regularization, this share and whitening
+    [
+        (9, 60 / 69, (0.5, 3 / 12, None)),
+        (32, 60 / 92, (0.5, 3 / 35, None)),
+        (33, 60 / 93, (100 / 33, 0, 0.1)),
+        (240, 0.2, (100 / 240, 0, 0.1)),
+    ],
+)
+def test_the_mean_covariance_counts_the_more_the_fewer_images_there_are(good_images, tmp_path, images, of_coarse, of_detail):
     config = tiny_config(good_images, tmp_path / "model")
-    for images, share, of_detail in ((9, 30 / 39, 0.25), (30, 0.5, 3 / 33), (33, 30 / 63, 0), (270, 0.1, 0)):
-        multiscale = build_multiscale(config, build_extractor(config), images, ("coarse", "detail"))
-        assert multiscale.coarse.gaussian.config.pooling == share
-        assert multiscale.detail.gaussian.config.pooling == of_detail
-        assert multiscale.coarse.gaussian.config.rank > multiscale.detail.gaussian.config.rank
+    multiscale = build_multiscale(config, build_extractor(config), images, ("coarse", "detail"))
+    coarse, detail = multiscale.coarse.gaussian.config, multiscale.detail.gaussian.config
+    assert (coarse.pooling, coarse.regularization, coarse.shared_whitening) == (of_coarse, 0.05, None)
+    assert (detail.regularization, detail.pooling, detail.shared_whitening) == of_detail
+    assert coarse.rank > detail.rank

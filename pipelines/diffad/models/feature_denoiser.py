@@ -1,7 +1,5 @@
 """A denoiser of the extractor's features and of a thumbnail: a second, small diffusion model that waits for no full image."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -10,7 +8,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
 from .float32 import Float32ModelMixin
-from .gaussian import CONDITIONING, PadimGaussian
+from .gaussian import PadimGaussian
 
 TIME_CHANNELS = 64
 NORM_GROUPS = 16
@@ -157,13 +155,3 @@ class FeatureDenoiser(Float32ModelMixin, ConfigMixin):
     def split(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`(B, C, h, w)` as what is of features, `(B, D, h, w)`, and what is of the thumbnail."""
         return values[:, : self.config.feature_channels], values[:, self.config.feature_channels :]
-
-    def new_gaussian(self, **conditioning: Any) -> PadimGaussian:
-        """A Gaussian of the features' errors of another conditioning, not fitted, for [`~FeatureDenoiser.set_gaussian`]."""
-        shape = {name: self.config[name] for name in ("feature_channels", "grid", "rank", "num_classes")}
-        return PadimGaussian(**shape, **conditioning)
-
-    def set_gaussian(self, gaussian: PadimGaussian) -> None:
-        """Replaces the Gaussian of the features' errors by one of another conditioning."""
-        self.register_to_config(**{name: gaussian.config[name] for name in CONDITIONING})
-        self.gaussian = gaussian

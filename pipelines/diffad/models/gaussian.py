@@ -8,7 +8,6 @@ from .float32 import Float32ModelMixin
 from .moments import StreamingMoments
 
 POSITIONS_AT_ONCE = 64
-CONDITIONING = ("regularization", "pooling", "shared_whitening")  # settings that say how a covariance is made one of full rank
 
 
 class PadimGaussian(Float32ModelMixin, ConfigMixin):

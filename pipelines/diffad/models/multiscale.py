@@ -176,11 +176,11 @@ class MultiscaleFeatures(Float32ModelMixin, ConfigMixin):
             if name != "neighbors":
                 scale.gaussian.check_state()
 
-    def with_only(self, scales: Sequence[str], **settings: Any) -> "MultiscaleFeatures":
-        """The same without the other scales; `settings` are what its Gaussians were fitted with, in place of its own."""
+    def with_only(self, scales: Sequence[str]) -> "MultiscaleFeatures":
+        """The same without the other scales."""
         own = {name: value for name, value in self.config.items() if not name.startswith("_")}
         kept = tuple(scale for scale in self.config.scales if scale in scales)
-        reduced = MultiscaleFeatures(**{**own, **settings, "scales": kept})
+        reduced = MultiscaleFeatures(**{**own, "scales": kept})
         reduced.load_state_dict({k: v for k, v in self.state_dict().items() if k.partition(".")[0] in scales})
         return reduced.to(self.device)
 
