@@ -5,14 +5,18 @@ import hashlib
 import io
 import json
 import math
+import shutil
 import time
+from itertools import islice
 
 import diffad.serve.drift
 import numpy as np
 import pytest
-from diffad.monitoring.drift_monitor import DriftMonitor, StateError
+from damaged_states import damaged_values, without_digest
+from diffad.monitoring.drift_monitor import DriftMonitor
 from diffad.monitoring.feedback import FeedbackRecord
 from diffad.monitoring.feedback_list import FeedbackList
+from diffad.monitoring.state_digest import with_digest
 from diffad.scoring.conformal import threshold_rank
 from diffad.serve.drift import CategoryMonitors, SavedStates
 from diffad.serve.messages import ModelInfo, SentImage
@@ -71,13 +75,93 @@ def test_it_goes_on_after_a_restart_and_keeps_models_and_levels_apart(tmp_path):
     states.take(first)  # nothing new
     states.write()
     assert path.stat().st_mtime_ns == time
-    saved[first.key][""]["parts"] = "many"
-    with pytest.raises(StateError, match="damaged"):
-        CategoryMonitors(ONE, 0.05, saved)
-    for text in ("", "[]", '{"format": 2, "models": {}}', '{"format": 1, "models": {"a": 1}}'):
+
+
+def damaged_states(drift: CategoryMonitors):
+    """Contents of files of states in which one thing is lost, of another type or not finite, and such that are cut short."""
+    content = with_digest({"format": 1, "models": {drift.key: drift.state()}})
+    text = json.dumps(content)
+    yield from (text[: len(text) * share // 10] for share in range(10))
+    yield from ("[]", "7", '{"format": 1}', text.replace('"parts": ', '"parts": 1', 1), text.replace(drift.key, "x"))
+    yield from map(json.dumps, islice(damaged_values(content), 0, None, 23))  # all of a monitor's own are tested with it
+
+
+def test_a_damaged_state_is_kept_aside_and_no_part_of_it_taken_over(tmp_path, caplog):
+    drift = CategoryMonitors(dataclasses.replace(TWO, references=(REFERENCE, None)), 0.05, {}, with_feedback=True)
+    features = features_of(3, 0.0)
+    drift.update(rows(*[80.0] * 3, category="nut"), features)
+    drift.update(rows(50.0, 300.0, category="bolt"))
+    path, fresh = tmp_path / "monitor.json", None
+    for text in damaged_states(drift):
+        for copy in tmp_path.glob("monitor.json*"):
+            copy.unlink()
         path.write_text(text)
-        with pytest.raises(ValueError, match="monitor.json: can't be read"):
-            SavedStates(path)
+        caplog.clear()
+        states = SavedStates(path)
+        found = CategoryMonitors(drift.info, 0.05, states.of_models, with_feedback=True)
+        if found.damage is not None:
+            states.begin_anew(found.damage, found.key)
+        fresh = fresh or CategoryMonitors(drift.info, 0.05, {}, with_feedback=True).state()
+        assert found.state() == fresh, text
+        (line,) = caplog.messages
+        assert f"the monitor begins anew: {path}: " in line and line.endswith(f"it is kept as {path}.damaged"), line
+        assert (tmp_path / "monitor.json.damaged").read_text() == text
+        states.take(found)
+        states.write()
+        assert SavedStates(path).of_models == {found.key: found.state()}
+
+
+def test_damage_of_a_former_release_is_told_without_a_digest(tmp_path, caplog):
+    first, second = CategoryMonitors(ONE, 0.05, {}), CategoryMonitors(TWO, 0.05, {})
+    for drift in (first, second):
+        drift.update(rows(80.0, 300.0, category=list(drift.monitors)[-1]))
+    states = {drift.key: {name: without_digest(state) for name, state in drift.state().items()} for drift in (first, second)}
+    states[second.key]["bolt"]["parts"] = "many"
+    (tmp_path / "monitor.json").write_text(json.dumps({"format": 1, "models": states}))
+    saved = SavedStates(tmp_path / "monitor.json")
+    found = CategoryMonitors(TWO, 0.05, saved.of_models)
+    assert "many" in found.damage and found.state() == CategoryMonitors(TWO, 0.05, {}).state()
+    saved.begin_anew(found.damage, found.key)
+    assert CategoryMonitors(ONE, 0.05, saved.of_models).summary() == first.summary()  # the other model's is intact
+    saved.take(found)
+    saved.write()
+    assert SavedStates(saved.path).of_models.keys() == {first.key, found.key}
+
+
+def test_a_damaged_state_that_cannot_be_copied_is_not_overwritten(tmp_path, caplog, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copy2", full)
+    (tmp_path / "monitor.json").write_text("{")
+    states = SavedStates(tmp_path / "monitor.json")
+    states.take(CategoryMonitors(ONE, 0.05, states.of_models))
+    states.write()
+    assert (tmp_path / "monitor.json").read_text() == "{" and "in memory alone" in caplog.text
+    assert list(tmp_path.iterdir()) == [tmp_path / "monitor.json"]
+
+
+def test_copies_of_damaged_states_do_not_replace_each_other(tmp_path):
+    for text in ("{", "[", "1"):
+        (tmp_path / "monitor.json").write_text(text)
+        SavedStates(tmp_path / "monitor.json")
+    copies = ("monitor.json.damaged", "monitor.json.damaged-2", "monitor.json.damaged-3")
+    assert [(tmp_path / name).read_text() for name in copies] == ["{", "[", "1"]
+
+
+def test_a_server_with_a_damaged_state_judges_and_monitors(tmp_path, capsys):
+    settings = ServeSettings(monitor_state=tmp_path / "monitor.json")
+    model = save_stub(tmp_path / "model")
+    with running(model, settings) as server:
+        server.client.post("/predict", files=form(png(120))).raise_for_status()
+    text = settings.monitor_state.read_text()
+    settings.monitor_state.write_text(text[:-300])
+    with running(model, settings) as server:
+        server.client.post("/predict", files=form(png(120), png(121))).raise_for_status()
+        assert server.client.get("/monitor").json()["categories"][0]["parts"] == 2
+    assert (tmp_path / "monitor.json.damaged").read_text() == text[:-300]
+    with running(model, settings) as server:
+        assert server.client.get("/monitor").json()["categories"][0]["parts"] == 2
 
 
 def features_of(count: int, tilt: float) -> list[np.ndarray]:
@@ -279,9 +363,6 @@ def test_operators_words_are_a_test_of_the_monitor(tmp_path):
     again.take_feedback(wrongly_rejected(300.0, 301.0))
     assert again.monitors["bolt"].reported == [1, 3]  # what is said now counts, not what was said before
     assert CategoryMonitors(TWO, 0.05, states.of_models).summary()[1]["parts"] == 0  # without the test it is another monitor
-    del states.of_models[drift.key]["nut"]["rejected"]
-    with pytest.raises(StateError, match="damaged"):
-        CategoryMonitors(TWO, 0.05, states.of_models, with_feedback=True)
 
 
 def test_a_full_disk_ends_no_server(tmp_path, caplog):

@@ -14,16 +14,17 @@ from .embedding_test import EmbeddingLook, EmbeddingTest
 from .feedback_test import log_evidence as feedback_evidence
 from .history import History
 from .reject_test import RejectTest
+from .saved_values import number, whole
 from .score_test import KINDS, ScoreTest
+from .state_digest import DamagedStateError, StateError, check_content, with_digest
 from .suggestions import Suggestion
 from .urn import gap_index, group_of_gap, tie_breaker, tie_breakers
 
 FORMAT = 1  # of states
 SCORES, REJECTS, EMBEDDINGS, FEEDBACK = "scores", "reject rate", "embeddings", "feedback"
 WEIGHTS = {SCORES: 3, REJECTS: 1, EMBEDDINGS: 1, FEEDBACK: 1}  # of the tests that there are, in the level
-
-
 FORMER_SETTINGS = {"feedback": False}  # of states that are older than the setting
+LATER_VALUES = (("reported", "feedback_evidence"), ("suggestions", "explained"))  # each pair came with one release
 
 
 def shares_of_level(with_embeddings: bool, with_feedback: bool = False) -> dict[str, float]:
@@ -35,14 +36,16 @@ def shares_of_level(with_embeddings: bool, with_feedback: bool = False) -> dict[
 def without_waiting(saved: dict[str, Any]) -> dict[str, Any]:
     """A state of [`DriftMonitor.to_dict`] without the features that wait for a comparison, which are most of it.
 
-    The parts that come when it is gone on from take their places.
+    The parts that come when it is gone on from take their places. A damaged state stays as it is.
     """
     embeddings = saved.get("embedding_test")
-    return saved if embeddings is None else saved | {"embedding_test": embeddings | {"waiting": ""}}
-
-
-class StateError(ValueError):
-    """A saved state can't be resumed; says why."""
+    if not isinstance(embeddings, dict) or not embeddings.get("waiting"):
+        return saved
+    try:
+        check_content(saved)  # a new digest would hide the damage
+    except DamagedStateError:
+        return saved
+    return with_digest(saved | {"embedding_test": embeddings | {"waiting": ""}})
 
 
 @dataclass(frozen=True)
@@ -131,12 +134,9 @@ class DriftMonitor:
         shares = shares_of_level(reference_features is not None, with_feedback)
         self.levels = {name: share * level for name, share in shares.items()}
         self._scores, self._rank, self._breakers = scores, rank, tie_breakers(len(scores), seed)
-        self.score_test = ScoreTest(rank)
+        self._reference_features = reference_features
+        self.score_test, self.reject_test, self.embedding_test = self._new_tests()
         self._group_of_gap = group_of_gap(self.score_test.sizes)
-        self.reject_test = RejectTest(len(scores), rank, defect_rate)
-        self.embedding_test = (
-            None if reference_features is None else EmbeddingTest(reference_features, self.levels[EMBEDDINGS], seed)
-        )
         self._feedback_evidence = -math.inf  # log, as of the latest reports
         self.reported: list[int] = []  # places of parts that operators reported as wrongly rejected
         self.identity_of_scores, self.identity = self._digests(scores)
@@ -250,50 +250,71 @@ class DriftMonitor:
     def to_dict(self) -> dict[str, Any]:
         """All that parts have changed, as values JSON can hold; [`DriftMonitor.restore`] goes on from it bit for bit."""
         with self._lock:
-            return {
-                "format": FORMAT,
-                "identity": self.identity,
-                "settings": self._settings(),
-                "parts": self.parts,
-                "alarms": dict(self.alarms),
-                "score_test": self.score_test.state(),
-                "reject_test": self.reject_test.state(),
-                "embedding_test": None if self.embedding_test is None else self.embedding_test.state(),
-                "history": self.history.state(),
-                "reported": self.reported,
-                "feedback_evidence": max(self._feedback_evidence, -1e300),  # JSON has no infinity
-                "suggestions": [asdict(suggestion) for suggestion in self.suggestions],
-                "explained": self._explained,
-            }
+            return with_digest(
+                {
+                    "format": FORMAT,
+                    "identity": self.identity,
+                    "settings": self._settings(),
+                    "parts": self.parts,
+                    "alarms": dict(self.alarms),
+                    "score_test": self.score_test.state(),
+                    "reject_test": self.reject_test.state(),
+                    "embedding_test": None if self.embedding_test is None else self.embedding_test.state(),
+                    "history": self.history.state(),
+                    "reported": self.reported,
+                    "feedback_evidence": max(self._feedback_evidence, -1e300),  # JSON has no infinity
+                    "suggestions": [asdict(suggestion) for suggestion in self.suggestions],
+                    "explained": self._explained,
+                }
+            )
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Goes on from what [`DriftMonitor.to_dict`] gave, in a monitor of the same scores and settings.
+        """Goes on from what [`DriftMonitor.to_dict`] gave, in a monitor of the same scores and settings, or changes nothing.
 
         Raises:
-            StateError: if it is of other scores, references or settings, or damaged.
+            DamagedStateError: if it is damaged.
+            StateError: if it is of other scores, references or settings.
         """
         try:
             if saved["format"] > FORMAT:
                 raise StateError("written by a later release of diffad")
+            check_content(saved)
             if different := self.other_settings(saved):
                 raise StateError(different)
             if saved["identity"] != self.identity:
                 raise StateError("of another model, calibration or reference")
-            with self._lock:
-                self.parts, self.alarms = int(saved["parts"]), dict(saved["alarms"])
-                self.score_test.restore(saved["score_test"])
-                self.reject_test.restore(saved["reject_test"])
-                self.history = History.restored(saved["history"])
-                self.reported = [int(place) for place in saved.get("reported", ())]
-                self._feedback_evidence = float(saved.get("feedback_evidence", -math.inf))
-                self.suggestions = [Suggestion(**suggestion) for suggestion in saved.get("suggestions", ())]
-                self._explained = int(saved.get("explained", 0))
-                if self.embedding_test is not None:
-                    self.embedding_test.restore(saved["embedding_test"])
+            if any((first in saved) != (second in saved) for first, second in LATER_VALUES):
+                raise ValueError(f"it has {', '.join(saved)} alone")
+            # All of it is read before anything is changed
+            parts, alarms = whole(saved["parts"]), {name: whole(part) for name, part in saved["alarms"].items()}
+            score_test, reject_test, embedding_test = self._new_tests()
+            score_test.restore(saved["score_test"])
+            reject_test.restore(saved["reject_test"])
+            if embedding_test is not None:
+                embedding_test.restore(saved["embedding_test"])
+            history = History.restored(saved["history"])
+            reported = list(map(whole, saved.get("reported", [])))
+            evidence = number(saved.get("feedback_evidence", -math.inf))
+            found = [Suggestion.restored(suggestion) for suggestion in saved.get("suggestions", [])]
+            explained = whole(saved.get("explained", 0))
         except StateError:
             raise
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise StateError(f"damaged ({type(error).__name__}: {error})") from error
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+            raise DamagedStateError(f"{type(error).__name__}: {error}") from error
+        with self._testing, self._lock:
+            self.parts, self.alarms, self.history = parts, alarms, history
+            self.score_test, self.reject_test, self.embedding_test = score_test, reject_test, embedding_test
+            self.reported, self._feedback_evidence = reported, evidence
+            self.suggestions, self._explained = found, explained
+
+    def _new_tests(self) -> tuple[ScoreTest, RejectTest, EmbeddingTest | None]:
+        """The tests before the first part."""
+        reference = self._reference_features
+        return (
+            ScoreTest(self._rank),
+            RejectTest(len(self._scores), self._rank, self.defect_rate),
+            None if reference is None else EmbeddingTest(reference, self.levels[EMBEDDINGS], self.seed),
+        )
 
     def other_settings(self, saved: dict[str, Any]) -> str:
         """Settings that a saved state has otherwise than this monitor, such as `level 0.05 there, 0.1 now`; empty for none."""
