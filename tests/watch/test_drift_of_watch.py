@@ -1,12 +1,16 @@
 """The drift monitor within an inspection: what it sees, over restarts and kills."""
 
+import json
 import threading
+from itertools import islice
 
 import numpy as np
 import pytest
+from damaged_states import damaged_values
 from diffad.monitoring import embedding_test
 from diffad.monitoring.drift_monitor import DriftMonitor
 from diffad.monitoring.references import NO_FEATURES
+from diffad.monitoring.state_digest import with_digest
 from diffad.scoring.conformal import threshold_rank
 from diffad.watch import drift
 from diffad.watch.drift import DriftSettings, JournaledMonitor
@@ -22,9 +26,9 @@ DEFAULTS, STUB = DriftSettings(), StubModel()
 class Line:
     """Judges parts of given scores as the inspection does, and can be killed after any."""
 
-    def __init__(self, path, settings=DEFAULTS, pipe=STUB):
+    def __init__(self, path, settings=DEFAULTS, pipe=STUB, category=None):
         self.journal, self.lines = PartJournal(path, "camera"), []
-        self.drift = JournaledMonitor(self.journal, pipe, settings, report=self.lines.append)
+        self.drift = JournaledMonitor(self.journal, pipe, settings, category, report=self.lines.append)
 
     def judge(self, scores: list[float], label: str | None = None, images=None) -> list[str]:
         said = []
@@ -33,10 +37,12 @@ class Line:
             features = image and stub_features(image)
             row = {"path": "x", "score": score, "label": label or ("defective" if score > 100 else "good")}
             said.append(self.drift.update(row, features, image))
-            self.journal.append(PartKey(f"{number}", 1, number), row | {"number": number}, features)
+            row |= {"number": number, "monitor": said[-1]}
+            self.journal.append(PartKey(f"{number}", 1, number), row, features if self.drift.tests_embeddings else None)
             self.drift.keep(number)
             if self.drift.tests_embeddings:
                 self.drift.monitor.test_embeddings()  # or waits for the thread that does
+        self.drift.finish()
         return said
 
     def killed(self) -> None:
@@ -115,6 +121,69 @@ def test_an_alarm_of_embeddings_is_explained_from_the_latest_images(tmp_path):
     assert again.judge([50.0] * 7, images=images) == ["changed"] * 7 and again.drift.monitor.needs_explanation
     again.judge([50.0] * 3, images=images)
     assert [text.partition(":")[0] for text in again.lines] == expected and "more contrast" in again.lines[1]
+
+
+def explanation_held_back(monkeypatch, answers=()) -> threading.Event:
+    """Has explanations of alarms wait until the event, then fail as often as there are answers."""
+    goes_on, left, explain = threading.Event(), list(answers), drift.suggested_changes
+
+    def wait(*arguments):
+        assert goes_on.wait(60)
+        if left:
+            raise left.pop()
+        return explain(*arguments)
+
+    monkeypatch.setattr(drift, "suggested_changes", wait)
+    return goes_on
+
+
+def test_no_verdict_waits_for_what_changed_and_nothing_of_it_is_lost(tmp_path, monkeypatch):
+    goes_on = explanation_held_back(monkeypatch)
+    lines = []
+    with PartJournal(tmp_path / "journal", "camera") as journal:
+        monitored = JournaledMonitor(journal, StubWithFeatures(), DEFAULTS, report=lines.append)
+
+        def judge(score: float, count: int) -> None:
+            for seed in range(count):
+                image = textured(80, seed)
+                row = {"path": "x", "score": score, "label": "defective" if score > 100 else "good"}
+                monitored.update(row, stub_features(image), image)
+
+        judge(95.0, 24)
+        assert lines == ["ALARM of the monitor (scores): production is not as calibrated; see `diffad monitor`"]
+        judge(300.0, 24)  # another alarm, while the first one is explained
+        assert len(lines) == 2 and "(reject rate)" in lines[1]
+        goes_on.set()
+        monitored.finish()  # though no further part comes
+        expected = ["changed in the latest images (scores)", "changed in the latest images (scores, reject rate)"]
+        assert [line.partition(":")[0] for line in lines[2:]] == expected
+        assert not monitored.monitor.needs_explanation
+        monitored.finish()
+        assert len(lines) == 4
+
+
+def test_what_changed_that_can_not_be_told_is_tried_again(tmp_path, monkeypatch):
+    explanation_held_back(monkeypatch, [MemoryError("no more")] * 3).set()
+    line = Line(tmp_path / "journal", pipe=StubWithFeatures())
+    images = [textured(80, seed) for seed in range(30)]
+    line.judge([99.0] * 29, images=images[:29])
+    failed = "the monitor could not say what changed (MemoryError: no more); it tries again with the next part"
+    assert failed in line.lines and line.drift.monitor.parts == 29
+    line.judge([99.0], images=images[29:])
+    assert "changed in the latest images" in line.lines[-1] and line.lines.count(failed) == 3
+
+
+def test_an_inspection_ends_with_all_said(tmp_path):
+    folder = tmp_path / "camera"
+    save_grey(folder, [95] * 24)  # the alarm is raised within the last parts
+    with PartJournal(tmp_path / "journal", str(folder.resolve())) as journal:
+        lines = []
+        monitored = JournaledMonitor(journal, StubWithFeatures(), DEFAULTS, report=lines.append)
+        folder_inspection(folder, journal, [ListSink()], load=StubWithFeatures, drift=monitored).run()
+        assert [line.partition(":")[0] for line in lines] == [
+            "ALARM of the monitor (scores)",
+            "changed in the latest images (scores)",
+        ]
 
 
 def held_back(monkeypatch, answer) -> threading.Event:
@@ -216,6 +285,89 @@ def test_another_model_or_setting_begins_anew(tmp_path):
     other.killed()
     setting = Line(tmp_path / "journal", DriftSettings(level=0.01), type("Other", (StubModel,), {"digest": "other"})())
     assert setting.lines[1:] == ["the monitor begins anew: level 0.05 there, 0.01 now"]
+
+
+class Several(StubWithFeatures):
+    """Of two categories with the same scores, so that only their names tell them apart."""
+
+    digest, category_names = "several", ["nut", "bolt"]
+
+    def category_indices(self, category, count):
+        return [self.category_names.index(category)] * count
+
+
+def test_a_monitor_of_one_category_is_not_gone_on_from_with_another(tmp_path):
+    scores, images = [50.0] * 5, [textured(80, seed) for seed in range(5)]
+    line = Line(tmp_path / "journal", pipe=Several(), category="nut")
+    line.judge(scores, images=images)
+    line.killed()
+    bolt = Line(tmp_path / "journal", pipe=Several(), category="bolt")
+    assert bolt.lines == ["the monitor begins anew: category nut there, bolt now"] and bolt.drift.monitor.parts == 0
+    bolt.killed()
+    again = Line(tmp_path / "journal", pipe=Several(), category="bolt")
+    assert not again.lines
+
+
+def test_parts_that_no_monitor_saw_are_left_out_later_and_hold_nothing_back(tmp_path):
+    scores, images = [50.0] * 5, [textured(80, seed) for seed in range(5)]
+    line = Line(tmp_path / "journal", pipe=Several(), category="nut")
+    line.judge(scores, images=images)
+    line.killed()
+    without = Line(tmp_path / "journal", pipe=Several())
+    assert without.judge([500.0] * 30) == [None] * 30 and without.drift.saved_number is None
+    without.killed()
+    again = Line(tmp_path / "journal", pipe=Several(), category="nut")
+    assert again.lines == ["the monitor goes on; 30 parts that were judged without it are left out"]
+    assert again.drift.monitor.parts == 5 and again.drift.saved_number == 0
+    again.judge(scores[:1], images=images[:1])
+    again.killed()
+    without = Line(tmp_path / "journal", pipe=Several())
+    without.journal.forget(1, without.drift.saved_number)
+    assert [result["number"] for result in without.journal.results(0, 99, 99)] == [36]
+
+
+def line_with_every_value(path) -> Line:
+    line = Line(path, pipe=StubWithFeatures())
+    scores = [float(score) for score in np.random.default_rng(0).uniform(5, 95, 30)]
+    line.judge(scores, images=[textured(80, seed, 20.0) for seed in range(30)])
+    line.drift._save(20)
+    return line
+
+
+def test_a_damaged_state_is_kept_aside_and_no_part_of_it_taken_over(tmp_path):
+    line = line_with_every_value(tmp_path / "journal")
+    saved = line.journal.saved_monitor()
+    assert saved["state"]["alarms"] and saved["state"]["suggestions"]
+    content = with_digest(saved)
+    text = json.dumps(content)
+    fresh = DriftMonitor(
+        StubWithFeatures.calibration.calibration_scores_of(), reference_features=line.drift.monitor.embedding_test.reference
+    ).to_dict()
+    damaged = [text[: len(text) * share // 10] for share in range(10)]
+    damaged += [json.dumps(one) for one in islice(damaged_values(content), 0, None, 23)]
+    former = {name: value for name, value in saved.items() if name != "number"}
+    damaged += [json.dumps(one) for one in (former, saved | {"number": "x"}, saved | {"state": None})]
+    for number, value in enumerate(damaged, 1):
+        with line.journal._transaction() as run:
+            run("INSERT OR REPLACE INTO about VALUES ('monitor', ?)", (value,))
+        lines = []
+        monitored = JournaledMonitor(line.journal, StubWithFeatures(), DEFAULTS, report=lines.append)
+        assert monitored.monitor.to_dict() == fresh, value
+        (said,) = lines
+        start = f"the monitor begins anew: {tmp_path / 'journal'}: its state is damaged ("
+        assert said.startswith(start) and said.endswith(f"it is kept there as 'damaged monitor {number}'"), said
+        assert line.journal.saved_monitor()["state"] == fresh
+        assert monitored.update({"path": "x", "score": 50.0, "label": "good"}, np.zeros(2)) == "as calibrated"
+
+
+def test_lost_features_of_parts_begin_the_monitor_anew_and_stop_nothing(tmp_path):
+    line = line_with_every_value(tmp_path / "journal")
+    with line.journal._transaction() as run:
+        run("DELETE FROM features WHERE number = 25")
+    line.killed()
+    again = Line(tmp_path / "journal", pipe=StubWithFeatures())
+    assert "needs its features" in again.lines[0] and again.drift.monitor.parts == 0
+    assert again.judge([50.0], images=[textured(80, 0)]) == ["as calibrated"]
 
 
 def test_of_several_categories_one_is_monitored_or_none(tmp_path):

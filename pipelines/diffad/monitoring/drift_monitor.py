@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..scoring.conformal import check_supported, conformal_threshold, default_rate, threshold_rank
+from ..system.differences import differences
 from .embedding_test import EmbeddingLook, EmbeddingTest
 from .feedback_test import log_evidence as feedback_evidence
 from .history import History
@@ -318,11 +319,7 @@ class DriftMonitor:
 
     def other_settings(self, saved: dict[str, Any]) -> str:
         """Settings that a saved state has otherwise than this monitor, such as `level 0.05 there, 0.1 now`; empty for none."""
-        return ", ".join(
-            f"{name.replace('_', ' ')} {saved['settings'].get(name)} there, {value} now"
-            for name, value in self._settings().items()
-            if saved["settings"].get(name, FORMER_SETTINGS.get(name)) != value
-        )
+        return differences(saved["settings"], self._settings(), FORMER_SETTINGS)
 
     def _settings(self) -> dict[str, Any]:
         return {
