@@ -14,6 +14,8 @@ from diffad.jobs.monitor import MonitorRun, MonitorSettings, monitor
 from diffad.jobs.monitor_summary import summarize
 from diffad.jobs.table import write_table
 from diffad.monitoring import embedding_test
+from diffad.monitoring.references import GROUPED
+from diffad.scoring.conformal import conformal_threshold
 from tiny_pipeline import smooth_images, tiny_pipeline
 
 
@@ -195,6 +197,21 @@ def test_a_state_of_another_model_or_of_other_settings_is_refused(pipe, tmp_path
     other.calibrate(smooth_images(40, seed=5))
     with pytest.raises(ValueError, match="belongs to another model"):
         monitor(other, tmp_path / "state.json", MonitorSettings())
+
+
+def test_of_a_model_of_groups_parts_are_compared_with_single_images(tmp_path, pipe):
+    grouped = tiny_pipeline(weights={"mahalanobis": 1.0}, smoothing_sigma=1.0)
+    grouped.calibrate(smooth_images(80, seed=4), groups=[str(i // 2) for i in range(80)])
+    reference = save_images(tmp_path / "good", smooth_images(60, seed=31))
+    folder = save_images(tmp_path / "new", smooth_images(10, seed=32))
+    settings = MonitorSettings(reference=reference, false_alarm_rate=0.2)
+    run = monitor(grouped, tmp_path / "state.json", settings, folder=folder)
+    single = grouped.calibration.single_scores_of()
+    assert run.monitor.cut == conformal_threshold(single, 0.2) < run.monitor.threshold
+    scores = grouped(smooth_images(60, seed=31)).image_scores
+    assert len(run.reference_features) == (scores < run.monitor.cut).sum()
+    assert GROUPED in summarize(run).notes
+    assert GROUPED not in summarize(monitor(pipe, tmp_path / "other.json", MonitorSettings())).notes
 
 
 def test_a_category_must_be_named(tmp_path):

@@ -16,6 +16,7 @@ from damaged_states import damaged_values, without_digest
 from diffad.monitoring.drift_monitor import DriftMonitor
 from diffad.monitoring.feedback import FeedbackRecord
 from diffad.monitoring.feedback_list import FeedbackList
+from diffad.monitoring.references import GROUPED
 from diffad.monitoring.state_digest import with_digest
 from diffad.scoring.conformal import threshold_rank
 from diffad.serve.drift import CategoryMonitors, SavedStates
@@ -323,6 +324,23 @@ def test_a_closer_look_that_fails_is_tried_again_with_the_next_image(tmp_path, m
         assert len(tried) == 3 and "could not look closer" in capsys.readouterr().err
         (found,) = server.client.get("/monitor").json()["categories"]
         assert found["parts"] == 78 and found["changed"] and found["suggestions"] == []
+
+
+def test_of_a_model_of_groups_parts_are_compared_with_single_images(caplog):
+    single = tuple(score - 5 for score in SCORES)
+    grouped = dataclasses.replace(ONE, single_scores=(single,))
+    drift = CategoryMonitors(grouped, 0.05, {})
+    expected = DriftMonitor(np.array(SCORES), 0.05, single_scores=np.array(single))
+    for score in (50.0, 128.0, 133.0, 170.0):
+        drift.update(rows(score))
+        expected.update(score)
+    assert drift.monitors[None].to_dict() == expected.to_dict()
+    assert caplog.messages == [f"the monitor: {GROUPED}"]
+    # Keys of other models are as earlier releases made them
+    former = hashlib.sha256(repr((ONE, 0.05)).encode()).hexdigest()[:16]
+    one = CategoryMonitors(dataclasses.replace(ONE, single_scores=(None,)), 0.05, {})
+    assert "single" not in repr(ONE) and one.key == former != drift.key
+    assert len(caplog.messages) == 1
 
 
 def test_the_log_says_why_a_monitor_begins_anew(caplog):

@@ -9,7 +9,7 @@ import pytest
 from damaged_states import damaged_values
 from diffad.monitoring import embedding_test
 from diffad.monitoring.drift_monitor import DriftMonitor
-from diffad.monitoring.references import NO_FEATURES
+from diffad.monitoring.references import GROUPED, NO_FEATURES
 from diffad.monitoring.state_digest import with_digest
 from diffad.scoring.conformal import threshold_rank
 from diffad.watch import drift
@@ -17,7 +17,7 @@ from diffad.watch.drift import DriftSettings, JournaledMonitor
 from diffad.watch.journal import PartJournal
 from diffad.watch.sources.part import PartKey
 from stub_model import stub_features, textured
-from watch_stub import ListSink, StubModel, StubWithFeatures, eventually, folder_inspection, save_grey
+from watch_stub import KnownImages, ListSink, StubModel, StubWithFeatures, eventually, folder_inspection, save_grey
 
 NOT_TESTED = "embeddings are not tested"
 DEFAULTS, STUB = DriftSettings(), StubModel()
@@ -253,6 +253,21 @@ def test_why_embeddings_are_not_tested_is_said(tmp_path):
     assert Line(tmp_path / "journal").lines == [f"embeddings are not tested: {NO_FEATURES}"]
 
 
+class OfGroups(KnownImages):
+    def single_scores_of(self, category=0) -> np.ndarray:
+        return self.calibration_scores_of() - 3
+
+
+def test_of_a_model_of_groups_parts_are_compared_with_single_images(tmp_path):
+    pipe = type("Grouped", (StubWithFeatures,), {"calibration": OfGroups()})()
+    line = Line(tmp_path / "journal", pipe=pipe)
+    assert line.lines == [f"the monitor: {GROUPED}"]
+    monitor, scores = line.drift.monitor, OfGroups().calibration_scores_of()
+    assert (monitor.threshold, monitor.cut) == (scores[57], scores[57] - 3)
+    line.judge([scores[57] - 3.5, scores[57] - 2.5], images=[textured(80, 0)] * 2)
+    assert monitor.parts == 2 and monitor.score_test.parts == 1
+
+
 def test_an_inspection_tests_embeddings(tmp_path):
     folder = tmp_path / "camera"
     folder.mkdir()
@@ -317,7 +332,7 @@ def test_parts_that_no_monitor_saw_are_left_out_later_and_hold_nothing_back(tmp_
     assert without.judge([500.0] * 30) == [None] * 30 and without.drift.saved_number is None
     without.killed()
     again = Line(tmp_path / "journal", pipe=Several(), category="nut")
-    assert again.lines == ["the monitor goes on; 30 parts that were judged without it are left out"]
+    assert again.lines == ["the monitor goes on; it leaves out what was judged without it (30 of the kept results)"]
     assert again.drift.monitor.parts == 5 and again.drift.saved_number == 0
     again.judge(scores[:1], images=images[:1])
     again.killed()

@@ -20,6 +20,7 @@ from ..monitoring.state_digest import StateError, with_digest
 from ..monitoring.suggestions import Suggestion, suggested_changes, suggestions
 from ..pipeline_diffad import DiffADPipeline
 from ..runtime.detector import Detector
+from ..scoring.conformal import conformal_threshold
 from ..scoring.reference_parts import ReferenceParts
 from ..system.atomic import write_text
 from ..system.file_digest import file_digest
@@ -98,6 +99,7 @@ class MonitorRun:
             self.reference_features,
             settings.seed,
             with_feedback=settings.feedback is not None,
+            single_scores=pipe.calibration.single_scores_of(self.category),
         )
         self.sources, self.rejected = Sources(), RejectedParts()
         if saved is not None:
@@ -253,13 +255,14 @@ class MonitorRun:
             self.rejected.add(self.monitor.parts - 1, name, digest)
 
     def _reference_features(self) -> np.ndarray | None:
-        """Of reference images whose scores lie below the threshold, as of the parts that they are compared with.
+        """Of reference images whose scores lie below the monitor's cut, as of the parts that they are compared with.
 
         None where scoring has none at hand.
         """
         pipe, rate = self.pipe, self.settings.false_alarm_rate
         rate = pipe.calibration.supported_rate(rate, self.category)
-        threshold = pipe.calibration.image_threshold(rate, self.category)
+        single = pipe.calibration.single_scores_of(self.category)
+        cut = pipe.calibration.image_threshold(rate, self.category) if single is None else conformal_threshold(single, rate)
         found: list[np.ndarray] = []
         paths = self.reference_images()
         for start in tqdm(range(0, len(paths), self.batch_size), desc="reference", unit="batch", mininterval=1, disable=None):
@@ -268,7 +271,7 @@ class MonitorRun:
             if output.pooled_features is None:
                 return None
             of_images = zip(output.pooled_features.astype(float), output.image_scores, strict=True)
-            found += [of_image for of_image, score in of_images if score < threshold]
+            found += [of_image for of_image, score in of_images if score < cut]
         return np.array(found)
 
     def _digest_of_reference(self) -> str:

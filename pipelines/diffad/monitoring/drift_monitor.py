@@ -88,19 +88,24 @@ class DriftMonitor:
     called defective enter the reject rate only. Methods may be called from several threads: each takes its turn.
 
     Args:
-        calibration_scores: `(n,)` of good parts, behind the model's threshold; in any order.
+        calibration_scores: `(n,)` of good parts, or of groups of images, behind the model's threshold; in any order.
         false_alarm_rate: of the threshold, in (0, 1); None is 5 %, or the smallest rate that n scores support.
         level: in (0, 1).
         defect_rate: share of truly defective parts that is expected, in [0, 1); more rejects than they and the false alarms
             explain are an alarm.
-        reference_features: `(r, D)` pooled features of good parts whose scores lie below the threshold; None leaves the
+        reference_features: `(r, D)` pooled features of good parts whose scores lie below `cut`; None leaves the
             embedding test out, and its part of the level goes to the others.
         seed: of tie-breaking and permutations.
         with_feedback: whether operators' reports of wrongly rejected parts are tested, too; see [`DriftMonitor.set_reports`].
         defers_embeddings: whether embeddings are compared by [`DriftMonitor.test_embeddings`] alone, not by the update that
             makes a comparison due; for programs that must not wait.
+        single_scores: `(n,)` of one image drawn of each group, in any order, where the threshold counts groups of images and
+            parts are single images; each part is then to be shown once. None: parts are as what the threshold counts.
 
     Attributes:
+        threshold: a part with a higher score is called defective.
+        cut: parts up to here are tested by scores and embeddings: the threshold, or of single scores the one of the same rank,
+            which is no higher, because no single score is higher than its group's.
         identity: digest of calibration scores and reference features.
         identity_of_scores: digest of calibration scores alone, by which monitors without reference features are known.
         suggestions: what changed in the images at the latest alarm, by [`DriftMonitor.explain`].
@@ -119,10 +124,12 @@ class DriftMonitor:
         seed: int = 0,
         with_feedback: bool = False,
         defers_embeddings: bool = False,
+        single_scores: np.ndarray | None = None,
     ):
-        scores = np.sort(np.asarray(calibration_scores, dtype=float))
-        if scores.ndim != 1 or not np.isfinite(scores).all():
-            raise ValueError("calibration scores must be a list of finite numbers")
+        of_threshold = _sorted_scores(calibration_scores)
+        scores = of_threshold if single_scores is None else _sorted_scores(single_scores)
+        if len(scores) != len(of_threshold) or (scores > of_threshold).any():
+            raise ValueError("single_scores must be of one image of each group that the calibration scores are the highest of")
         if not 0 < level < 1:
             raise ValueError(f"level must lie between 0 and 1, got {level}")
         if not 0 <= defect_rate < 1:
@@ -130,7 +137,7 @@ class DriftMonitor:
         rate = default_rate(len(scores)) if false_alarm_rate is None else false_alarm_rate
         check_supported(len(scores), rate)
         rank = threshold_rank(len(scores), rate)
-        self.threshold = conformal_threshold(scores, rate)
+        self.threshold, self.cut = conformal_threshold(of_threshold, rate), conformal_threshold(scores, rate)
         self.false_alarm_rate, self.level, self.defect_rate, self.seed = rate, level, defect_rate, seed
         shares = shares_of_level(reference_features is not None, with_feedback)
         self.levels = {name: share * level for name, share in shares.items()}
@@ -140,7 +147,7 @@ class DriftMonitor:
         self._group_of_gap = group_of_gap(self.score_test.sizes)
         self._feedback_evidence = -math.inf  # log, as of the latest reports
         self.reported: list[int] = []  # places of parts that operators reported as wrongly rejected
-        self.identity_of_scores, self.identity = self._digests(scores)
+        self.identity_of_scores, self.identity = self._digests(of_threshold)
         self.alarms: dict[str, int] = {}
         self.suggestions: list[Suggestion] = []
         self._explained = 0  # alarms
@@ -169,7 +176,7 @@ class DriftMonitor:
         with self._lock:
             rejected = score > self.threshold
             gap = gap_index(self._scores, self._breakers, score, tie_breaker(self.parts, self.seed))
-            # Of scores equal to the threshold those above it by the tie breaker are called good, but outside the urn.
+            # Parts between cut and threshold, and of equal scores those above by the tie breaker, are good but outside the urn.
             is_below = gap < self._rank
             if not rejected and self.embedding_test is not None:
                 if features is None:
@@ -331,8 +338,10 @@ class DriftMonitor:
             "seed": self.seed,
         }
 
-    def _digests(self, scores: np.ndarray) -> tuple[str, str]:
-        digest = hashlib.sha256(scores.tobytes())
+    def _digests(self, of_threshold: np.ndarray) -> tuple[str, str]:
+        digest = hashlib.sha256(of_threshold.tobytes())
+        if self._scores is not of_threshold:
+            digest.update(self._scores.tobytes())
         of_scores = digest.hexdigest()[:16]
         if self.embedding_test is not None:
             digest.update(self.embedding_test.reference.tobytes())
@@ -357,3 +366,10 @@ class DriftMonitor:
             looks=[] if self.embedding_test is None else list(self.embedding_test.looks),
             likely_kind=kinds[int(self.score_test.kinds[0].argmax())],
         )
+
+
+def _sorted_scores(values: np.ndarray) -> np.ndarray:
+    scores = np.sort(np.asarray(values, dtype=float))
+    if scores.ndim != 1 or not np.isfinite(scores).all():
+        raise ValueError("calibration scores must be a list of finite numbers")
+    return scores

@@ -23,7 +23,7 @@ def sample_objection(calibration_scores: np.ndarray, scores: Sequence[float], le
     """What speaks against good parts being a random sample of the production that a model was calibrated on; None if nothing.
 
     Args:
-        calibration_scores: `(n,)` of the model.
+        calibration_scores: `(n,)` of the model, of single images.
         scores: image scores of the parts under the model, in an order that does not depend on them.
         level: probability that an unchanged sample is objected to, at most.
     """

@@ -14,7 +14,7 @@ import numpy as np
 from ..imaging.reading import read_image
 from ..monitoring.drift_monitor import EMBEDDINGS, DriftMonitor, without_waiting
 from ..monitoring.feedback_list import FeedbackList
-from ..monitoring.references import embedding_reference
+from ..monitoring.references import GROUPED, embedding_reference
 from ..monitoring.rejected_parts import RejectedParts
 from ..monitoring.state_digest import DamagedStateError, StateError, check_content, with_digest
 from ..monitoring.suggestions import suggested_changes
@@ -47,16 +47,20 @@ class CategoryMonitors:
         self.info, names = info, info.category_names or (None,)
         scores, rates = info.calibration_scores, info.false_alarm_rates
         self.references = dict(zip(names, info.references or [None] * len(names), strict=True))
+        of_single_images = info.single_scores or [None] * len(names)
         self.not_tested, begin = {}, {}
-        for name, of_category, rate in zip(names, scores, rates, strict=True):
+        for name, of_category, single, rate in zip(names, scores, of_single_images, rates, strict=True):
             features, self.not_tested[name] = embedding_reference(self.references[name], rate)
             options = {"with_feedback": with_feedback, "defers_embeddings": True, "reference_features": features}
-            begin[name] = partial(DriftMonitor, of_category, rate, level / len(names), **options)
+            begin[name] = partial(DriftMonitor, of_category, rate, level / len(names), single_scores=single, **options)
         self.monitors = {name: of_category() for name, of_category in begin.items()}
         self.rejected = {name: RejectedParts() for name in names} if with_feedback else {}
         settings = (info, level, with_feedback) if with_feedback else (info, level)
         if not all(self.not_tested.values()):
             settings = (*settings, "embeddings")
+        if any(of_single_images):
+            LOG.warning("the monitor: %s", GROUPED)
+            settings = (*settings, tuple(of_single_images))
         self.key = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
         self.damage: str | None = None
         if self.key in saved:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..imaging.image_statistics import reduced
 from ..monitoring.drift_monitor import DriftMonitor
-from ..monitoring.references import embedding_reference
+from ..monitoring.references import GROUPED, embedding_reference
 from ..monitoring.saved_values import whole
 from ..monitoring.state_digest import DamagedStateError, StateError
 from ..monitoring.suggestions import suggested_changes
@@ -77,12 +77,14 @@ class JournaledMonitor:
         indices = pipe.category_indices(category, 1)
         index = 0 if indices is None else indices[0]
         rate = pipe.calibration.supported_rate(false_alarm_rate, index)
-        scores = pipe.calibration.calibration_scores_of(index)
+        scores, single = pipe.calibration.calibration_scores_of(index), pipe.calibration.single_scores_of(index)
         self._reference = pipe.calibration.reference_parts(index)
         features, reason = embedding_reference(self._reference, rate)
         if features is None:
             report(f"embeddings are not tested: {reason}")
-        options = {"reference_features": features, "defers_embeddings": True}
+        if single is not None:
+            report(f"the monitor: {GROUPED}")
+        options = {"reference_features": features, "single_scores": single, "defers_embeddings": True}
         new_monitor = partial(DriftMonitor, scores, rate, settings.level, settings.defect_rate, **options)
         self.monitor = new_monitor()
         if settings.reset or not self._goes_on():
@@ -225,7 +227,7 @@ class JournaledMonitor:
             raise DamagedStateError(f"{type(error).__name__}: {one_line(error)}") from error
         self._saved_number, self._said = number, said
         if left_out:
-            self._report(f"the monitor goes on; {left_out} parts that were judged without it are left out")
+            self._report(f"the monitor goes on; it leaves out what was judged without it ({left_out} of the kept results)")
 
     def _save(self, number: int) -> None:
         self._journal.save_monitor(self._belongs_to | {"number": number, "state": self.monitor.to_dict()})
