@@ -5,38 +5,24 @@ import hashlib
 import io
 import json
 import math
-import shutil
 import time
-from itertools import islice
 
 import diffad.serve.drift
 import numpy as np
 import pytest
-from damaged_states import damaged_values, without_digest
 from diffad.monitoring.drift_monitor import DriftMonitor
 from diffad.monitoring.feedback import FeedbackRecord
 from diffad.monitoring.feedback_list import FeedbackList
 from diffad.monitoring.references import GROUPED
-from diffad.monitoring.state_digest import with_digest
 from diffad.scoring.conformal import threshold_rank
-from diffad.serve.drift import CategoryMonitors, SavedStates
-from diffad.serve.messages import ModelInfo, SentImage
+from diffad.serve.drift import CategoryMonitors
+from diffad.serve.messages import SentImage
 from diffad.serve.metrics import Metrics
+from diffad.serve.saved_states import SavedStates
 from diffad.serve.settings import ServeSettings
+from drift_rows import ONE, REFERENCE, TWO, digest, features_of, rows
 from running import form, png, running
-from stub_model import SCORES, save_stub, stub_features, stub_reference_parts, textured
-
-ONE = ModelInfo("one", None, None, (SCORES,), (0.05,))
-TWO = ModelInfo("two", ("nut", "bolt"), None, (SCORES, SCORES), (0.05, 0.1))
-REFERENCE = stub_reference_parts()
-
-
-def rows(*scores: float, category: str | None = None, label: str = "good") -> list[dict]:
-    return [{"score": s, "category": category, "label": label, "name": f"{s:g}.png", "digest": digest(s)} for s in scores]
-
-
-def digest(score: float) -> str:
-    return hashlib.sha256(f"{score:g}".encode()).hexdigest()
+from stub_model import SCORES, save_stub, textured
 
 
 def wrongly_rejected(*scores: float) -> FeedbackList:
@@ -56,117 +42,6 @@ def test_it_is_a_drift_monitor_of_each_category(tmp_path):
     nut, bolt = drift.summary()
     assert nut["parts"] == 0 and bolt["parts"] == 3 and bolt["rejected"] == 1
     assert bolt["evidence"] == expected.state.evidence and bolt["limits"] == expected.state.limits
-
-
-def test_it_goes_on_after_a_restart_and_keeps_models_and_levels_apart(tmp_path):
-    path = tmp_path / "monitor.json"
-    first, second = CategoryMonitors(ONE, 0.05, {}), CategoryMonitors(TWO, 0.05, {})
-    first.update(rows(50.0, 60.0))
-    second.update(rows(50.0, category="nut"))
-    states = SavedStates(path)
-    states.take(first)
-    states.write()
-    states.take(second)
-    states.write()
-    saved = SavedStates(path).of_models
-    assert CategoryMonitors(ONE, 0.05, saved).summary() == first.summary() and first.summary()[0]["parts"] == 2
-    assert CategoryMonitors(TWO, 0.05, saved).summary() == second.summary()
-    assert CategoryMonitors(ONE, 0.1, saved).summary()[0]["parts"] == 0
-    time = path.stat().st_mtime_ns
-    states.take(first)  # nothing new
-    states.write()
-    assert path.stat().st_mtime_ns == time
-
-
-def damaged_states(drift: CategoryMonitors):
-    """Contents of files of states in which one thing is lost, of another type or not finite, and such that are cut short."""
-    content = with_digest({"format": 1, "models": {drift.key: drift.state()}})
-    text = json.dumps(content)
-    yield from (text[: len(text) * share // 10] for share in range(10))
-    yield from ("[]", "7", '{"format": 1}', text.replace('"parts": ', '"parts": 1', 1), text.replace(drift.key, "x"))
-    yield from map(json.dumps, islice(damaged_values(content), 0, None, 23))  # all of a monitor's own are tested with it
-
-
-def test_a_damaged_state_is_kept_aside_and_no_part_of_it_taken_over(tmp_path, caplog):
-    drift = CategoryMonitors(dataclasses.replace(TWO, references=(REFERENCE, None)), 0.05, {}, with_feedback=True)
-    features = features_of(3, 0.0)
-    drift.update(rows(*[80.0] * 3, category="nut"), features)
-    drift.update(rows(50.0, 300.0, category="bolt"))
-    path, fresh = tmp_path / "monitor.json", None
-    for text in damaged_states(drift):
-        for copy in tmp_path.glob("monitor.json*"):
-            copy.unlink()
-        path.write_text(text)
-        caplog.clear()
-        states = SavedStates(path)
-        found = CategoryMonitors(drift.info, 0.05, states.of_models, with_feedback=True)
-        if found.damage is not None:
-            states.begin_anew(found.damage, found.key)
-        fresh = fresh or CategoryMonitors(drift.info, 0.05, {}, with_feedback=True).state()
-        assert found.state() == fresh, text
-        (line,) = caplog.messages
-        assert f"the monitor begins anew: {path}: " in line and line.endswith(f"it is kept as {path}.damaged"), line
-        assert (tmp_path / "monitor.json.damaged").read_text() == text
-        states.take(found)
-        states.write()
-        assert SavedStates(path).of_models == {found.key: found.state()}
-
-
-def test_damage_of_a_former_release_is_told_without_a_digest(tmp_path, caplog):
-    first, second = CategoryMonitors(ONE, 0.05, {}), CategoryMonitors(TWO, 0.05, {})
-    for drift in (first, second):
-        drift.update(rows(80.0, 300.0, category=list(drift.monitors)[-1]))
-    states = {drift.key: {name: without_digest(state) for name, state in drift.state().items()} for drift in (first, second)}
-    states[second.key]["bolt"]["parts"] = "many"
-    (tmp_path / "monitor.json").write_text(json.dumps({"format": 1, "models": states}))
-    saved = SavedStates(tmp_path / "monitor.json")
-    found = CategoryMonitors(TWO, 0.05, saved.of_models)
-    assert "many" in found.damage and found.state() == CategoryMonitors(TWO, 0.05, {}).state()
-    saved.begin_anew(found.damage, found.key)
-    assert CategoryMonitors(ONE, 0.05, saved.of_models).summary() == first.summary()  # the other model's is intact
-    saved.take(found)
-    saved.write()
-    assert SavedStates(saved.path).of_models.keys() == {first.key, found.key}
-
-
-def test_a_damaged_state_that_cannot_be_copied_is_not_overwritten(tmp_path, caplog, monkeypatch):
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(shutil, "copy2", full)
-    (tmp_path / "monitor.json").write_text("{")
-    states = SavedStates(tmp_path / "monitor.json")
-    states.take(CategoryMonitors(ONE, 0.05, states.of_models))
-    states.write()
-    assert (tmp_path / "monitor.json").read_text() == "{" and "in memory alone" in caplog.text
-    assert list(tmp_path.iterdir()) == [tmp_path / "monitor.json"]
-
-
-def test_copies_of_damaged_states_do_not_replace_each_other(tmp_path):
-    for text in ("{", "[", "1"):
-        (tmp_path / "monitor.json").write_text(text)
-        SavedStates(tmp_path / "monitor.json")
-    copies = ("monitor.json.damaged", "monitor.json.damaged-2", "monitor.json.damaged-3")
-    assert [(tmp_path / name).read_text() for name in copies] == ["{", "[", "1"]
-
-
-def test_a_server_with_a_damaged_state_judges_and_monitors(tmp_path, capsys):
-    settings = ServeSettings(monitor_state=tmp_path / "monitor.json")
-    model = save_stub(tmp_path / "model")
-    with running(model, settings) as server:
-        server.client.post("/predict", files=form(png(120))).raise_for_status()
-    text = settings.monitor_state.read_text()
-    settings.monitor_state.write_text(text[:-300])
-    with running(model, settings) as server:
-        server.client.post("/predict", files=form(png(120), png(121))).raise_for_status()
-        assert server.client.get("/monitor").json()["categories"][0]["parts"] == 2
-    assert (tmp_path / "monitor.json.damaged").read_text() == text[:-300]
-    with running(model, settings) as server:
-        assert server.client.get("/monitor").json()["categories"][0]["parts"] == 2
-
-
-def features_of(count: int, tilt: float) -> list[np.ndarray]:
-    return [stub_features(textured(90, seed, tilt)) for seed in range(count)]
 
 
 def test_embeddings_are_tested_where_the_model_knows_its_calibration_images():
@@ -260,21 +135,6 @@ def test_an_alarm_while_another_is_explained_is_explained_later():
     assert drift.monitors[None].alarms.keys() == {"embeddings", "reject rate"}
     explain()
     assert drift.monitors[None].needs_explanation and drift.work(lambda category: images) is not None
-
-
-def test_states_of_models_that_no_longer_serve_keep_no_features(tmp_path):
-    info = dataclasses.replace(ONE, references=(REFERENCE,))
-    first, second = (CategoryMonitors(dataclasses.replace(info, digest=name), 0.05, {}) for name in ("a", "b"))
-    states = SavedStates(tmp_path / "monitor.json")
-    for drift in (first, second):
-        drift.update(rows(*[80.0] * 20), features_of(20, 0.0))
-        states.take(drift)
-        states.write()
-    saved = SavedStates(states.path).of_models
-    waiting = {key: state[""]["embedding_test"]["waiting"] for key, state in saved.items()}
-    assert waiting[first.key] == "" and len(waiting[second.key]) > 20 * 8
-    again = CategoryMonitors(dataclasses.replace(info, digest="a"), 0.05, saved)
-    assert again.summary() == first.summary() and not again.monitors[None].embedding_test.waiting
 
 
 def test_a_server_tests_embeddings_over_a_restart(tmp_path):
@@ -381,17 +241,6 @@ def test_operators_words_are_a_test_of_the_monitor(tmp_path):
     again.take_feedback(wrongly_rejected(300.0, 301.0))
     assert again.monitors["bolt"].reported == [1, 3]  # what is said now counts, not what was said before
     assert CategoryMonitors(TWO, 0.05, states.of_models).summary()[1]["parts"] == 0  # without the test it is another monitor
-
-
-def test_a_full_disk_ends_no_server(tmp_path, caplog):
-    states, drift = SavedStates(tmp_path / "gone/monitor.json"), CategoryMonitors(ONE, 0.05, {})
-    states.take(drift)
-    states.write()
-    assert "could not be saved" in caplog.text
-    (tmp_path / "gone").mkdir()
-    states.take(drift)
-    states.write()
-    assert SavedStates(states.path).of_models == {drift.key: drift.state()}
 
 
 def test_values_beyond_floats_are_json(monkeypatch):

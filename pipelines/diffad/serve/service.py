@@ -13,11 +13,12 @@ from ..monitoring.feedback import FeedbackRecord, append_feedback
 from ..monitoring.feedback_list import FeedbackList, read_feedback_so_far
 from .batcher import Batcher
 from .computing import Load
-from .drift import CategoryMonitors, SavedStates
+from .drift import CategoryMonitors
 from .messages import Job
 from .metrics import Metrics
 from .model_slot import ModelSlot, ServedModel
 from .refusal import Refusal
+from .saved_states import SavedStates
 from .settings import ServeSettings
 from .shadow import Comparison, RecentImage, RecentImages
 
