@@ -5,9 +5,8 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from damaged_states import damaged_values
+from damaged_states import damaged_values, without_digest
 from diffad.monitoring.drift_monitor import DriftMonitor
-from diffad.monitoring.state_digest import with_digest
 from diffad.scoring.conformal import threshold_rank
 from diffad.watch.drift import DriftSettings, JournaledMonitor
 from monitored_line import DEFAULTS, Line
@@ -85,15 +84,17 @@ def test_a_damaged_state_is_kept_aside_and_no_part_of_it_taken_over(tmp_path):
     line = line_with_every_value(tmp_path / "journal")
     saved = line.journal.saved_monitor()
     assert saved["state"]["alarms"] and saved["state"]["suggestions"]
-    content = with_digest(saved)
-    text = json.dumps(content)
+    text = json.dumps(saved)
     fresh = DriftMonitor(
         StubWithFeatures.calibration.calibration_scores_of(), reference_features=line.drift.monitor.embedding_test.reference
     ).to_dict()
     damaged = [text[: len(text) * share // 10] for share in range(10)]
-    damaged += [json.dumps(one) for one in islice(damaged_values(content), 0, None, 23)]
-    former = {name: value for name, value in saved.items() if name != "number"}
-    damaged += [json.dumps(one) for one in (former, saved | {"number": "x"}, saved | {"state": None})]
+    damaged += [json.dumps(one) for one in islice(damaged_values(saved), 0, None, 23)]
+    without_state = {name: value for name, value in saved.items() if name != "state"}
+    damaged += [json.dumps(one | {"state": saved["state"]}) for one in damaged_values(without_state) if "digest" in one]
+    former = {name: saved[name] for name in ("model", "category", "state")}
+    former["state"] = without_digest(former["state"])
+    damaged += [json.dumps(former), json.dumps(former | {"number": "x"}), json.dumps(saved | {"state": fresh})]
     for number, value in enumerate(damaged, 1):
         with line.journal._transaction() as run:
             run("INSERT OR REPLACE INTO about VALUES ('monitor', ?)", (value,))

@@ -7,9 +7,9 @@ from pathlib import Path
 from ..monitoring.rejected_parts import RejectedParts
 from ..monitoring.saved_values import numbers, text, whole
 from ..monitoring.state_digest import DamagedStateError, StateError, check_content
+from ..monitoring.suggestions import RECENT_PARTS
 from ..system.text import one_line
 
-RECENT = 50  # parts whose images are compared with the reference after an alarm
 SKIPPED = ("unreadable", "of an unknown product", "of another category")
 NEEDED = {"model", "category", "reference_digest", "reference_features", "monitor", "sources"}
 
@@ -44,7 +44,7 @@ class Sources:
 
     def add_recent(self, path: Path | None) -> None:
         if path is not None:
-            self.recent = [*self.recent[-RECENT + 1 :], str(path)]
+            self.recent = [*self.recent[-RECENT_PARTS + 1 :], str(path)]
 
 
 def read_state(path: Path) -> dict | None:

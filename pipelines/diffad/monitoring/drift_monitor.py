@@ -15,7 +15,7 @@ from .embedding_test import EmbeddingLook, EmbeddingTest
 from .feedback_test import log_evidence as feedback_evidence
 from .history import History
 from .reject_test import RejectTest
-from .saved_values import number, whole
+from .saved_values import check_pairs, number, whole
 from .score_test import KINDS, ScoreTest
 from .state_digest import DamagedStateError, StateError, check_content, with_digest
 from .suggestions import Suggestion
@@ -291,8 +291,7 @@ class DriftMonitor:
                 raise StateError(different)
             if saved["identity"] != self.identity:
                 raise StateError("of another model, calibration or reference")
-            if any((first in saved) != (second in saved) for first, second in LATER_VALUES):
-                raise ValueError(f"it has {', '.join(saved)} alone")
+            check_pairs(saved, LATER_VALUES)
             # All of it is read before anything is changed
             parts, alarms = whole(saved["parts"]), {name: whole(part) for name, part in saved["alarms"].items()}
             score_test, reject_test, embedding_test = self._new_tests()

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .saved_values import number, numbers, whole
+from .saved_values import check_pairs, number, numbers, whole
 from .urn import unspent
 
 LOOKS = (25, 50, 100, 200)  # parts of a block after which it is compared; the last is the whole block
@@ -230,8 +230,7 @@ class EmbeddingTest:
         Raises:
             ValueError, TypeError, KeyError: if it is damaged.
         """
-        if any((first in state) != (second in state) for first, second in LATER_VALUES):
-            raise ValueError(f"the test of embeddings has {', '.join(state)} alone")
+        check_pairs(state, LATER_VALUES)
         self.waiting = _features_of(state["waiting"], self.reference.shape[1])
         self.looks = [(number(p_value), number(allowed)) for p_value, allowed in state["blocks"]]
         self.block, self.looked = whole(state.get("block", len(self.looks))), whole(state.get("looked", 0))

@@ -1,5 +1,6 @@
 """Values of a saved state, each of the type and shape that it was written with; numpy would take None for a number."""
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -49,3 +50,14 @@ def numbers(values: Any, *shape: int | None) -> np.ndarray:
     if not isinstance(values, list) or not fits or found.dtype.kind not in "iuf":
         raise ValueError(f"an array of {found.dtype} and shape {found.shape} in place of numbers {shape}")
     return found.astype(float)
+
+
+def check_pairs(saved: Mapping[str, Any], pairs: Collection[tuple[str, str]]) -> None:
+    """Refuses an object in which one of two values is lost that came with one release, so that it has both or none.
+
+    Raises:
+        ValueError: naming them.
+    """
+    for first, second in pairs:
+        if (first in saved) != (second in saved):
+            raise ValueError(f"one of {first} and {second} is lost")

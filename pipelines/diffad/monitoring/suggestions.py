@@ -14,6 +14,7 @@ from ..imaging.image_statistics import look_of, statistics_of
 from ..scoring.reference_parts import LEAST_PARTS, ReferenceParts
 from .saved_values import number, text
 
+RECENT_PARTS = 50  # the latest ones, whose images explain an alarm
 SIGNIFICANCE = 0.01  # of all statistics together
 # By the names of [`diffad.imaging.image_statistics`], the words for more and for less of it.
 WORDS = {

@@ -12,6 +12,7 @@ import numpy as np
 from ..imaging.reading import read_image
 from ..monitoring.drift_monitor import EMBEDDINGS, DriftMonitor
 from ..monitoring.feedback_list import FeedbackList
+from ..monitoring.lines import alarm_line, explanation_line
 from ..monitoring.references import GROUPED, embedding_reference
 from ..monitoring.rejected_parts import RejectedParts
 from ..monitoring.state_digest import DamagedStateError, StateError, with_digest
@@ -124,16 +125,16 @@ class CategoryMonitors:
     def _explain(self, name: str | None, images: Sequence[SentImage], alarms: Sequence[str]) -> None:
         monitor = self.monitors[name]
         read = (read_image(io.BytesIO(image.data), image.name) for image in images)
-        monitor.explain(suggested_changes(self.references[name], read), len(alarms))
-        changes = "; ".join(map(str, monitor.suggestions)) or "nothing that statistics tell"
-        LOG.warning("changed in the latest images%s (%s): %s", _of_category(name), ", ".join(alarms), changes)
+        found = suggested_changes(self.references[name], read)
+        monitor.explain(found, len(alarms))
+        LOG.warning("%s", explanation_line(alarms, found, name))
 
     def _say_alarms(self) -> None:
         """Logs each alarm once, also where nothing can explain it; called in the server's own thread."""
         for name, monitor in self.monitors.items():
             for test in [test for test in list(monitor.alarms) if test not in self._said[name]]:
                 self._said[name].add(test)
-                LOG.warning("ALARM of the monitor%s (%s): production is not as calibrated", _of_category(name), test)
+                LOG.warning("%s", alarm_line(test, name))
 
     def take_feedback(self, feedback: FeedbackList) -> None:
         """Takes the operators' latest words on parts that were judged before."""
@@ -188,10 +189,6 @@ class CategoryMonitors:
         for name, rejected in self.rejected.items():
             states[name or ""] = with_digest(states[name or ""] | {"rejected": rejected.to_dict()})
         return states
-
-
-def _of_category(name: str | None) -> str:
-    return "" if name is None else f" of {name}"
 
 
 def _rejected_parts(state: dict) -> RejectedParts:

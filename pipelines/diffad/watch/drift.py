@@ -13,17 +13,17 @@ from PIL import Image
 
 from ..imaging.image_statistics import reduced
 from ..monitoring.drift_monitor import DriftMonitor
+from ..monitoring.lines import alarm_line, explanation_line
 from ..monitoring.references import GROUPED, embedding_reference
 from ..monitoring.saved_values import whole
-from ..monitoring.state_digest import DamagedStateError, StateError
-from ..monitoring.suggestions import suggested_changes
+from ..monitoring.state_digest import DIGEST, DamagedStateError, StateError, check_content, with_digest
+from ..monitoring.suggestions import RECENT_PARTS, suggested_changes
 from ..scoring.reference_parts import LEAST_PARTS, ReferenceParts
 from ..system.differences import differences
 from ..system.text import one_line
 from .journal import PartJournal
 from .results import AS_CALIBRATED, CHANGED
 
-RECENT = 50  # parts whose images explain an alarm
 SAVED_EVERY = 100  # parts; those after the saved state are replayed from the journal
 
 
@@ -64,7 +64,7 @@ class JournaledMonitor:
         self._journal, self._belongs_to, self._report = journal, {"model": pipe.digest, "category": category}, report
         self._unsaved = 0
         self._saved_number: int | None = None
-        self._recent: deque[Image.Image] = deque(maxlen=RECENT)
+        self._recent: deque[Image.Image] = deque(maxlen=RECENT_PARTS)
         self._reference: ReferenceParts | None = None
         self._looking: threading.Thread | None = None
         self._explaining: threading.Thread | None = None
@@ -156,8 +156,7 @@ class JournaledMonitor:
         with self._saying_failure("say what changed"):
             found = suggested_changes(self._reference, images)
             self.monitor.explain(found, len(alarms))
-            changes = "; ".join(map(str, found)) or "nothing that statistics tell"
-            self._report(f"changed in the latest images ({', '.join(alarms)}): {changes}")
+            self._report(explanation_line(alarms, found))
 
     def _look_closer(self) -> None:
         """Has a thread compare embeddings where that is due."""
@@ -182,7 +181,7 @@ class JournaledMonitor:
         with self._saying:
             for name in [name for name in list(self.monitor.alarms) if name not in self._said]:
                 self._said.add(name)
-                self._report(f"ALARM of the monitor ({name}): production is not as calibrated; see `diffad monitor`")
+                self._report(f"{alarm_line(name)}; see `diffad monitor`")
 
     def _goes_on(self) -> bool:
         """Whether the monitor could go on from the journal's state; it is to be made anew where it could not."""
@@ -206,7 +205,11 @@ class JournaledMonitor:
             StateError: if it is of another model, category or setting.
         """
         try:
-            number, state = whole(saved["number"]), saved["state"]
+            state = saved["state"]
+            check_content({name: value for name, value in saved.items() if name != "state"})  # which has a digest of its own
+            if saved.get("digest_of_state") != state.get(DIGEST):
+                raise DamagedStateError("the state is not the one that belongs to its number")
+            number = whole(saved["number"])
             if saved["model"] != self._belongs_to["model"]:
                 raise StateError("another model")
             if other := differences(saved, {"category": self._belongs_to["category"]}, self._belongs_to):
@@ -223,14 +226,16 @@ class JournaledMonitor:
                 after = results[-1]["number"]
         except StateError:
             raise
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DamagedStateError(f"{type(error).__name__}: {one_line(error)}") from error
         self._saved_number, self._said = number, said
         if left_out:
             self._report(f"the monitor goes on; it leaves out what was judged without it ({left_out} of the kept results)")
 
     def _save(self, number: int) -> None:
-        self._journal.save_monitor(self._belongs_to | {"number": number, "state": self.monitor.to_dict()})
+        state = self.monitor.to_dict()
+        about = with_digest(self._belongs_to | {"number": number, "digest_of_state": state[DIGEST]})
+        self._journal.save_monitor(about | {"state": state})
         self._saved_number, self._unsaved = number, 0
 
 

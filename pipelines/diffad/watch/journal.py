@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..monitoring.state_digest import DIGEST, DamagedStateError, check_content, with_digest
+from ..monitoring.state_digest import DamagedStateError
 from ..system.differences import differences
 from ..system.text import one_line
 from .sources.part import PartKey
@@ -146,7 +146,7 @@ class PartJournal:
         """What [`PartJournal.save_monitor`] was given last.
 
         Raises:
-            DamagedStateError: if the journal does not hold it as it was given.
+            DamagedStateError: if it can't be read.
         """
         found = self._one("SELECT CAST(value AS BLOB) FROM about WHERE name = ?", (MONITOR,))  # may be no text any more
         if found is None:
@@ -155,13 +155,14 @@ class PartJournal:
             saved = json.loads(found[0])
         except (ValueError, TypeError, RecursionError) as error:
             raise DamagedStateError(f"{type(error).__name__}: {one_line(error)}") from None
-        check_content(saved)
-        return {name: value for name, value in saved.items() if name != DIGEST}
+        if not isinstance(saved, dict):
+            raise DamagedStateError("not an object of JSON")
+        return saved
 
     def save_monitor(self, state: dict) -> None:
         """Keeps the state of a drift monitor; `state["number"]` is that of the last part in it."""
         with self._transaction() as run:
-            run("INSERT OR REPLACE INTO about VALUES (?, ?)", (MONITOR, json.dumps(with_digest(state))))
+            run("INSERT OR REPLACE INTO about VALUES (?, ?)", (MONITOR, json.dumps(state)))
             run("DELETE FROM features WHERE number <= ?", (state["number"],))
 
     def set_monitor_aside(self) -> str:
