@@ -54,8 +54,8 @@ def test_new_images_are_not_refused_because_the_model_was_calibrated_by_groups()
         rng = np.random.default_rng((13, seed))
         (scores, _), (new, _) = photographs(rng, GROUPS), photographs(rng, 80)
         drawn = scores.ravel()[drawn_images(np.arange(scores.size).reshape(scores.shape), seed)]
-        for name, calibration in {"drawn": drawn, "highest": scores.max(axis=1)}.items():
-            refused[name] += sample_objection(calibration, new[:, 0], LEVEL) is not None
+        for name, single in {"drawn": drawn, "highest": None}.items():
+            refused[name] += sample_objection(scores.max(axis=1), new[:, 0], LEVEL, single) is not None
     assert refused["drawn"] <= 50 * LEVEL + 2 * np.sqrt(50 * LEVEL * (1 - LEVEL)) and refused["highest"] > 40
 
 

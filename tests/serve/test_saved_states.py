@@ -45,7 +45,8 @@ def damaged_states(drift: CategoryMonitors):
 
 
 def test_a_damaged_state_is_kept_aside_and_no_part_of_it_taken_over(tmp_path, caplog):
-    drift = CategoryMonitors(dataclasses.replace(TWO, references=(REFERENCE, None)), 0.05, {}, with_feedback=True)
+    info = dataclasses.replace(TWO, references=(REFERENCE, None))
+    drift = CategoryMonitors(info, 0.05, {}, with_feedback=True)
     features = features_of(3, 0.0)
     drift.update(rows(*[80.0] * 3, category="nut"), features)
     drift.update(rows(50.0, 300.0, category="bolt"))
@@ -56,10 +57,10 @@ def test_a_damaged_state_is_kept_aside_and_no_part_of_it_taken_over(tmp_path, ca
         path.write_text(text)
         caplog.clear()
         states = SavedStates(path)
-        found = CategoryMonitors(drift.info, 0.05, states.of_models, with_feedback=True)
+        found = CategoryMonitors(info, 0.05, states.of_models, with_feedback=True)
         if found.damage is not None:
             states.begin_anew(found.damage, found.key)
-        fresh = fresh or CategoryMonitors(drift.info, 0.05, {}, with_feedback=True).state()
+        fresh = fresh or CategoryMonitors(info, 0.05, {}, with_feedback=True).state()
         assert found.state() == fresh, text
         (line,) = caplog.messages
         assert f"the monitor begins anew: {path}: " in line and line.endswith(f"it is kept as {path}.damaged"), line

@@ -39,7 +39,7 @@ class CategoryMonitors:
     """
 
     def __init__(self, info: ModelInfo, level: float, saved: Mapping[str, dict], with_feedback: bool = False):
-        self.info, names = info, info.category_names or (None,)
+        names = info.category_names or (None,)
         scores, rates = info.calibration_scores, info.false_alarm_rates
         self.references = dict(zip(names, info.references or [None] * len(names), strict=True))
         of_single_images = info.single_scores or [None] * len(names)

@@ -67,11 +67,11 @@ class SavedStates:
 
     def write(self) -> None:
         """Writes the file, whole or not at all, if a state is new; a full disk is logged."""
-        if self.path is None or self.of_models == self._written:
+        path, states = self.path, dict(self.of_models)
+        if path is None or states == self._written:
             return
-        states = dict(self.of_models)
         try:
-            write_text(self.path, json.dumps(with_digest({"format": FORMAT, "models": states})) + "\n")
+            write_text(path, json.dumps(with_digest({"format": FORMAT, "models": states})) + "\n")
             self._written = states
         except OSError as error:
             LOG.error("the monitor's state could not be saved: %s", error)
