@@ -144,11 +144,12 @@ class JournaledMonitor:
             self._explaining.join()
 
     def _explain_alarms(self) -> None:
-        """Has a thread say what changed in the latest images, after an alarm that is said."""
+        """Has a thread say what changed in the latest images, after their alarms are said."""
         if self._explaining is not None and self._explaining.is_alive():
             return
         if self.monitor.needs_explanation and len(self._recent) >= LEAST_PARTS:
             of_now = (list(self._recent), list(self.monitor.alarms))
+            self._say_alarms()  # the other thread may have raised one just now
             self._explaining = threading.Thread(target=self._explain, args=of_now, name="explanation", daemon=True)
             self._explaining.start()
 
