@@ -18,7 +18,7 @@ def damaged_values(state: dict) -> Iterator[dict]:
         if place != ("digest",):  # without it the rest is intact
             yield damaged
         changes = [other for other in OTHERS if type(other) is not type(value)]
-        for other in changes + ([value + 1] if type(value) in (int, float) else []):
+        for other in changes + ([value + 1] if type(value) in (int, float) and value + 1 != value else []):
             changed = copy.deepcopy(state)
             _at(changed, place[:-1])[place[-1]] = other
             yield changed

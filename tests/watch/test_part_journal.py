@@ -98,6 +98,16 @@ def test_what_parts_were_judged_with_otherwise_is_told(tmp_path):
         )
 
 
+def test_damaged_settings_of_the_latest_run_stop_nothing(tmp_path):
+    with PartJournal(tmp_path / "journal", "camera") as journal:
+        fill(journal, 1)
+        journal.begin_run({"category": "nut"})
+        with journal._transaction() as run:
+            run("UPDATE about SET value = '{' WHERE name = 'settings'")
+        assert journal.begin_run({"category": "bolt"}) == ""
+        assert journal.begin_run({"category": "nut"}) == "category bolt there, nut now"
+
+
 def test_a_damaged_state_of_a_monitor_is_told_and_set_aside(tmp_path):
     path = tmp_path / "journal"
     with PartJournal(path, "camera") as journal:

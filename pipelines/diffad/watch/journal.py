@@ -6,7 +6,7 @@ import sqlite3
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,13 +131,16 @@ class PartJournal:
             run("UPDATE sinks SET delivered = ? WHERE address = ?", (number, address))
 
     def begin_run(self, settings: Mapping[str, Any]) -> str:
-        """Keeps what parts are judged with from now on; what the parts so far were judged with otherwise, empty for nothing.
+        """Keeps what parts are judged with from now on; what the latest run judged with otherwise, empty for nothing.
 
         Args:
             settings: by their names, values that JSON can hold.
         """
         found = self._one("SELECT value FROM about WHERE name = ?", (SETTINGS,))
-        former = settings if found is None or self._last == 0 else json.loads(found[0])
+        former = settings
+        if found is not None and self._last > 0:
+            with suppress(DamagedStateError):  # nothing is said then
+                former = _read_object(found[0])
         with self._transaction() as run:
             run("INSERT OR REPLACE INTO about VALUES (?, ?)", (SETTINGS, json.dumps(settings)))
         return differences(former, settings)
@@ -151,13 +154,7 @@ class PartJournal:
         found = self._one("SELECT CAST(value AS BLOB) FROM about WHERE name = ?", (MONITOR,))  # may be no text any more
         if found is None:
             return None
-        try:
-            saved = json.loads(found[0])
-        except (ValueError, TypeError, RecursionError) as error:
-            raise DamagedStateError(f"{type(error).__name__}: {one_line(error)}") from None
-        if not isinstance(saved, dict):
-            raise DamagedStateError("not an object of JSON")
-        return saved
+        return _read_object(found[0])
 
     def save_monitor(self, state: dict) -> None:
         """Keeps the state of a drift monitor; `state["number"]` is that of the last part in it."""
@@ -232,6 +229,16 @@ class PartJournal:
             yield
         except sqlite3.Error as error:
             raise JournalError(f"{self.path}: {one_line(error)}") from error
+
+
+def _read_object(text: str | bytes) -> dict:
+    try:
+        found = json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DamagedStateError(f"{type(error).__name__}: {one_line(error)}") from None
+    if not isinstance(found, dict):
+        raise DamagedStateError("not an object of JSON")
+    return found
 
 
 def _stored(key: PartKey) -> tuple[bytes, int, int]:
