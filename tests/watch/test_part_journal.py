@@ -118,7 +118,7 @@ def test_a_damaged_state_of_a_monitor_is_told_and_set_aside(tmp_path):
             with pytest.raises(DamagedStateError, match="damaged"):
                 journal.saved_monitor()
             name = journal.set_monitor_aside()
-            assert name == f"damaged monitor {number}" and journal.saved_monitor() is None
+            assert name == f"kept monitor {number}" and journal.saved_monitor() is None
             assert journal._one("SELECT value FROM about WHERE name = ?", (name,)) == (value,)
 
 

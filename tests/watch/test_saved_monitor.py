@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from damaged_states import damaged_values, without_digest
 from diffad.monitoring.drift_monitor import DriftMonitor
+from diffad.monitoring.state_digest import with_digest
 from diffad.scoring.conformal import threshold_rank
 from diffad.watch.drift import DriftSettings, JournaledMonitor
 from monitored_line import DEFAULTS, Line
@@ -94,7 +95,14 @@ def test_a_damaged_state_is_kept_aside_and_no_part_of_it_taken_over(tmp_path):
     damaged += [json.dumps(one | {"state": saved["state"]}) for one in damaged_values(without_state) if "digest" in one]
     former = {name: saved[name] for name in ("model", "category", "state")}
     former["state"] = without_digest(former["state"])
-    damaged += [json.dumps(former), json.dumps(former | {"number": "x"}), json.dumps(saved | {"state": fresh})]
+    later = with_digest(saved["state"] | {"format": 2})
+    about = {name: value for name, value in without_state.items() if name != "digest"} | {"digest_of_state": later["digest"]}
+    damaged += [
+        json.dumps(with_digest(about) | {"state": later}),
+        json.dumps(former),
+        json.dumps(former | {"number": "x"}),
+        json.dumps(saved | {"state": fresh}),
+    ]
     for number, value in enumerate(damaged, 1):
         with line.journal._transaction() as run:
             run("INSERT OR REPLACE INTO about VALUES ('monitor', ?)", (value,))
@@ -102,8 +110,8 @@ def test_a_damaged_state_is_kept_aside_and_no_part_of_it_taken_over(tmp_path):
         monitored = JournaledMonitor(line.journal, StubWithFeatures(), DEFAULTS, report=lines.append)
         assert monitored.monitor.to_dict() == fresh, value
         (said,) = lines
-        start = f"the monitor begins anew: {tmp_path / 'journal'}: its state is damaged ("
-        assert said.startswith(start) and said.endswith(f"it is kept there as 'damaged monitor {number}'"), said
+        start = f"the monitor begins anew: {tmp_path / 'journal'}: its state is "
+        assert said.startswith(start) and said.endswith(f"it is kept there as 'kept monitor {number}'"), said
         assert line.journal.saved_monitor()["state"] == fresh
         assert monitored.update({"path": "x", "score": 50.0, "label": "good"}, np.zeros(2)) == "as calibrated"
 

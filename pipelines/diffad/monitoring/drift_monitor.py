@@ -17,7 +17,7 @@ from .history import History
 from .reject_test import RejectTest
 from .saved_values import check_pairs, number, whole
 from .score_test import KINDS, ScoreTest
-from .state_digest import DamagedStateError, StateError, check_content, with_digest
+from .state_digest import DamagedStateError, LaterStateError, StateError, check_content, with_digest
 from .suggestions import Suggestion
 from .urn import gap_index, group_of_gap, tie_breaker, tie_breakers
 
@@ -285,7 +285,7 @@ class DriftMonitor:
         """
         try:
             if saved["format"] > FORMAT:
-                raise StateError("written by a later release of diffad")
+                raise LaterStateError
             check_content(saved)
             if different := self.other_settings(saved):
                 raise StateError(different)

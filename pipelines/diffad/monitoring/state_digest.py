@@ -20,6 +20,13 @@ class DamagedStateError(StateError):
         super().__init__(f"damaged ({what})")
 
 
+class LaterStateError(StateError):
+    """A saved state is of a later release, which may write it otherwise."""
+
+    def __init__(self):
+        super().__init__("written by a later release of diffad")
+
+
 def with_digest(state: Mapping[str, Any]) -> dict[str, Any]:
     """A state, of values JSON can hold, with the digest of all its other values in place of a former one."""
     return {**state, DIGEST: _digest(state)}

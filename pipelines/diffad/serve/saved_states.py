@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 from ..monitoring.drift_monitor import without_waiting
-from ..monitoring.state_digest import DamagedStateError, StateError, check_content, with_digest
+from ..monitoring.state_digest import DamagedStateError, LaterStateError, StateError, check_content, with_digest
 from ..system.aside import kept_aside
 from ..system.atomic import write_text
 from ..system.text import one_line
@@ -89,7 +89,7 @@ def read_states(path: Path) -> dict[str, dict]:
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         if saved["format"] > FORMAT:
-            raise StateError("written by a later release of diffad")
+            raise LaterStateError
         check_content(saved)
         states = [state for of_model in saved["models"].values() for state in of_model.values()]
         if not all(isinstance(state, dict) for state in states):

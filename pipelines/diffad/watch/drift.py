@@ -16,7 +16,7 @@ from ..monitoring.drift_monitor import DriftMonitor
 from ..monitoring.lines import alarm_line, explanation_line
 from ..monitoring.references import GROUPED, embedding_reference
 from ..monitoring.saved_values import whole
-from ..monitoring.state_digest import DIGEST, DamagedStateError, StateError, check_content, with_digest
+from ..monitoring.state_digest import DIGEST, DamagedStateError, LaterStateError, StateError, check_content, with_digest
 from ..monitoring.suggestions import RECENT_PARTS, suggested_changes
 from ..scoring.reference_parts import LEAST_PARTS, ReferenceParts
 from ..system.differences import differences
@@ -191,7 +191,7 @@ class JournaledMonitor:
             if saved is not None:
                 self._resume(saved)
             return saved is not None
-        except DamagedStateError as error:
+        except (DamagedStateError, LaterStateError) as error:
             name = self._journal.set_monitor_aside()
             self._report(f"the monitor begins anew: {self._journal.path}: its state is {error}; it is kept there as '{name}'")
         except StateError as error:

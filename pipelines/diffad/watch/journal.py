@@ -163,9 +163,9 @@ class PartJournal:
             run("DELETE FROM features WHERE number <= ?", (state["number"],))
 
     def set_monitor_aside(self) -> str:
-        """Keeps a damaged state under another name in the table `about`, for people to look at; that name."""
-        kept = self._about_number("SELECT count(*) FROM about WHERE name LIKE 'damaged monitor %'")
-        name = f"damaged monitor {kept + 1}"
+        """Keeps a state that can't be used under another name in the table `about`, for people to look at; that name."""
+        kept = self._about_number("SELECT count(*) FROM about WHERE name LIKE 'kept monitor %'")
+        name = f"kept monitor {kept + 1}"
         with self._transaction() as run:
             run("UPDATE about SET name = ? WHERE name = ?", (name, MONITOR))
         return name
