@@ -185,7 +185,8 @@ def _check_production(pipe: DiffADPipeline, samples: Sequence[Sample], folder: P
     for category in sorted(set(of_image)):
         scores = output.image_scores[[i for i, of_one in enumerate(of_image) if of_one == category]]
         level = LEVEL / len(set(of_image))
-        objection = sample_objection(pipe.calibration.calibration_scores_of(category), scores, level)
+        calibration, single = pipe.calibration.calibration_scores_of(category), pipe.calibration.single_scores_of(category)
+        objection = sample_objection(calibration, scores, level, single)
         if objection is not None:
             name = folder if pipe.category_names is None else folder / pipe.category_names[category]
             raise ValueError(

@@ -36,6 +36,16 @@ def test_verdicts_are_those_of_predict(model, parts, tmp_path):
     assert monitored.exit_code in (0, 3) and "5 parts" in monitored.stdout, monitored.output
 
 
+def test_parts_that_were_judged_with_other_settings_are_not_judged_again_and_that_is_said(model, tmp_path):
+    new = save_images(tmp_path / "new", smooth_images(2, seed=20))
+    arguments = ("watch", new, "--model", model, "--journal", tmp_path / "journal", "--once", "--to", tmp_path / "a.csv")
+    assert "other settings" not in run(*arguments).stderr
+    result = run(*arguments, "--false-alarm-rate", "0.3")
+    assert "(false alarm rate None there, 0.3 now); none of them is judged again" in result.stderr
+    assert result.stdout.startswith("0 parts")
+    assert "other settings" not in run(*arguments, "--false-alarm-rate", "0.3").stderr
+
+
 def test_results_that_wait_have_exit_code_1(model, tmp_path, monkeypatch):
     from diffad.watch import inspection
 

@@ -8,15 +8,18 @@ import warnings
 import numpy as np
 import pytest
 from diffad.export.calibration import calibrate_exported
+from diffad.export.folder import stored_scores
 from diffad.jobs.monitor import MonitorSettings, monitor
 from diffad.monitoring import embedding_test
 from diffad.runtime import Detector
+from diffad.runtime.calibration import StoredCalibration
 from diffad.runtime.description import DetectorDescription, ExportError
 from diffad.runtime.reference_file import REFERENCE_FILE
+from diffad.scoring.drawn_images import drawn_images
 from diffad.system.file_digest import file_digest
 from PIL import Image
 from three_products import LABELS, mixed_images
-from tiny_pipeline import category_images, smooth_images
+from tiny_pipeline import category_images, smooth_images, tiny_pipeline
 
 SIZES = [(32, 32), (90, 61), (20, 45), (200, 180)]
 
@@ -112,6 +115,8 @@ def test_a_folder_of_an_earlier_release_scores_as_before(whole_images, tmp_path)
     (folder / REFERENCE_FILE).unlink()
     description = json.loads((folder / "detector.json").read_text())
     del description["files"][REFERENCE_FILE]
+    for of_category in description["calibrations"]["fp32"]:
+        del of_category["single_scores"]
     description["files"]["model.onnx"] = file_digest(folder / "model.onnx")
     (folder / "detector.json").write_text(json.dumps(description))
     former, images = Detector(folder, threads=1), images_of_all_sizes(1)
@@ -180,7 +185,14 @@ def test_calibrating_in_the_same_precision_gives_the_thresholds_of_the_same_imag
     assert again.is_defective.sum() == 3  # of 40 the rate of 0.1 leaves those above rank ceil(41 * 0.9) = 37
     np.testing.assert_allclose(again.p_values[np.argsort(again.image_scores)], 1 - np.arange(40) / 41)
     grouped = calibrate_exported(folder, good, groups=[str(i // 2) for i in range(40)])
-    assert grouped.images_per_category == [20]
+    assert grouped.images_per_category == [20] and calibration.single_scores_of() is None
+    by_name = np.argsort([str(i // 2) for i in range(40)], kind="stable")
+    drawn = drawn_images(by_name.reshape(20, 2), grouped.config.seed)
+    order = drawn[np.argsort(found.image_scores[drawn])]
+    expected = whole_images.detector()([good[i] for i in order], false_alarm_rate=0.1, return_features=True)
+    for kept in (grouped, Detector(folder).calibration):
+        np.testing.assert_allclose(kept.single_scores_of(), expected.image_scores, atol=1e-4)
+        np.testing.assert_allclose(kept.reference_parts().features, expected.pooled_features, atol=1e-5)
     np.testing.assert_allclose(
         grouped.calibration_scores_of(), np.sort(found.image_scores.reshape(20, 2).max(axis=1)), atol=1e-4
     )
@@ -231,3 +243,11 @@ def test_arguments_are_refused_as_in_the_pipeline(whole_images):
     ):
         with pytest.raises(ValueError, match=message):
             detector(**arguments)
+
+
+def test_scores_of_single_images_of_groups_are_exported():
+    pipe = tiny_pipeline(weights={"mahalanobis": 1.0}, smoothing_sigma=1.0)
+    pipe.calibrate(smooth_images(24, seed=4), groups=[str(i // 2) for i in range(24)])
+    stored = StoredCalibration(pipe.calibration.score_config, stored_scores(pipe.calibration), None)
+    for values in ("calibration_scores_of", "calibration_maxima_of", "single_scores_of"):
+        np.testing.assert_array_equal(getattr(stored, values)(), getattr(pipe.calibration, values)())

@@ -2,16 +2,20 @@
 
 import json
 import os
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
+from damaged_states import damaged_values, without_digest
 from diffad import DiffADPipeline
 from diffad.data import DataError
-from diffad.jobs.monitor import MonitorSettings, monitor
+from diffad.jobs.monitor import MonitorRun, MonitorSettings, monitor
 from diffad.jobs.monitor_summary import summarize
 from diffad.jobs.table import write_table
 from diffad.monitoring import embedding_test
+from diffad.monitoring.references import GROUPED
+from diffad.scoring.conformal import conformal_threshold
 from tiny_pipeline import smooth_images, tiny_pipeline
 
 
@@ -163,6 +167,28 @@ def test_what_is_no_state_is_refused_and_left(pipe, tmp_path, content, message):
     assert (tmp_path / "state.json").read_text() == content
 
 
+def test_a_damaged_state_is_refused_with_the_reason_and_left(pipe, tmp_path):
+    state = tmp_path / "state.json"
+    settings = MonitorSettings(reference=save_images(tmp_path / "good", smooth_images(40, seed=31)))
+    monitor(pipe, state, settings, folder=save_images(tmp_path / "new", smooth_images(3, seed=32)))
+    text = state.read_text()
+    saved = json.loads(text)
+    cut = [text[: len(text) * share // 10] for share in range(10)]
+    damaged = [json.dumps(one) for one in islice(damaged_values(saved), 0, None, 17)]
+    former = json.loads(text)
+    former["monitor"] = without_digest(former["monitor"] | {"parts": None})
+    damaged.append(json.dumps(without_digest(former)))
+    for changed in ({"tables": "x"}, {"recent": [1]}, {"folders": {"x": 1}}, {"skipped": {}}):
+        damaged.append(json.dumps(without_digest(saved | {"sources": saved["sources"] | changed})))
+    damaged.append(json.dumps(without_digest(saved | {"reference_features": [[1.0], [1.0, 2.0]]})))
+    assert len(damaged) > 30
+    for content in cut + damaged:
+        state.write_text(content)
+        with pytest.raises(ValueError, match=r"state.json: can't (be read|go on from it)"):
+            MonitorRun(pipe, state, settings)
+        assert state.read_text() == content
+
+
 def test_a_state_of_another_model_or_of_other_settings_is_refused(pipe, tmp_path):
     monitor(pipe, tmp_path / "state.json", MonitorSettings())
     with pytest.raises(ValueError, match="level 0.05 there, 0.01 now; name another --state"):
@@ -171,6 +197,21 @@ def test_a_state_of_another_model_or_of_other_settings_is_refused(pipe, tmp_path
     other.calibrate(smooth_images(40, seed=5))
     with pytest.raises(ValueError, match="belongs to another model"):
         monitor(other, tmp_path / "state.json", MonitorSettings())
+
+
+def test_of_a_model_of_groups_parts_are_compared_with_single_images(tmp_path, pipe):
+    grouped = tiny_pipeline(weights={"mahalanobis": 1.0}, smoothing_sigma=1.0)
+    grouped.calibrate(smooth_images(80, seed=4), groups=[str(i // 2) for i in range(80)])
+    reference = save_images(tmp_path / "good", smooth_images(60, seed=31))
+    folder = save_images(tmp_path / "new", smooth_images(10, seed=32))
+    settings = MonitorSettings(reference=reference, false_alarm_rate=0.2)
+    run = monitor(grouped, tmp_path / "state.json", settings, folder=folder)
+    single = grouped.calibration.single_scores_of()
+    assert run.monitor.cut == conformal_threshold(single, 0.2) < run.monitor.threshold
+    scores = grouped(smooth_images(60, seed=31)).image_scores
+    assert len(run.reference_features) == (scores < run.monitor.cut).sum()
+    assert GROUPED in summarize(run).notes
+    assert GROUPED not in summarize(monitor(pipe, tmp_path / "other.json", MonitorSettings())).notes
 
 
 def test_a_category_must_be_named(tmp_path):

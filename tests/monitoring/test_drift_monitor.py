@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from damaged_states import damaged_values, without_digest
 from diffad import DriftMonitor
 from diffad.monitoring import drift_monitor, embedding_test
 from diffad.monitoring.drift_monitor import EMBEDDINGS, REJECTS, SCORES, StateError, without_waiting
+from diffad.monitoring.state_digest import DamagedStateError, with_digest
 from diffad.monitoring.suggestions import Suggestion
 
 GOOD = np.random.default_rng(0).normal(size=60)
@@ -145,7 +147,8 @@ def test_alarms_are_explained_once_each():
     assert resumed.needs_explanation
     resumed.explain([darker], 2)
     assert not resumed.needs_explanation
-    former = {name: value for name, value in monitor.to_dict().items() if name not in ("suggestions", "explained")}
+    former = without_digest(monitor.to_dict())
+    del former["suggestions"], former["explained"]
     resumed.restore(former)
     assert resumed.suggestions == []
 
@@ -240,10 +243,88 @@ def test_a_state_of_another_monitor_is_refused(other, message):
         DriftMonitor(**{"calibration_scores": GOOD, **other}).restore(saved)
 
 
-def test_damaged_states_are_refused():
-    for change in ({"score_test": {}}, {"history": None}, {"parts": "many"}, {"format": drift_monitor.FORMAT + 1}):
-        with pytest.raises(StateError):
-            DriftMonitor(GOOD).restore({**DriftMonitor(GOOD).to_dict(), **change})
+@pytest.fixture(scope="module")
+def busy() -> DriftMonitor:
+    """A monitor with something in every value of its state."""
+    rng, monitor = np.random.default_rng(10), with_all_tests()
+    fed(monitor, [*rng.normal(size=30), *[50.0] * 20], rng.normal(size=(50, 3)))
+    monitor.set_reports([30, 31])
+    monitor.explain([Suggestion("brightness", "darker", 100.0, 90.0, -3.0, 1e-5)], 1)
+    state = monitor.to_dict()
+    assert state["alarms"] and state["embedding_test"]["blocks"] and state["embedding_test"]["waiting"]
+    return monitor
+
+
+def with_all_tests() -> DriftMonitor:
+    reference = np.random.default_rng(11).normal(size=(20, 3))
+    return DriftMonitor(GOOD, reference_features=reference, with_feedback=True)
+
+
+def test_of_a_damaged_state_nothing_is_taken_over(busy):
+    saved = json.loads(json.dumps(busy.to_dict()))
+    monitor = with_all_tests()
+    fed(monitor, [0.0, 1.0], np.zeros((2, 3)))
+    before, cases = monitor.to_dict(), 0
+    for damaged in [*damaged_values(saved), None, [], "x", 1, {}]:
+        cases += 1
+        with pytest.raises(StateError, match="damaged|later release"):
+            monitor.restore(damaged)
+        assert monitor.to_dict() == before
+    assert cases > 800
+    monitor.restore(saved)
+    assert monitor.to_dict() == busy.to_dict()
+
+
+def test_a_damaged_state_of_a_former_release_is_taken_over_whole_or_not_at_all(busy):
+    """It has no digest, so that a value that might have been written passes."""
+    saved = without_digest(json.loads(json.dumps(busy.to_dict())))
+    monitor = with_all_tests()
+    before, refused, cases = monitor.to_dict(), 0, 0
+    for damaged in damaged_values(saved):
+        cases += 1
+        try:
+            monitor.restore(damaged)
+        except StateError:
+            refused += 1
+            assert monitor.to_dict() == before
+        else:
+            monitor = with_all_tests()
+    assert refused > 0.85 * cases, (refused, cases)
+    for name in ("score_test", "reject_test", "embedding_test"):
+        for lost in saved[name]:
+            with pytest.raises(DamagedStateError):
+                monitor.restore(saved | {name: {key: value for key, value in saved[name].items() if key != lost}})
+
+
+def test_a_state_says_where_it_is_damaged(busy):
+    saved = without_digest(busy.to_dict())
+    counts = [np.nan, *saved["score_test"]["counts"][1:]]
+    for change, message in (
+        ({"score_test": saved["score_test"] | {"counts": counts}}, "score_test.counts.0 is not finite"),
+        ({"history": None}, "history|NoneType"),
+        ({"parts": "many"}, "many"),
+        ({"alarms": {"scores": "x"}, "digest": with_digest(saved)["digest"]}, "the digest does not fit"),
+    ):
+        with pytest.raises(DamagedStateError, match=message):
+            with_all_tests().restore(saved | change)
+
+
+def test_stores_that_write_numbers_in_another_way_keep_a_state(busy):
+    def other(value):
+        if isinstance(value, dict):
+            return {name: other(one) for name, one in reversed(value.items())}
+        if isinstance(value, list):
+            return list(map(other, value))
+        return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+
+    monitor, saved = with_all_tests(), json.loads(json.dumps(busy.to_dict()))
+    monitor.restore(other(saved))
+    assert monitor.state == busy.state and json.dumps(monitor.to_dict()) == json.dumps(saved)
+
+
+def test_states_of_later_releases_are_refused():
+    with pytest.raises(StateError, match="written by a later release"):
+        DriftMonitor(GOOD).restore(DriftMonitor(GOOD).to_dict() | {"format": drift_monitor.FORMAT + 1})
 
 
 def test_history_is_bounded():

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from diffad import DiffADPipeline
 from diffad.scoring.conformal import conformal_threshold
+from diffad.scoring.drawn_images import drawn_images
 from diffad.scoring.statistics import split_for_statistics
 from tiny_pipeline import smooth_images, tiny_pipeline
 
@@ -32,7 +34,39 @@ def test_groups_of_one_change_nothing(pipe):
     images = smooth_images(12, seed=4)
     alone = pipe.calibrate(images).calibration_scores.clone()
     names = [f"{i:02d}" for i in range(12)]
-    np.testing.assert_array_equal(pipe.calibrate(images, groups=names).calibration_scores, alone)
+    calibration = pipe.calibrate(images, groups=names)
+    np.testing.assert_array_equal(calibration.calibration_scores, alone)
+    assert calibration.single_scores_of() is None and "single_scores" not in calibration.state_dict()
+
+
+def test_scores_of_single_images_are_saved_with_the_model_and_go_with_the_groups(pipe, tmp_path):
+    images = smooth_images(24, seed=4)
+    alone = pipe.calibrate(images)
+    digest = pipe.digest
+    single = pipe.calibrate(images, groups=[f"part {i % 8}" for i in range(24)]).single_scores_of()
+    assert (
+        single.shape == (7,)
+        and (np.diff(single) >= 0).all()
+        and set(single) <= set(pipe(images, false_alarm_rate=0.5).image_scores)
+    )
+    pipe.save_pretrained(tmp_path / "model")
+    loaded = DiffADPipeline.from_pretrained(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.calibration.single_scores_of(), single)
+    assert loaded.digest == pipe.digest != digest
+    pipe.calibrate(images)
+    assert pipe.calibration.single_scores_of() is None and pipe.digest == digest and alone.single_scores_of() is None
+
+
+def test_an_image_of_each_group_is_drawn_alike_and_whatever_the_others_are():
+    groups = [np.array([3, 5, 8]), np.array([1]), np.array([0, 2])]
+    counts = np.zeros(9)
+    for seed in range(600):
+        drawn = drawn_images(groups, seed)
+        assert [image in group for image, group in zip(drawn, groups, strict=True)] == [True] * 3
+        counts[drawn] += 1
+    np.testing.assert_allclose(counts[[3, 5, 8, 1, 0, 2]] / 600, [1 / 3, 1 / 3, 1 / 3, 1, 1 / 2, 1 / 2], atol=0.08)
+    np.testing.assert_array_equal(drawn_images(groups, 7), drawn_images(groups, 7))
+    assert drawn_images(groups[1:2], 0) is None
 
 
 def test_false_alarms_on_new_groups_keep_the_rate():

@@ -5,6 +5,7 @@ import pytest
 import torch
 from diffad import DiffADPipeline
 from diffad.imaging.image_statistics import STATISTICS, look_of, statistics_of
+from diffad.scoring.drawn_images import drawn_images
 from diffad.scoring.fitting import split_calibration_images
 from diffad.scoring.inputs import InputReader
 from tiny_pipeline import category_images, smooth_images, tiled_pipeline, tiny_pipeline
@@ -15,12 +16,13 @@ def pipe() -> DiffADPipeline:
     return tiny_pipeline(weights={"mahalanobis": 1.0}, smoothing_sigma=1.0)
 
 
-def assert_is_of(parts, pipe: DiffADPipeline, images, category: int = 0) -> None:
+def assert_is_of(parts, pipe: DiffADPipeline, images, category: int = 0, scores=None) -> None:
     """Compares what was kept with the images that it should be of, one by one."""
     categories = None if pipe.category_names is None else [category] * len(images)
+    kept = pipe.calibration.calibration_scores_of(category) if scores is None else scores
     scores = pipe(images, batch_size=1, categories=categories).image_scores
     order = np.argsort(scores)
-    np.testing.assert_allclose(pipe.calibration.calibration_scores_of(category), scores[order], rtol=1e-4)
+    np.testing.assert_allclose(kept, scores[order], rtol=1e-4)
     with torch.no_grad():
         expected = InputReader(pipe.scorer, None, pipe.device).pooled_features(images, 1).numpy()
     np.testing.assert_allclose(parts.features, expected[order], atol=1e-5)
@@ -39,13 +41,15 @@ def test_they_are_of_the_images_behind_the_thresholds(pipe):
     assert_is_of(pipe.calibration.reference_parts(), pipe, [images[i] for (i,) in groups])
 
 
-def test_of_a_group_its_highest_image_is_kept(pipe):
+def test_of_a_group_one_image_is_kept_that_is_drawn_whatever_its_score_is(pipe):
     images = smooth_images(24, seed=4)
     names = [f"part {i // 2}" for i in range(24)]
     pipe.calibrate(images, groups=names)
     _, (groups,) = split_calibration_images(pipe.calibration, np.zeros(24, dtype=int), names)
-    scores = pipe(images, batch_size=1).image_scores
-    assert_is_of(pipe.calibration.reference_parts(), pipe, [images[group[scores[group].argmax()]] for group in groups])
+    drawn = drawn_images(groups, pipe.calibration.score_config.seed)
+    single = pipe.calibration.single_scores_of()
+    assert_is_of(pipe.calibration.reference_parts(), pipe, [images[i] for i in drawn], scores=single)
+    assert (single <= pipe.calibration.calibration_scores_of()).all()
 
 
 def test_each_category_has_its_own():

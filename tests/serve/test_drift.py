@@ -10,28 +10,19 @@ import time
 import diffad.serve.drift
 import numpy as np
 import pytest
-from diffad.monitoring.drift_monitor import DriftMonitor, StateError
+from diffad.monitoring.drift_monitor import DriftMonitor
 from diffad.monitoring.feedback import FeedbackRecord
 from diffad.monitoring.feedback_list import FeedbackList
+from diffad.monitoring.references import GROUPED
 from diffad.scoring.conformal import threshold_rank
-from diffad.serve.drift import CategoryMonitors, SavedStates
-from diffad.serve.messages import ModelInfo, SentImage
+from diffad.serve.drift import CategoryMonitors
+from diffad.serve.messages import SentImage
 from diffad.serve.metrics import Metrics
+from diffad.serve.saved_states import SavedStates
 from diffad.serve.settings import ServeSettings
+from drift_rows import ONE, REFERENCE, TWO, digest, features_of, rows
 from running import form, png, running
-from stub_model import SCORES, save_stub, stub_features, stub_reference_parts, textured
-
-ONE = ModelInfo("one", None, None, (SCORES,), (0.05,))
-TWO = ModelInfo("two", ("nut", "bolt"), None, (SCORES, SCORES), (0.05, 0.1))
-REFERENCE = stub_reference_parts()
-
-
-def rows(*scores: float, category: str | None = None, label: str = "good") -> list[dict]:
-    return [{"score": s, "category": category, "label": label, "name": f"{s:g}.png", "digest": digest(s)} for s in scores]
-
-
-def digest(score: float) -> str:
-    return hashlib.sha256(f"{score:g}".encode()).hexdigest()
+from stub_model import SCORES, save_stub, textured
 
 
 def wrongly_rejected(*scores: float) -> FeedbackList:
@@ -51,37 +42,6 @@ def test_it_is_a_drift_monitor_of_each_category(tmp_path):
     nut, bolt = drift.summary()
     assert nut["parts"] == 0 and bolt["parts"] == 3 and bolt["rejected"] == 1
     assert bolt["evidence"] == expected.state.evidence and bolt["limits"] == expected.state.limits
-
-
-def test_it_goes_on_after_a_restart_and_keeps_models_and_levels_apart(tmp_path):
-    path = tmp_path / "monitor.json"
-    first, second = CategoryMonitors(ONE, 0.05, {}), CategoryMonitors(TWO, 0.05, {})
-    first.update(rows(50.0, 60.0))
-    second.update(rows(50.0, category="nut"))
-    states = SavedStates(path)
-    states.take(first)
-    states.write()
-    states.take(second)
-    states.write()
-    saved = SavedStates(path).of_models
-    assert CategoryMonitors(ONE, 0.05, saved).summary() == first.summary() and first.summary()[0]["parts"] == 2
-    assert CategoryMonitors(TWO, 0.05, saved).summary() == second.summary()
-    assert CategoryMonitors(ONE, 0.1, saved).summary()[0]["parts"] == 0
-    time = path.stat().st_mtime_ns
-    states.take(first)  # nothing new
-    states.write()
-    assert path.stat().st_mtime_ns == time
-    saved[first.key][""]["parts"] = "many"
-    with pytest.raises(StateError, match="damaged"):
-        CategoryMonitors(ONE, 0.05, saved)
-    for text in ("", "[]", '{"format": 2, "models": {}}', '{"format": 1, "models": {"a": 1}}'):
-        path.write_text(text)
-        with pytest.raises(ValueError, match="monitor.json: can't be read"):
-            SavedStates(path)
-
-
-def features_of(count: int, tilt: float) -> list[np.ndarray]:
-    return [stub_features(textured(90, seed, tilt)) for seed in range(count)]
 
 
 def test_embeddings_are_tested_where_the_model_knows_its_calibration_images():
@@ -177,21 +137,6 @@ def test_an_alarm_while_another_is_explained_is_explained_later():
     assert drift.monitors[None].needs_explanation and drift.work(lambda category: images) is not None
 
 
-def test_states_of_models_that_no_longer_serve_keep_no_features(tmp_path):
-    info = dataclasses.replace(ONE, references=(REFERENCE,))
-    first, second = (CategoryMonitors(dataclasses.replace(info, digest=name), 0.05, {}) for name in ("a", "b"))
-    states = SavedStates(tmp_path / "monitor.json")
-    for drift in (first, second):
-        drift.update(rows(*[80.0] * 20), features_of(20, 0.0))
-        states.take(drift)
-        states.write()
-    saved = SavedStates(states.path).of_models
-    waiting = {key: state[""]["embedding_test"]["waiting"] for key, state in saved.items()}
-    assert waiting[first.key] == "" and len(waiting[second.key]) > 20 * 8
-    again = CategoryMonitors(dataclasses.replace(info, digest="a"), 0.05, saved)
-    assert again.summary() == first.summary() and not again.monitors[None].embedding_test.waiting
-
-
 def test_a_server_tests_embeddings_over_a_restart(tmp_path):
     model = save_stub(tmp_path / "model", embeddings=True)
     settings = ServeSettings(monitor_state=tmp_path / "monitor.json")
@@ -241,6 +186,23 @@ def test_a_closer_look_that_fails_is_tried_again_with_the_next_image(tmp_path, m
         assert found["parts"] == 78 and found["changed"] and found["suggestions"] == []
 
 
+def test_of_a_model_of_groups_parts_are_compared_with_single_images(caplog):
+    single = tuple(score - 5 for score in SCORES)
+    grouped = dataclasses.replace(ONE, single_scores=(single,))
+    drift = CategoryMonitors(grouped, 0.05, {})
+    expected = DriftMonitor(np.array(SCORES), 0.05, single_scores=np.array(single))
+    for score in (50.0, 128.0, 133.0, 170.0):
+        drift.update(rows(score))
+        expected.update(score)
+    assert drift.monitors[None].to_dict() == expected.to_dict()
+    assert caplog.messages == [f"the monitor: {GROUPED}"]
+    # Keys of other models are as earlier releases made them
+    former = hashlib.sha256(repr((ONE, 0.05)).encode()).hexdigest()[:16]
+    one = CategoryMonitors(dataclasses.replace(ONE, single_scores=(None,)), 0.05, {})
+    assert "single" not in repr(ONE) and one.key == former != drift.key
+    assert len(caplog.messages) == 1
+
+
 def test_the_log_says_why_a_monitor_begins_anew(caplog):
     first, second = CategoryMonitors(ONE, 0.05, {}), CategoryMonitors(TWO, 0.05, {})
     saved = {first.key: first.state()}
@@ -279,20 +241,6 @@ def test_operators_words_are_a_test_of_the_monitor(tmp_path):
     again.take_feedback(wrongly_rejected(300.0, 301.0))
     assert again.monitors["bolt"].reported == [1, 3]  # what is said now counts, not what was said before
     assert CategoryMonitors(TWO, 0.05, states.of_models).summary()[1]["parts"] == 0  # without the test it is another monitor
-    del states.of_models[drift.key]["nut"]["rejected"]
-    with pytest.raises(StateError, match="damaged"):
-        CategoryMonitors(TWO, 0.05, states.of_models, with_feedback=True)
-
-
-def test_a_full_disk_ends_no_server(tmp_path, caplog):
-    states, drift = SavedStates(tmp_path / "gone/monitor.json"), CategoryMonitors(ONE, 0.05, {})
-    states.take(drift)
-    states.write()
-    assert "could not be saved" in caplog.text
-    (tmp_path / "gone").mkdir()
-    states.take(drift)
-    states.write()
-    assert SavedStates(states.path).of_models == {drift.key: drift.state()}
 
 
 def test_values_beyond_floats_are_json(monkeypatch):

@@ -3,63 +3,16 @@
 import threading
 
 import numpy as np
-import pytest
 from diffad.monitoring import embedding_test
-from diffad.monitoring.drift_monitor import DriftMonitor
-from diffad.monitoring.references import NO_FEATURES
-from diffad.scoring.conformal import threshold_rank
+from diffad.monitoring.references import GROUPED, NO_FEATURES
 from diffad.watch import drift
 from diffad.watch.drift import DriftSettings, JournaledMonitor
 from diffad.watch.journal import PartJournal
-from diffad.watch.sources.part import PartKey
+from monitored_line import DEFAULTS, Line
 from stub_model import stub_features, textured
-from watch_stub import ListSink, StubModel, StubWithFeatures, eventually, folder_inspection, save_grey
+from watch_stub import KnownImages, ListSink, StubModel, StubWithFeatures, eventually, folder_inspection, save_grey
 
 NOT_TESTED = "embeddings are not tested"
-DEFAULTS, STUB = DriftSettings(), StubModel()
-
-
-class Line:
-    """Judges parts of given scores as the inspection does, and can be killed after any."""
-
-    def __init__(self, path, settings=DEFAULTS, pipe=STUB):
-        self.journal, self.lines = PartJournal(path, "camera"), []
-        self.drift = JournaledMonitor(self.journal, pipe, settings, report=self.lines.append)
-
-    def judge(self, scores: list[float], label: str | None = None, images=None) -> list[str]:
-        said = []
-        for i, score in enumerate(scores):
-            number, image = self.journal.next_number, images and images[i]
-            features = image and stub_features(image)
-            row = {"path": "x", "score": score, "label": label or ("defective" if score > 100 else "good")}
-            said.append(self.drift.update(row, features, image))
-            self.journal.append(PartKey(f"{number}", 1, number), row | {"number": number}, features)
-            self.drift.keep(number)
-            if self.drift.tests_embeddings:
-                self.drift.monitor.test_embeddings()  # or waits for the thread that does
-        return said
-
-    def killed(self) -> None:
-        self.journal._connection.close()
-
-
-def expected(scores: list[float]) -> dict:
-    monitor = DriftMonitor(StubModel.calibration.calibration_scores_of())
-    for score in scores:
-        monitor.update(score)
-    return monitor.to_dict()
-
-
-@pytest.mark.parametrize("parts", [0, 1, 99, 100, 101])
-def test_after_a_kill_it_goes_on_as_if_nothing_had_happened(tmp_path, parts):
-    scores = [(7.3 * i) % 97 for i in range(parts)]
-    line = Line(tmp_path / "journal")
-    line.judge(scores)
-    line.killed()
-    line = Line(tmp_path / "journal")
-    assert line.drift.monitor.to_dict() == expected(scores)
-    line.judge([50.0, 120.0])
-    assert line.drift.monitor.to_dict() == expected([*scores, 50.0, 120.0])
 
 
 def test_an_alarm_is_reported_once_and_stays(tmp_path):
@@ -78,27 +31,6 @@ def test_an_alarm_is_reported_once_and_stays(tmp_path):
     assert later.drift.monitor.parts == 1
 
 
-@pytest.mark.parametrize("parts", [0, 1, 24, 99, 100, 131])
-def test_embeddings_go_on_after_a_kill_with_the_parts_since_the_latest_state(tmp_path, parts):
-    scores = [float(score) for score in np.random.default_rng(0).uniform(5, 95, parts + 30)]
-    images = [textured(80, seed) for seed in range(parts + 30)]
-    line = Line(tmp_path / "journal", pipe=StubWithFeatures())
-    assert not line.lines
-    line.judge(scores[:parts], images=images[:parts])
-    line.killed()
-    line = Line(tmp_path / "journal", pipe=StubWithFeatures())
-    line.judge(scores[parts:], images=images[parts:])
-    calibration = StubWithFeatures.calibration
-    reference = calibration.parts.features[: threshold_rank(60, 0.05) - 1]
-    expected = DriftMonitor(calibration.calibration_scores_of(), reference_features=reference)
-    for score, image in zip(scores, images, strict=True):
-        expected.update(score, stub_features(image).astype(np.float32))
-    line.drift.monitor.test_embeddings()
-    assert line.drift.monitor.to_dict() == expected.to_dict() and expected.state.looks
-    saved = line.journal.saved_monitor()["number"]  # features are kept of later parts alone
-    assert [line.journal.features(n) is not None for n in range(1, parts + 31)] == [n > saved for n in range(1, parts + 31)]
-
-
 def test_an_alarm_of_embeddings_is_explained_from_the_latest_images(tmp_path):
     line = Line(tmp_path / "journal", pipe=StubWithFeatures())
     scores = [float(score) for score in np.random.default_rng(0).uniform(5, 95, 30)]
@@ -115,6 +47,69 @@ def test_an_alarm_of_embeddings_is_explained_from_the_latest_images(tmp_path):
     assert again.judge([50.0] * 7, images=images) == ["changed"] * 7 and again.drift.monitor.needs_explanation
     again.judge([50.0] * 3, images=images)
     assert [text.partition(":")[0] for text in again.lines] == expected and "more contrast" in again.lines[1]
+
+
+def explanation_held_back(monkeypatch, answers=()) -> threading.Event:
+    """Has explanations of alarms wait until the event, then fail as often as there are answers."""
+    goes_on, left, explain = threading.Event(), list(answers), drift.suggested_changes
+
+    def wait(*arguments):
+        assert goes_on.wait(60)
+        if left:
+            raise left.pop()
+        return explain(*arguments)
+
+    monkeypatch.setattr(drift, "suggested_changes", wait)
+    return goes_on
+
+
+def test_no_verdict_waits_for_what_changed_and_nothing_of_it_is_lost(tmp_path, monkeypatch):
+    goes_on = explanation_held_back(monkeypatch)
+    lines = []
+    with PartJournal(tmp_path / "journal", "camera") as journal:
+        monitored = JournaledMonitor(journal, StubWithFeatures(), DEFAULTS, report=lines.append)
+
+        def judge(score: float, count: int) -> None:
+            for seed in range(count):
+                image = textured(80, seed)
+                row = {"path": "x", "score": score, "label": "defective" if score > 100 else "good"}
+                monitored.update(row, stub_features(image), image)
+
+        judge(95.0, 24)
+        assert lines == ["ALARM of the monitor (scores): production is not as calibrated; see `diffad monitor`"]
+        judge(300.0, 24)  # another alarm, while the first one is explained
+        assert len(lines) == 2 and "(reject rate)" in lines[1]
+        goes_on.set()
+        monitored.finish()  # though no further part comes
+        expected = ["changed in the latest images (scores)", "changed in the latest images (scores, reject rate)"]
+        assert [line.partition(":")[0] for line in lines[2:]] == expected
+        assert not monitored.monitor.needs_explanation
+        monitored.finish()
+        assert len(lines) == 4
+
+
+def test_what_changed_that_can_not_be_told_is_tried_again(tmp_path, monkeypatch):
+    explanation_held_back(monkeypatch, [MemoryError("no more")] * 3).set()
+    line = Line(tmp_path / "journal", pipe=StubWithFeatures())
+    images = [textured(80, seed) for seed in range(30)]
+    line.judge([99.0] * 29, images=images[:29])
+    failed = "the monitor could not say what changed (MemoryError: no more); it tries again with the next part"
+    assert failed in line.lines and line.drift.monitor.parts == 29
+    line.judge([99.0], images=images[29:])
+    assert "changed in the latest images" in line.lines[-1] and line.lines.count(failed) == 3
+
+
+def test_an_inspection_ends_with_all_said(tmp_path):
+    folder = tmp_path / "camera"
+    save_grey(folder, [95] * 24)  # the alarm is raised within the last parts
+    with PartJournal(tmp_path / "journal", str(folder.resolve())) as journal:
+        lines = []
+        monitored = JournaledMonitor(journal, StubWithFeatures(), DEFAULTS, report=lines.append)
+        folder_inspection(folder, journal, [ListSink()], load=StubWithFeatures, drift=monitored).run()
+        assert [line.partition(":")[0] for line in lines] == [
+            "ALARM of the monitor (scores)",
+            "changed in the latest images (scores)",
+        ]
 
 
 def held_back(monkeypatch, answer) -> threading.Event:
@@ -184,6 +179,21 @@ def test_why_embeddings_are_not_tested_is_said(tmp_path):
     assert Line(tmp_path / "journal").lines == [f"embeddings are not tested: {NO_FEATURES}"]
 
 
+class OfGroups(KnownImages):
+    def single_scores_of(self, category=0) -> np.ndarray:
+        return self.calibration_scores_of() - 3
+
+
+def test_of_a_model_of_groups_parts_are_compared_with_single_images(tmp_path):
+    pipe = type("Grouped", (StubWithFeatures,), {"calibration": OfGroups()})()
+    line = Line(tmp_path / "journal", pipe=pipe)
+    assert line.lines == [f"the monitor: {GROUPED}"]
+    monitor, scores = line.drift.monitor, OfGroups().calibration_scores_of()
+    assert (monitor.threshold, monitor.cut) == (scores[57], scores[57] - 3)
+    line.judge([scores[57] - 3.5, scores[57] - 2.5], images=[textured(80, 0)] * 2)
+    assert monitor.parts == 2 and monitor.score_test.parts == 1
+
+
 def test_an_inspection_tests_embeddings(tmp_path):
     folder = tmp_path / "camera"
     folder.mkdir()
@@ -205,17 +215,6 @@ def test_parts_without_a_verdict_or_of_unknown_products_are_left_out(tmp_path):
     line.judge([500.0] * 3, label="unknown")
     assert line.drift.update({"path": "x", "error": "unreadable"}) == "as calibrated"
     assert line.drift.monitor.parts == 0
-
-
-def test_another_model_or_setting_begins_anew(tmp_path):
-    line = Line(tmp_path / "journal")
-    line.judge([50.0] * 5)
-    line.killed()
-    other = Line(tmp_path / "journal", pipe=type("Other", (StubModel,), {"digest": "other"})())
-    assert other.lines[1:] == ["the monitor begins anew: another model"] and other.drift.monitor.parts == 0
-    other.killed()
-    setting = Line(tmp_path / "journal", DriftSettings(level=0.01), type("Other", (StubModel,), {"digest": "other"})())
-    assert setting.lines[1:] == ["the monitor begins anew: level 0.05 there, 0.01 now"]
 
 
 def test_of_several_categories_one_is_monitored_or_none(tmp_path):

@@ -4,6 +4,7 @@ import sqlite3
 
 import numpy as np
 import pytest
+from diffad.monitoring.state_digest import DamagedStateError
 from diffad.watch.journal import JournalError, PartJournal
 from diffad.watch.sources.part import PartKey
 
@@ -67,12 +68,58 @@ def test_what_all_have_got_is_forgotten(tmp_path, remembers):
         assert numbers(journal) == [6, 7, 8, 9, 10]
         journal.mark_delivered("b", 10)
         journal.save_monitor({"number": 6})
-        journal.forget(keep=1)
+        journal.forget(keep=1, monitored=6)
         assert numbers(journal) == [7, 8, 9, 10]
         journal.forget(keep=9)
         assert numbers(journal) == [7, 8, 9, 10]
         assert journal.knows(key(1)) == remembers and journal.saved_monitor() == {"number": 6}
         assert journal.next_number == 11
+
+
+def test_the_state_of_a_monitor_that_does_not_run_holds_no_results(tmp_path):
+    with PartJournal(tmp_path / "journal", "camera") as journal:
+        journal.save_monitor({"number": 0})
+        fill(journal, 10)
+        journal.forget(keep=1)
+        assert numbers(journal) == [10] and journal.saved_monitor() == {"number": 0}
+
+
+def test_what_parts_were_judged_with_otherwise_is_told(tmp_path):
+    nut, bolt = ({"model": "m", "category": name, "false_alarm_rate": None} for name in ("nut", "bolt"))
+    with PartJournal(tmp_path / "journal", "camera") as journal:
+        assert journal.begin_run(bolt) == journal.begin_run(nut) == ""  # no part was judged yet
+        fill(journal, 1)
+        assert journal.begin_run(nut) == ""
+    with PartJournal(tmp_path / "journal", "camera") as journal:
+        assert journal.begin_run(bolt | {"model": "n"}) == "model m there, n now, category nut there, bolt now"
+        assert (
+            journal.begin_run(bolt | {"false_alarm_rate": 0.01})
+            == "model n there, m now, false alarm rate None there, 0.01 now"
+        )
+
+
+def test_damaged_settings_of_the_latest_run_stop_nothing(tmp_path):
+    with PartJournal(tmp_path / "journal", "camera") as journal:
+        fill(journal, 1)
+        journal.begin_run({"category": "nut"})
+        with journal._transaction() as run:
+            run("UPDATE about SET value = '{' WHERE name = 'settings'")
+        assert journal.begin_run({"category": "bolt"}) == ""
+        assert journal.begin_run({"category": "nut"}) == "category bolt there, nut now"
+
+
+def test_a_damaged_state_of_a_monitor_is_told_and_set_aside(tmp_path):
+    path = tmp_path / "journal"
+    with PartJournal(path, "camera") as journal:
+        for number, value in enumerate(('{"number": 7', "", b"\xff\xfe", "[" * 100_000, "[]"), 1):
+            journal.save_monitor({"number": 1})
+            with journal._transaction() as run:
+                run("UPDATE about SET value = ? WHERE name = 'monitor'", (value,))
+            with pytest.raises(DamagedStateError, match="damaged"):
+                journal.saved_monitor()
+            name = journal.set_monitor_aside()
+            assert name == f"kept monitor {number}" and journal.saved_monitor() is None
+            assert journal._one("SELECT value FROM about WHERE name = ?", (name,)) == (value,)
 
 
 def test_features_that_no_monitor_takes_are_forgotten_with_their_results(tmp_path):

@@ -28,6 +28,9 @@ class StubCalibration:
     def calibration_scores_of(self, category: int = 0) -> np.ndarray:
         return np.arange(1, 21) * THRESHOLD / 20
 
+    def single_scores_of(self, category: int = 0) -> None:
+        return None
+
     def reference_parts(self, category: int = 0) -> None:
         return None
 

@@ -9,10 +9,9 @@ from diffad import DiffADPipeline
 from diffad.imaging.reading import read_image
 from diffad.monitoring.drift_monitor import EMBEDDINGS, REJECTS, SCORES
 from diffad.monitoring.references import embedding_reference
-from diffad.monitoring.suggestions import suggested_changes
+from diffad.monitoring.suggestions import RECENT_PARTS, suggested_changes
 from diffad.runtime.description import FILE
 from diffad.runtime.detector import Detector
-from diffad.watch.drift import RECENT
 from diffad_training.benchmarks.image_changes import Change, as_jpeg, blurred, rotated, with_brightness
 from diffad_training.benchmarks.monitoring_streams import embedding_alarms, monitor_alarms
 from PIL import Image
@@ -82,7 +81,7 @@ def measure_variant(pipe: DiffADPipeline | Detector, images: Sequence[Image.Imag
     alarms[EMBEDDINGS] = embedding_alarms([reference] * STREAMS, features[orders], output.is_defective[orders], LEVEL)
     first = np.min(list(alarms.values()), axis=0)
     earliest = [min(alarms, key=lambda test: alarms[test][i]) for i in np.flatnonzero(np.isfinite(first))]
-    found = suggested_changes(parts, images[:RECENT])
+    found = suggested_changes(parts, images[:RECENT_PARTS])
     return {
         **{"n": len(calibration), "images": len(images), "streams": STREAMS},
         "reject_rate": float(output.is_defective.mean()),

@@ -79,6 +79,9 @@ def watch(
         watched = open_source(address, parts.knows, once, interval, settle, patience, _say)
         judge = Judge(partial(_load, load_scoring, model, device, profile, precision), category, false_alarm_rate)
         judge.pipe.calibration.supported_rates(false_alarm_rate, judge.pipe.category_indices(category, 1))
+        judged_with = {"model": judge.model, "category": category, "false_alarm_rate": false_alarm_rate}
+        if other := parts.begin_run(judged_with):
+            _say(f"{journal}: parts so far were judged with other settings ({other}); none of them is judged again")
         settings = DriftSettings(level, defect_rate, reset_monitor)
         drift = JournaledMonitor(parts, judge.pipe, settings, category, false_alarm_rate, _say)
         inspection = Inspection(watched, judge, parts, sinks, drift, Board(parts.next_number - 1, _say))

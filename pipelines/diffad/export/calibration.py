@@ -15,6 +15,7 @@ from ..runtime.description import POOLED_FEATURES, CalibrationScores
 from ..runtime.detector import Detector
 from ..runtime.reference_file import REFERENCE_FILE, read_tensors, tensors_of
 from ..scoring.categories import Categories
+from ..scoring.drawn_images import drawn_images
 from ..scoring.reference_parts import ReferenceParts
 from ..system.atomic import writing
 from ..system.file_digest import file_digest
@@ -71,11 +72,13 @@ def calibrate_exported(
             raise ValueError(f"no image of category {name} to calibrate on")
         members = [np.flatnonzero(chosen & (of_group == group)) for group in np.unique(of_group[chosen])]
         highest = (sorted(values[member].max() for member in members) for values in (scores, maxima))
-        of_categories.append(CalibrationScores(*(tuple(map(float, values)) for values in highest)))
-        if pooled:  # of each group the image whose score is the group's
-            kept = [member[scores[member].argmax()] for member in members]
-            of_kept = ReferenceParts.of(np.stack([pooled[i] for i in kept]), [looks[i] for i in kept])
-            references[index] = of_kept.sorted_by(scores[kept])
+        drawn = drawn_images(members, description.score.seed)
+        single = np.concatenate(members) if drawn is None else drawn
+        single_scores = None if drawn is None else tuple(sorted(map(float, scores[single])))
+        of_categories.append(CalibrationScores(*(tuple(map(float, values)) for values in highest), single_scores))
+        if pooled:
+            of_single = ReferenceParts.of(np.stack([pooled[i] for i in single]), [looks[i] for i in single])
+            references[index] = of_single.sorted_by(scores[single])
     write_calibration(detector, of_categories, references)
     return StoredCalibration(description.score, of_categories, detector.region, references.get)
 

@@ -161,13 +161,12 @@ def detector_code() -> str:
 
 def stored_scores(calibration: Calibration) -> tuple[CalibrationScores, ...]:
     """What the images behind a pipeline's thresholds score, category by category."""
-    return tuple(
-        CalibrationScores(
-            tuple(calibration.calibration_scores_of(category).tolist()),
-            tuple(calibration.calibration_maxima_of(category).tolist()),
-        )
-        for category in range(len(calibration.images_per_category))
-    )
+    stored = []
+    for category in range(len(calibration.images_per_category)):
+        scores, maxima = calibration.calibration_scores_of(category), calibration.calibration_maxima_of(category)
+        single = calibration.single_scores_of(category)
+        stored.append(CalibrationScores(*(None if v is None else tuple(v.tolist()) for v in (scores, maxima, single))))
+    return tuple(stored)
 
 
 def stored_references(calibration: Calibration) -> dict[str, np.ndarray]:

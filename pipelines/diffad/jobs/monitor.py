@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,24 +13,25 @@ from ..imaging.decoding import ImageError, pixel_count
 from ..imaging.image_statistics import look_of, statistics_of
 from ..imaging.reading import read_image
 from ..imaging.streams import read_batches
-from ..monitoring.drift_monitor import DriftMonitor, StateError
+from ..monitoring.drift_monitor import DriftMonitor
 from ..monitoring.feedback_list import read_feedback
 from ..monitoring.rejected_parts import RejectedParts
+from ..monitoring.state_digest import StateError, with_digest
 from ..monitoring.suggestions import Suggestion, suggested_changes, suggestions
 from ..pipeline_diffad import DiffADPipeline
 from ..runtime.detector import Detector
+from ..scoring.conformal import conformal_threshold
 from ..scoring.reference_parts import ReferenceParts
 from ..system.atomic import write_text
 from ..system.file_digest import file_digest
 from ..system.text import one_line
 from .folders import image_names
+from .monitor_state import Sources, read_state
 from .recalibrate import calibration_images
 from .resume import files_digest, only_writer
 from .table import read_rows
 
-RECENT = 50  # parts whose images are compared with the reference after an alarm
 SAVED_EVERY = 500  # images
-SKIPPED = ("unreadable", "of an unknown product", "of another category")
 
 
 @dataclass(frozen=True)
@@ -55,27 +56,6 @@ class MonitorSettings:
     seed: int = 0
 
 
-@dataclass
-class Sources:
-    """What has been taken already, as the state keeps it.
-
-    Args:
-        tables: by absolute path the number of rows taken and their digest.
-        folders: by absolute path the names of the images taken.
-        recent: image files of the latest parts.
-        skipped: counts of rows that are no parts of the monitored product.
-    """
-
-    tables: dict[str, dict] = field(default_factory=dict)
-    folders: dict[str, list[str]] = field(default_factory=dict)
-    recent: list[str] = field(default_factory=list)
-    skipped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SKIPPED, 0))
-
-    def add_recent(self, path: Path | None) -> None:
-        if path is not None:
-            self.recent = [*self.recent[-RECENT + 1 :], str(path)]
-
-
 class MonitorRun:
     """A monitor with its state file; used within [`diffad.jobs.resume.only_writer`] of the file, as [`monitor`] does.
 
@@ -98,18 +78,18 @@ class MonitorRun:
     ):
         self.pipe, self.path, self.settings, self.batch_size = pipe, path, settings, batch_size
         self.category = _category_index(pipe, settings.category)
-        saved = _read_state(path)
+        saved = read_state(path)
         self.identity = {"model": pipe.digest, "category": settings.category}
         self.reference_digest, features = None, None
         if saved is not None:
-            features = saved["reference_features"]
             self.reference_digest = saved["reference_digest"]
             self._check(saved)
+            features = saved["reference_features"]
         elif with_features:
             self.reference_digest = self._digest_of_reference()
             features = self._reference_features()
         self.missed = 0  # defects that the list of feedback says were called good
-        self.reference_features = None if features is None else np.array(features)
+        self.reference_features = features
         rate = pipe.calibration.supported_rate(settings.false_alarm_rate, self.category)
         self.monitor = DriftMonitor(
             pipe.calibration.calibration_scores_of(self.category),
@@ -119,15 +99,15 @@ class MonitorRun:
             self.reference_features,
             settings.seed,
             with_feedback=settings.feedback is not None,
+            single_scores=pipe.calibration.single_scores_of(self.category),
         )
         self.sources, self.rejected = Sources(), RejectedParts()
         if saved is not None:
             try:
                 self.monitor.restore(saved["monitor"])
-                self.sources = Sources(**saved["sources"])
-                self.rejected = RejectedParts(**saved.get("rejected", {}))
-            except (StateError, TypeError) as error:
+            except StateError as error:
                 raise ValueError(f"{path}: can't go on from it: {one_line(error)}; name another --state") from None
+            self.sources, self.rejected = saved["sources"], saved["rejected"]
 
     def take_table(self, table: Path) -> None:
         """Takes the rows of a table that were not taken before.
@@ -201,7 +181,7 @@ class MonitorRun:
             "sources": asdict(self.sources),
             "rejected": asdict(self.rejected),
         }
-        write_text(self.path, json.dumps(state) + "\n")
+        write_text(self.path, json.dumps(with_digest(state)) + "\n")
 
     def suggestions(self) -> list[Suggestion]:
         """What changed in the latest images beside the reference, or without one beside the calibration images.
@@ -274,15 +254,16 @@ class MonitorRun:
             digest = file_digest(path) if path is not None and path.is_file() else None
             self.rejected.add(self.monitor.parts - 1, name, digest)
 
-    def _reference_features(self) -> list[list[float]] | None:
-        """Of reference images whose scores lie below the threshold, as of the parts that they are compared with.
+    def _reference_features(self) -> np.ndarray | None:
+        """Of reference images whose scores lie below the monitor's cut, as of the parts that they are compared with.
 
         None where scoring has none at hand.
         """
         pipe, rate = self.pipe, self.settings.false_alarm_rate
         rate = pipe.calibration.supported_rate(rate, self.category)
-        threshold = pipe.calibration.image_threshold(rate, self.category)
-        found: list[list[float]] = []
+        single = pipe.calibration.single_scores_of(self.category)
+        cut = pipe.calibration.image_threshold(rate, self.category) if single is None else conformal_threshold(single, rate)
+        found: list[np.ndarray] = []
         paths = self.reference_images()
         for start in tqdm(range(0, len(paths), self.batch_size), desc="reference", unit="batch", mininterval=1, disable=None):
             images = [read_image(path) for path in paths[start : start + self.batch_size]]
@@ -290,8 +271,8 @@ class MonitorRun:
             if output.pooled_features is None:
                 return None
             of_images = zip(output.pooled_features.astype(float), output.image_scores, strict=True)
-            found += [of_image.tolist() for of_image, score in of_images if score < threshold]
-        return found
+            found += [of_image for of_image, score in of_images if score < cut]
+        return np.array(found)
 
     def _digest_of_reference(self) -> str:
         folder = self.settings.reference
@@ -360,19 +341,6 @@ def _category_index(pipe: DiffADPipeline | Detector, category: str | None) -> in
         raise ValueError(f"a model of several categories: name the one to monitor of {', '.join(pipe.category_names)}")
     indices = pipe.category_indices(category, 1)
     return 0 if indices is None else indices[0]
-
-
-def _read_state(path: Path) -> dict | None:
-    if not path.exists():
-        return None
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"model", "category", "reference_digest", "reference_features", "monitor", "sources"} - set(saved)
-        if not isinstance(saved, dict) or missing:
-            raise ValueError("not the state of a monitor")
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: can't be read ({one_line(error)}); name another --state, or remove the file") from None
-    return saved
 
 
 def _folder_of(table: Path) -> Path | None:

@@ -4,6 +4,7 @@ import math
 
 from ..monitoring.delays import expected_delays
 from ..monitoring.drift_monitor import EMBEDDINGS, FEEDBACK, REJECTS, SCORES, DriftMonitor
+from ..monitoring.references import GROUPED
 from ..monitoring.summary import MonitorSummary, TestLine
 from .monitor import MonitorRun
 
@@ -48,7 +49,7 @@ def _tests(monitor: DriftMonitor) -> list[TestLine]:
 
 
 def _notes(run: MonitorRun) -> list[str]:
-    notes = []
+    notes = [] if run.pipe.calibration.single_scores_of(run.category) is None else [GROUPED]
     if run.settings.feedback is not None:
         reported, missed = len(run.monitor.reported), run.missed
         notes.append(f"feedback: {reported} of the rejected parts were reported as good, {missed} images as missed defects")

@@ -10,20 +10,22 @@ from typing import Any
 import numpy as np
 
 from ..scoring.conformal import check_supported, conformal_threshold, default_rate, threshold_rank
+from ..system.differences import differences
 from .embedding_test import EmbeddingLook, EmbeddingTest
 from .feedback_test import log_evidence as feedback_evidence
 from .history import History
 from .reject_test import RejectTest
+from .saved_values import check_pairs, number, whole
 from .score_test import KINDS, ScoreTest
+from .state_digest import DamagedStateError, LaterStateError, StateError, check_content, with_digest
 from .suggestions import Suggestion
 from .urn import gap_index, group_of_gap, tie_breaker, tie_breakers
 
 FORMAT = 1  # of states
 SCORES, REJECTS, EMBEDDINGS, FEEDBACK = "scores", "reject rate", "embeddings", "feedback"
 WEIGHTS = {SCORES: 3, REJECTS: 1, EMBEDDINGS: 1, FEEDBACK: 1}  # of the tests that there are, in the level
-
-
 FORMER_SETTINGS = {"feedback": False}  # of states that are older than the setting
+LATER_VALUES = (("reported", "feedback_evidence"), ("suggestions", "explained"))  # each pair came with one release
 
 
 def shares_of_level(with_embeddings: bool, with_feedback: bool = False) -> dict[str, float]:
@@ -35,14 +37,16 @@ def shares_of_level(with_embeddings: bool, with_feedback: bool = False) -> dict[
 def without_waiting(saved: dict[str, Any]) -> dict[str, Any]:
     """A state of [`DriftMonitor.to_dict`] without the features that wait for a comparison, which are most of it.
 
-    The parts that come when it is gone on from take their places.
+    The parts that come when it is gone on from take their places. A damaged state stays as it is.
     """
     embeddings = saved.get("embedding_test")
-    return saved if embeddings is None else saved | {"embedding_test": embeddings | {"waiting": ""}}
-
-
-class StateError(ValueError):
-    """A saved state can't be resumed; says why."""
+    if not isinstance(embeddings, dict) or not embeddings.get("waiting"):
+        return saved
+    try:
+        check_content(saved)  # a new digest would hide the damage
+    except DamagedStateError:
+        return saved
+    return with_digest(saved | {"embedding_test": embeddings | {"waiting": ""}})
 
 
 @dataclass(frozen=True)
@@ -84,19 +88,24 @@ class DriftMonitor:
     called defective enter the reject rate only. Methods may be called from several threads: each takes its turn.
 
     Args:
-        calibration_scores: `(n,)` of good parts, behind the model's threshold; in any order.
+        calibration_scores: `(n,)` of good parts, or of groups of images, behind the model's threshold; in any order.
         false_alarm_rate: of the threshold, in (0, 1); None is 5 %, or the smallest rate that n scores support.
         level: in (0, 1).
         defect_rate: share of truly defective parts that is expected, in [0, 1); more rejects than they and the false alarms
             explain are an alarm.
-        reference_features: `(r, D)` pooled features of good parts whose scores lie below the threshold; None leaves the
+        reference_features: `(r, D)` pooled features of good parts whose scores lie below `cut`; None leaves the
             embedding test out, and its part of the level goes to the others.
         seed: of tie-breaking and permutations.
         with_feedback: whether operators' reports of wrongly rejected parts are tested, too; see [`DriftMonitor.set_reports`].
         defers_embeddings: whether embeddings are compared by [`DriftMonitor.test_embeddings`] alone, not by the update that
             makes a comparison due; for programs that must not wait.
+        single_scores: `(n,)` of one image drawn of each group, in any order, where the threshold counts groups of images and
+            parts are single images; each part is then to be shown once. None: parts are as what the threshold counts.
 
     Attributes:
+        threshold: a part with a higher score is called defective.
+        cut: parts up to here are tested by scores and embeddings: the threshold, or of single scores the one of the same rank,
+            which is no higher, because no single score is higher than its group's.
         identity: digest of calibration scores and reference features.
         identity_of_scores: digest of calibration scores alone, by which monitors without reference features are known.
         suggestions: what changed in the images at the latest alarm, by [`DriftMonitor.explain`].
@@ -115,10 +124,12 @@ class DriftMonitor:
         seed: int = 0,
         with_feedback: bool = False,
         defers_embeddings: bool = False,
+        single_scores: np.ndarray | None = None,
     ):
-        scores = np.sort(np.asarray(calibration_scores, dtype=float))
-        if scores.ndim != 1 or not np.isfinite(scores).all():
-            raise ValueError("calibration scores must be a list of finite numbers")
+        of_threshold = _sorted_scores(calibration_scores)
+        scores = of_threshold if single_scores is None else _sorted_scores(single_scores)
+        if len(scores) != len(of_threshold) or (scores > of_threshold).any():
+            raise ValueError("single_scores must be of one image of each group that the calibration scores are the highest of")
         if not 0 < level < 1:
             raise ValueError(f"level must lie between 0 and 1, got {level}")
         if not 0 <= defect_rate < 1:
@@ -126,20 +137,17 @@ class DriftMonitor:
         rate = default_rate(len(scores)) if false_alarm_rate is None else false_alarm_rate
         check_supported(len(scores), rate)
         rank = threshold_rank(len(scores), rate)
-        self.threshold = conformal_threshold(scores, rate)
+        self.threshold, self.cut = conformal_threshold(of_threshold, rate), conformal_threshold(scores, rate)
         self.false_alarm_rate, self.level, self.defect_rate, self.seed = rate, level, defect_rate, seed
         shares = shares_of_level(reference_features is not None, with_feedback)
         self.levels = {name: share * level for name, share in shares.items()}
         self._scores, self._rank, self._breakers = scores, rank, tie_breakers(len(scores), seed)
-        self.score_test = ScoreTest(rank)
+        self._reference_features = reference_features
+        self.score_test, self.reject_test, self.embedding_test = self._new_tests()
         self._group_of_gap = group_of_gap(self.score_test.sizes)
-        self.reject_test = RejectTest(len(scores), rank, defect_rate)
-        self.embedding_test = (
-            None if reference_features is None else EmbeddingTest(reference_features, self.levels[EMBEDDINGS], seed)
-        )
         self._feedback_evidence = -math.inf  # log, as of the latest reports
         self.reported: list[int] = []  # places of parts that operators reported as wrongly rejected
-        self.identity_of_scores, self.identity = self._digests(scores)
+        self.identity_of_scores, self.identity = self._digests(of_threshold)
         self.alarms: dict[str, int] = {}
         self.suggestions: list[Suggestion] = []
         self._explained = 0  # alarms
@@ -168,7 +176,7 @@ class DriftMonitor:
         with self._lock:
             rejected = score > self.threshold
             gap = gap_index(self._scores, self._breakers, score, tie_breaker(self.parts, self.seed))
-            # Of scores equal to the threshold those above it by the tie breaker are called good, but outside the urn.
+            # Parts between cut and threshold, and of equal scores those above by the tie breaker, are good but outside the urn.
             is_below = gap < self._rank
             if not rejected and self.embedding_test is not None:
                 if features is None:
@@ -250,58 +258,74 @@ class DriftMonitor:
     def to_dict(self) -> dict[str, Any]:
         """All that parts have changed, as values JSON can hold; [`DriftMonitor.restore`] goes on from it bit for bit."""
         with self._lock:
-            return {
-                "format": FORMAT,
-                "identity": self.identity,
-                "settings": self._settings(),
-                "parts": self.parts,
-                "alarms": dict(self.alarms),
-                "score_test": self.score_test.state(),
-                "reject_test": self.reject_test.state(),
-                "embedding_test": None if self.embedding_test is None else self.embedding_test.state(),
-                "history": self.history.state(),
-                "reported": self.reported,
-                "feedback_evidence": max(self._feedback_evidence, -1e300),  # JSON has no infinity
-                "suggestions": [asdict(suggestion) for suggestion in self.suggestions],
-                "explained": self._explained,
-            }
+            return with_digest(
+                {
+                    "format": FORMAT,
+                    "identity": self.identity,
+                    "settings": self._settings(),
+                    "parts": self.parts,
+                    "alarms": dict(self.alarms),
+                    "score_test": self.score_test.state(),
+                    "reject_test": self.reject_test.state(),
+                    "embedding_test": None if self.embedding_test is None else self.embedding_test.state(),
+                    "history": self.history.state(),
+                    "reported": self.reported,
+                    "feedback_evidence": max(self._feedback_evidence, -1e300),  # JSON has no infinity
+                    "suggestions": [asdict(suggestion) for suggestion in self.suggestions],
+                    "explained": self._explained,
+                }
+            )
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Goes on from what [`DriftMonitor.to_dict`] gave, in a monitor of the same scores and settings.
+        """Goes on from what [`DriftMonitor.to_dict`] gave, in a monitor of the same scores and settings, or changes nothing.
 
         Raises:
-            StateError: if it is of other scores, references or settings, or damaged.
+            DamagedStateError: if it is damaged.
+            StateError: if it is of other scores, references or settings.
         """
         try:
             if saved["format"] > FORMAT:
-                raise StateError("written by a later release of diffad")
+                raise LaterStateError
+            check_content(saved)
             if different := self.other_settings(saved):
                 raise StateError(different)
             if saved["identity"] != self.identity:
                 raise StateError("of another model, calibration or reference")
-            with self._lock:
-                self.parts, self.alarms = int(saved["parts"]), dict(saved["alarms"])
-                self.score_test.restore(saved["score_test"])
-                self.reject_test.restore(saved["reject_test"])
-                self.history = History.restored(saved["history"])
-                self.reported = [int(place) for place in saved.get("reported", ())]
-                self._feedback_evidence = float(saved.get("feedback_evidence", -math.inf))
-                self.suggestions = [Suggestion(**suggestion) for suggestion in saved.get("suggestions", ())]
-                self._explained = int(saved.get("explained", 0))
-                if self.embedding_test is not None:
-                    self.embedding_test.restore(saved["embedding_test"])
+            check_pairs(saved, LATER_VALUES)
+            # All of it is read before anything is changed
+            parts, alarms = whole(saved["parts"]), {name: whole(part) for name, part in saved["alarms"].items()}
+            score_test, reject_test, embedding_test = self._new_tests()
+            score_test.restore(saved["score_test"])
+            reject_test.restore(saved["reject_test"])
+            if embedding_test is not None:
+                embedding_test.restore(saved["embedding_test"])
+            history = History.restored(saved["history"])
+            reported = list(map(whole, saved.get("reported", [])))
+            evidence = number(saved.get("feedback_evidence", -math.inf))
+            found = [Suggestion.restored(suggestion) for suggestion in saved.get("suggestions", [])]
+            explained = whole(saved.get("explained", 0))
         except StateError:
             raise
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise StateError(f"damaged ({type(error).__name__}: {error})") from error
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+            raise DamagedStateError(f"{type(error).__name__}: {error}") from error
+        with self._testing, self._lock:
+            self.parts, self.alarms, self.history = parts, alarms, history
+            self.score_test, self.reject_test, self.embedding_test = score_test, reject_test, embedding_test
+            self.reported, self._feedback_evidence = reported, evidence
+            self.suggestions, self._explained = found, explained
+
+    def _new_tests(self) -> tuple[ScoreTest, RejectTest, EmbeddingTest | None]:
+        """The tests before the first part."""
+        reference = self._reference_features
+        return (
+            ScoreTest(self._rank),
+            RejectTest(len(self._scores), self._rank, self.defect_rate),
+            None if reference is None else EmbeddingTest(reference, self.levels[EMBEDDINGS], self.seed),
+        )
 
     def other_settings(self, saved: dict[str, Any]) -> str:
         """Settings that a saved state has otherwise than this monitor, such as `level 0.05 there, 0.1 now`; empty for none."""
-        return ", ".join(
-            f"{name.replace('_', ' ')} {saved['settings'].get(name)} there, {value} now"
-            for name, value in self._settings().items()
-            if saved["settings"].get(name, FORMER_SETTINGS.get(name)) != value
-        )
+        return differences(saved["settings"], self._settings(), FORMER_SETTINGS)
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -313,8 +337,10 @@ class DriftMonitor:
             "seed": self.seed,
         }
 
-    def _digests(self, scores: np.ndarray) -> tuple[str, str]:
-        digest = hashlib.sha256(scores.tobytes())
+    def _digests(self, of_threshold: np.ndarray) -> tuple[str, str]:
+        digest = hashlib.sha256(of_threshold.tobytes())
+        if self._scores is not of_threshold:
+            digest.update(self._scores.tobytes())
         of_scores = digest.hexdigest()[:16]
         if self.embedding_test is not None:
             digest.update(self.embedding_test.reference.tobytes())
@@ -339,3 +365,10 @@ class DriftMonitor:
             looks=[] if self.embedding_test is None else list(self.embedding_test.looks),
             likely_kind=kinds[int(self.score_test.kinds[0].argmax())],
         )
+
+
+def _sorted_scores(values: np.ndarray) -> np.ndarray:
+    scores = np.sort(np.asarray(values, dtype=float))
+    if scores.ndim != 1 or not np.isfinite(scores).all():
+        raise ValueError("calibration scores must be a list of finite numbers")
+    return scores

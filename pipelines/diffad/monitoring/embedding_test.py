@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .saved_values import check_pairs, number, numbers, whole
 from .urn import unspent
 
 LOOKS = (25, 50, 100, 200)  # parts of a block after which it is compared; the last is the whole block
@@ -30,6 +31,7 @@ FIRST_DRAWN, AT_ONCE = 100, 2000  # divisions, most often few are enough
 REGULARIZATION = 0.1  # of correlations
 MOST_BLOCKS_WAITING = 2
 KEPT_LOOKS = 100  # in the state, for people to read
+LATER_VALUES = (("block", "looked"), ("to_skip", "level"))  # of states; each pair came with one release
 
 
 def block_level(block: int, level: float) -> float:
@@ -220,17 +222,23 @@ class EmbeddingTest:
         }
 
     def restore(self, state: dict) -> None:
-        """Takes over what [`EmbeddingTest.state`] gave, or that of an earlier release.
+        """Takes over what [`EmbeddingTest.state`] gave, or that of an earlier release; an error leaves the test in neither.
 
         Those compared every block; earlier ones still full blocks only. After the first blocks the test begins anew then, with
         what such a state's blocks have left of the level.
+
+        Raises:
+            ValueError, TypeError, KeyError: if it is damaged.
         """
+        check_pairs(state, LATER_VALUES)
         self.waiting = _features_of(state["waiting"], self.reference.shape[1])
-        self.looks = [(p_value, allowed) for p_value, allowed in state["blocks"]]
-        self.block, self.looked = int(state.get("block", len(self.looks))), int(state.get("looked", 0))
-        self.to_skip = int(state.get("to_skip", 0))
+        self.looks = [(number(p_value), number(allowed)) for p_value, allowed in state["blocks"]]
+        self.block, self.looked = whole(state.get("block", len(self.looks))), whole(state.get("looked", 0))
+        if self.looked >= len(LOOKS):
+            raise ValueError(f"{self.looked} looks at a block")
+        self.to_skip = whole(state.get("to_skip", 0))
         if "level" in state:
-            self.level = float(state["level"])
+            self.level = number(state["level"])
         elif self.block >= FIRST_BLOCKS:
             self.level = level_after(self.block, self.level)
             self.block, self.looked, self.waiting = 0, 0, []
@@ -240,4 +248,4 @@ def _features_of(saved: str | list[list[float]], length: int) -> list[np.ndarray
     """Features as [`EmbeddingTest.state`] writes them; earlier releases wrote lists of numbers."""
     if isinstance(saved, str):
         return list(np.frombuffer(base64.b64decode(saved, validate=True), dtype="<f8").reshape(-1, length))
-    return list(np.array(saved, dtype=float).reshape(len(saved), length))
+    return [] if saved == [] else list(numbers(saved, None, length))

@@ -1,5 +1,7 @@
 """The course of evidence over any number of parts in bounded memory."""
 
+from .saved_values import number, whole
+
 MOST_POINTS = 1000
 
 
@@ -29,5 +31,12 @@ class History:
 
     @classmethod
     def restored(cls, state: dict) -> "History":
-        """The history that [`History.state`] gave."""
-        return cls(int(state["stride"]), [tuple(point) for point in state["points"]])
+        """The history that [`History.state`] gave.
+
+        Raises:
+            ValueError, TypeError, KeyError: if it is damaged.
+        """
+        points = [(whole(parts), *map(number, values)) for parts, *values in state["points"]]
+        if whole(state["stride"]) < 1 or len({len(point) for point in points}) > 1:
+            raise ValueError("the history is no curve")
+        return cls(whole(state["stride"]), points)

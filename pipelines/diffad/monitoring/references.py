@@ -3,6 +3,7 @@
 Let T be the threshold, the k-th of n calibration scores. Given T the k - 1 images below it are independent draws of good parts
 with scores below T, and so are production's good parts that are called good. So the two are exchangeable, whatever features and
 scores have to do with each other; images that the model was trained on are not, because their scores are lower.
+Where thresholds count groups of images, T is the k-th of the scores of one image drawn of each group; the images are those.
 """
 
 import numpy as np
@@ -11,6 +12,10 @@ from ..scoring.conformal import threshold_rank
 from ..scoring.reference_parts import ReferenceParts
 from .embedding_test import LEAST_REFERENCES
 
+GROUPED = (
+    "the model was calibrated by groups of images; production is compared with one image of each group, so that it must show "
+    "one image of each part, no more"
+)
 NO_FEATURES = "the model does not hold the features of its calibration images; calibrate it anew, then export it anew"
 
 

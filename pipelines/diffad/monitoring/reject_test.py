@@ -20,6 +20,7 @@ scores it does not learn r from production, because it asks for the rate that wa
 import numpy as np
 from scipy.special import betaln, gammaln, logsumexp
 
+from .saved_values import number, numbers, whole
 from .urn import closest_start, unspent
 
 FACTORS = (1.5, 3.0, 10.0)  # f, about by how much rejects of good parts become more frequent
@@ -104,11 +105,12 @@ class RejectTest:
         }
 
     def restore(self, state: dict) -> None:
-        """Takes over what [`RejectTest.state`] gave, bit for bit."""
-        self.parts, self.rejects[0] = state["parts"], state["rejects"]
-        self.starts, self.log_priors = list(state["starts"]), list(state["log_priors"])
-        self.rejects_before[0, : len(self.starts)] = state["rejects_before"]
-        self.log_evidence[0] = state["log_evidence"]
+        """Takes over what [`RejectTest.state`] gave, bit for bit; an error leaves the test in neither state."""
+        self.parts, self.rejects[0] = whole(state["parts"]), whole(state["rejects"])
+        self.starts = list(map(whole, state["starts"]))
+        self.log_priors = numbers(state["log_priors"], len(self.starts)).tolist()
+        self.rejects_before[0, : len(self.starts)] = numbers(state["rejects_before"], len(self.starts))
+        self.log_evidence[0] = number(state["log_evidence"])
 
     def _open_slot(self) -> None:
         """Begins to count for a change from now on; without a free slot the later of two close times is given up."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from .feedback_list import FeedbackList
+from .saved_values import text, whole
 
 MOST_PARTS = 20_000  # whose reports are waited for; a report on an earlier part is not counted, which raises no alarm
 
@@ -42,3 +43,13 @@ class RejectedParts:
     def to_dict(self) -> dict:
         """The parts in values that JSON can hold, which later changes leave alone."""
         return {"latest": list(self.latest), "found": dict(self.found)}
+
+    @classmethod
+    def restored(cls, saved: dict) -> "RejectedParts":
+        """The parts that [`RejectedParts.to_dict`] gave.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: if they are damaged.
+        """
+        latest = [(whole(place), text(name), digest and text(digest)) for place, name, digest in saved["latest"]]
+        return cls(latest, {digest: whole(place) for digest, place in saved["found"].items()})

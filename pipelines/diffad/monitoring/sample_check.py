@@ -19,19 +19,25 @@ LEVEL = 0.05  # probability that a sample of unchanged production is refused, at
 MONITOR_SHARE = 0.8  # of the level; the rest is of the test for parts that were let pass
 
 
-def sample_objection(calibration_scores: np.ndarray, scores: Sequence[float], level: float = LEVEL) -> str | None:
+def sample_objection(
+    calibration_scores: np.ndarray,
+    scores: Sequence[float],
+    level: float = LEVEL,
+    single_scores: np.ndarray | None = None,
+) -> str | None:
     """What speaks against good parts being a random sample of the production that a model was calibrated on; None if nothing.
 
     Args:
         calibration_scores: `(n,)` of the model.
         scores: image scores of the parts under the model, in an order that does not depend on them.
         level: probability that an unchanged sample is objected to, at most.
+        single_scores: `(n,)` of one image drawn of each group, where the calibration scores are the highest of groups.
     """
     n, rate = len(calibration_scores), default_rate(len(calibration_scores))
     rank = threshold_rank(n, rate)
     if rank < 2:  # a single score tells nothing
         return None
-    monitor = DriftMonitor(calibration_scores, level=MONITOR_SHARE * level)
+    monitor = DriftMonitor(calibration_scores, level=MONITOR_SHARE * level, single_scores=single_scores)
     for score in scores:
         monitor.update(float(score))
     state = monitor.state
@@ -42,7 +48,7 @@ def sample_objection(calibration_scores: np.ndarray, scores: Sequence[float], le
             f"{state.parts}; {state.rejected} called defective)"
         )
     passed = math.exp(log_probability(np.array(0), np.array(state.parts), n + 1 - rank, rank))
-    if state.rejected == 0 and passed <= (1 - MONITOR_SHARE) * level:
+    if passed <= (1 - MONITOR_SHARE) * level and max(scores) <= monitor.cut:
         return (
             f"the model calls none of {state.parts} defective, where {rate:.1%} are expected (p = {passed:.2g}): these look "
             "like parts that it let pass, on which thresholds would sink; add the good parts that were rejected"

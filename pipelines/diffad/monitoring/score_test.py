@@ -21,6 +21,7 @@ move from bet to bet at any time, so that M stays a martingale.
 
 import numpy as np
 
+from .saved_values import numbers, whole
 from .urn import closest_start, group_sizes, normal_tilt, unspent, urn_probabilities
 
 # Kind of change: mean and standard deviation of normal scores after it, and its prior probability.
@@ -124,11 +125,12 @@ class ScoreTest:
         return {"parts": self.parts, "starts": self.starts, "counts": self.counts[0].tolist(), **arrays}
 
     def restore(self, state: dict) -> None:
-        """Takes over what [`ScoreTest.state`] gave, bit for bit."""
-        self.parts, self.starts = state["parts"], list(state["starts"])
-        self.counts[0] = state["counts"]
+        """Takes over what [`ScoreTest.state`] gave, bit for bit; an error leaves the test in neither state."""
+        self.parts, self.starts = whole(state["parts"]), list(map(whole, state["starts"]))
+        self.counts[0] = numbers(state["counts"], self.counts.shape[1])
         for name in SLOT_STATES:
-            getattr(self, name)[0, : len(self.starts)] = state[name]
+            of_slots = getattr(self, name)[0]
+            of_slots[: len(self.starts)] = numbers(state[name], len(self.starts), of_slots.shape[1])
 
     def _bet_on_change_now(self) -> None:
         """Moves the prior wealth of a change before the next part to the newest slot, every 10 parts to a new one."""

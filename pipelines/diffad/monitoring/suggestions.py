@@ -12,7 +12,9 @@ from scipy.stats import mannwhitneyu
 
 from ..imaging.image_statistics import look_of, statistics_of
 from ..scoring.reference_parts import LEAST_PARTS, ReferenceParts
+from .saved_values import number, text
 
+RECENT_PARTS = 50  # the latest ones, whose images explain an alarm
 SIGNIFICANCE = 0.01  # of all statistics together
 # By the names of [`diffad.imaging.image_statistics`], the words for more and for less of it.
 WORDS = {
@@ -44,6 +46,15 @@ class Suggestion:
     now: float
     deviations: float
     p_value: float
+
+    @classmethod
+    def restored(cls, saved: dict) -> "Suggestion":
+        """Of the fields by their names.
+
+        Raises:
+            ValueError, TypeError: if they are damaged.
+        """
+        return cls(**{name: (text if name in ("name", "words") else number)(value) for name, value in saved.items()})
 
     def __str__(self) -> str:
         return f"{self.words} ({self.name} {self.before:.3g} before, {self.now:.3g} now)"

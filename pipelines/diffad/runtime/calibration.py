@@ -51,6 +51,11 @@ class StoredCalibration(Judging):
         """Highest pixels `(n,)` of the anomaly maps of these images, ascending."""
         return np.array(self.of_categories[category].maxima, dtype=np.float32)
 
+    def single_scores_of(self, category: int = 0) -> np.ndarray | None:
+        """Image scores `(n,)`, ascending, of one image drawn of each of a category's groups; None where there are none."""
+        scores = self.of_categories[category].single_scores
+        return None if scores is None else np.array(scores, dtype=np.float32)
+
     def reference_parts(self, category: int = 0) -> ReferenceParts | None:
         """What these images look like, for the monitor; None where the folder does not hold it."""
         return self._references(category)

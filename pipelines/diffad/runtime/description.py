@@ -23,10 +23,16 @@ class ExportError(ValueError):
 
 @dataclass(frozen=True)
 class CalibrationScores:
-    """What the images behind one category's thresholds score in one runtime and precision, both ascending `(n,)`."""
+    """What the images behind one category's thresholds score in one runtime and precision, all ascending `(n,)`.
+
+    Args:
+        scores, maxima: of the images, or the highest ones of each group of them.
+        single_scores: of one image drawn of each group; None where there are no groups.
+    """
 
     scores: tuple[float, ...]
     maxima: tuple[float, ...]
+    single_scores: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +156,12 @@ def _score(saved: Mapping[str, object]) -> ScoreConfig:
 
 
 def _calibrations(saved: Mapping[str, list]) -> dict[str, tuple[CalibrationScores, ...]]:
-    return {name: tuple(CalibrationScores(tuple(c["scores"]), tuple(c["maxima"])) for c in of) for name, of in saved.items()}
+    return {name: tuple(map(_calibration_scores, of_categories)) for name, of_categories in saved.items()}
+
+
+def _calibration_scores(saved: Mapping[str, list]) -> CalibrationScores:
+    single = saved.get("single_scores")  # which earlier releases did not write
+    return CalibrationScores(tuple(saved["scores"]), tuple(saved["maxima"]), None if single is None else tuple(single))
 
 
 def _statistics(saved: list[Mapping[str, list]]) -> tuple[Statistics, ...]:

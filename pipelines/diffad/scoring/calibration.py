@@ -49,11 +49,13 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
         num_calibration_images: n, the images behind the thresholds; 0 before fitting. For a model of several categories one
             number for each, and every category has its own statistics and thresholds under the one score.
         num_features: D of these images' pooled features, by which the monitor knows them; 0 where they are not known.
+        by_groups: whether they are groups of images, each with the highest score of its images; then the scores of one image
+            drawn of each group are kept, too, for the monitor.
     """
 
     config_name = "config.json"
     _keep_in_fp32_modules = [
-        *("term_mean", "term_std", "tail_knots", "tail_scale", "tail_shape", "verdict_mean", "verdict_std"),
+        *("term_mean", "term_std", "tail_knots", "tail_scale", "tail_shape", "verdict_mean", "verdict_std", "single_scores"),
         *("calibration_scores", "calibration_maxima", "calibration_features", "calibration_statistics", "mean_squares"),
     ]
 
@@ -81,6 +83,7 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
         roi_share: float = 1.0,
         num_calibration_images: int | tuple[int, ...] = 0,
         num_features: int = 0,
+        by_groups: bool = False,
     ):
         super().__init__()
         # The settings of the score; made first, because it checks them
@@ -101,7 +104,9 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
             self.register_buffer("verdict_std", torch.ones(len(counts) * len(self.config.verdict)))
         self.register_buffer("calibration_scores", torch.zeros(sum(counts)))
         self.register_buffer("calibration_maxima", torch.zeros(sum(counts)))
-        if num_features:  # in the order of the scores
+        if by_groups:
+            self.register_buffer("single_scores", torch.zeros(sum(counts)))
+        if num_features:  # in the order of the scores, of single images where there are
             self.register_buffer("calibration_features", torch.zeros(sum(counts), num_features))
             self.register_buffer("calibration_statistics", torch.zeros(sum(counts), len(STATISTICS)))
             self.register_buffer("mean_squares", torch.zeros(len(counts), POSITION_SIDE, POSITION_SIDE))
@@ -140,7 +145,7 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
         for name in ("term_std", "tail_scale", "tail_shape", "verdict_std"):
             if hasattr(self, name) and not (getattr(self, name) > 0).all():
                 raise ValueError(f"{name} is not positive")
-        for name in ("calibration_scores", "calibration_maxima"):
+        for name in ("calibration_scores", "calibration_maxima", *["single_scores"] * self.config.by_groups):
             for of_category in getattr(self, name).split(self.images_per_category):
                 if not (of_category.diff() >= 0).all():
                     raise ValueError(f"{name} is not sorted")
@@ -164,6 +169,10 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
     def calibration_maxima_of(self, category: int = 0) -> np.ndarray:
         """Highest pixels `(n,)` of the anomaly maps of these images, ascending."""
         return self._of_category(self.calibration_maxima, category)
+
+    def single_scores_of(self, category: int = 0) -> np.ndarray | None:
+        """Image scores `(n,)`, ascending, of one image drawn of each of a category's groups; None where there are none."""
+        return self._of_category(self.single_scores, category) if self.config.by_groups else None
 
     def reference_parts(self, category: int = 0) -> ReferenceParts | None:
         """What a category's calibration images look like, for the monitor; None where it was not kept."""
@@ -344,25 +353,38 @@ class Calibration(Judging, Float32ModelMixin, ConfigMixin):
             getattr(self, name)[category * len(values) : (category + 1) * len(values)] = torch.from_numpy(values).float()
 
     def set_scores(
-        self, scores: Sequence[np.ndarray], maxima: Sequence[np.ndarray], references: Sequence[ReferenceParts] | None = None
+        self,
+        scores: Sequence[np.ndarray],
+        maxima: Sequence[np.ndarray],
+        references: Sequence[ReferenceParts] | None = None,
+        single_scores: Sequence[np.ndarray] | None = None,
     ) -> None:
         """Sets what thresholds and p-values come from.
 
         Args:
-            scores, maxima: for each category `(n,)`, image scores and highest pixels of its calibration images.
-            references: for each category what these images look like, in the order of `scores`; None keeps nothing of it.
+            scores, maxima: for each category `(n,)`, image scores and highest pixels of its calibration images, or groups.
+            references: for each category what these images look like, in the order of `single_scores`, or without these of
+                `scores`; None keeps nothing of it.
+            single_scores: for each category `(n,)`, image scores of one image drawn of each group; None where each is one.
 
         Raises:
             ValueError: if one is not finite.
         """
-        joined = [torch.from_numpy(np.concatenate([np.sort(v) for v in values])).float() for values in (scores, maxima)]
+        given = (scores, maxima, single_scores or [])
+        joined = [torch.from_numpy(np.concatenate([np.sort(v) for v in values] or [[]])).float() for values in given]
         if not all(values.isfinite().all() for values in joined):
             raise ValueError("scores of the calibration images are not finite; use float32 or bfloat16 weights")
         counts = [len(of_category) for of_category in scores]
         one = isinstance(self.config.num_calibration_images, int)
         self.register_to_config(num_calibration_images=counts[0] if one else counts)
-        self.calibration_scores, self.calibration_maxima = (values.to(self.term_mean.device) for values in joined)
-        self._set_references([] if references is None else [r.sorted_by(s) for r, s in zip(references, scores, strict=True)])
+        self.register_to_config(by_groups=single_scores is not None)
+        self._buffers.pop("single_scores", None)
+        joined = [values.to(self.term_mean.device) for values in joined]
+        self.calibration_scores, self.calibration_maxima = joined[:2]
+        if single_scores is not None:
+            self.register_buffer("single_scores", joined[2])
+        of_images = scores if single_scores is None else single_scores
+        self._set_references([] if references is None else [r.sorted_by(s) for r, s in zip(references, of_images, strict=True)])
 
     def _set_references(self, references: Sequence[ReferenceParts]) -> None:
         self.register_to_config(num_features=references[0].features.shape[1] if references else 0)

@@ -10,6 +10,7 @@ from ..imaging.image_statistics import Look, look_of
 from ..imaging.preprocessing import ImageInput
 from .calibration import Calibration
 from .config import SCALE_TERMS, ScoreConfig
+from .drawn_images import drawn_images
 from .inputs import ImageBatch, InputReader
 from .reference_parts import ReferenceParts
 from .scorer import Scorer
@@ -96,15 +97,19 @@ def fit_calibration(
         if features is not None:
             pooled |= zip(batch.indices, features.float().cpu().numpy(), strict=True)
             looks |= {index: look_of(image) for index, image in zip(batch.indices, batch.originals, strict=True)}
+    seed = calibrations[0].score_config.seed
+    drawn = [drawn_images(of_category, seed) for of_category in for_thresholds]
+    by_groups = any(of_category is not None for of_category in drawn)
+    single = [np.concatenate(g) if d is None else d for d, g in zip(drawn, for_thresholds, strict=True)]  # image of each group
     for of_one, calibration in zip(results, calibrations, strict=True):
         of_groups = [
             [np.array([values[group].max() for group in of_category]) for of_category in for_thresholds] for values in of_one
         ]
         references = None
-        if pooled and calibration.score_config.sees_features:  # of each group the image whose score is the group's
-            highest = [[group[of_one[0, group].argmax()] for group in of_category] for of_category in for_thresholds]
-            references = [ReferenceParts.of(np.stack([pooled[i] for i in h]), [looks[i] for i in h]) for h in highest]
-        calibration.set_scores(*of_groups, references)
+        if pooled and calibration.score_config.sees_features:
+            references = [ReferenceParts.of(np.stack([pooled[i] for i in s]), [looks[i] for i in s]) for s in single]
+        single_scores = [of_one[0, of_category] for of_category in single] if by_groups else None
+        calibration.set_scores(*of_groups, references, single_scores)
 
 
 def term_statistics(scorer: Scorer, batches: Iterable[ImageBatch], batch_size: int) -> dict[int, TermStatistics]:

@@ -50,8 +50,15 @@ class Judging(ABC):
         """Ascending highest pixels of the same images' anomaly maps."""
 
     @abstractmethod
+    def single_scores_of(self, category: int = 0) -> np.ndarray | None:
+        """Where the thresholds count groups of images, ascending scores of one image drawn of each; None where they don't.
+
+        Single images of production are compared with these; see [`diffad.scoring.drawn_images`].
+        """
+
+    @abstractmethod
     def reference_parts(self, category: int = 0) -> ReferenceParts | None:
-        """What the same images look like, for the monitor; None where it was not kept."""
+        """What the same images look like, of groups those of `single_scores_of`, for the monitor; None where not kept."""
 
     @accepts_former_names(class_labels="categories")
     def p_values(self, scores: np.ndarray, categories: Sequence[int] | None = None) -> np.ndarray:

@@ -12,7 +12,7 @@ LEAST_PARTS = 8  # from fewer nothing is said of what changed, and their mean pi
 
 @dataclass(frozen=True)
 class ReferenceParts:
-    """The n calibration images of one category, in the order of their ascending scores.
+    """The n calibration images of one category, of groups one drawn of each, in the order of their ascending scores.
 
     Args:
         features: `(n, D)` float32, spatial means of the extractor's features.

@@ -71,6 +71,7 @@ def describe(model: "DiffADPipeline | Detector", settings: ServeSettings) -> Mod
         category_names=None if model.category_names is None else tuple(model.category_names),
         no_repair=no_repair,
         calibration_scores=tuple(tuple(calibration.calibration_scores_of(category).tolist()) for category in rates),
+        single_scores=tuple(None if s is None else tuple(s.tolist()) for s in map(calibration.single_scores_of, rates)),
         false_alarm_rates=tuple(rates.values()),
         references=tuple(map(calibration.reference_parts, rates)),
     )

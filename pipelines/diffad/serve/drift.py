@@ -2,28 +2,26 @@
 
 import hashlib
 import io
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from ..imaging.reading import read_image
-from ..monitoring.drift_monitor import EMBEDDINGS, DriftMonitor, StateError, without_waiting
+from ..monitoring.drift_monitor import EMBEDDINGS, DriftMonitor
 from ..monitoring.feedback_list import FeedbackList
-from ..monitoring.references import embedding_reference
+from ..monitoring.lines import alarm_line, explanation_line
+from ..monitoring.references import GROUPED, embedding_reference
 from ..monitoring.rejected_parts import RejectedParts
+from ..monitoring.state_digest import DamagedStateError, StateError, with_digest
 from ..monitoring.suggestions import suggested_changes
 from ..scoring.reference_parts import LEAST_PARTS
-from ..system.atomic import write_text
-from ..system.text import one_line
 from .messages import ModelInfo, SentImage
 from .metrics import Metrics
 
 LOG = logging.getLogger("uvicorn.error")
-FORMAT = 1
 
 
 class CategoryMonitors:
@@ -32,43 +30,65 @@ class CategoryMonitors:
     Args:
         info: of the model.
         level: probability that unchanged production ever raises an alarm.
-        saved: states of models by their keys, as [`read_states`] gives them; one of this model and these settings is gone on
-            from.
+        saved: states of models by their keys, as [`diffad.serve.saved_states.read_states`] gives them; one of this model and
+            these settings is gone on from, in all categories or in none.
         with_feedback: whether operators' reports of wrongly rejected parts are tested, too.
 
-    Raises:
-        StateError: if that is damaged.
+    Attributes:
+        damage: why that state could not be gone on from; None if it could, or there is none.
     """
 
     def __init__(self, info: ModelInfo, level: float, saved: Mapping[str, dict], with_feedback: bool = False):
         names = info.category_names or (None,)
         scores, rates = info.calibration_scores, info.false_alarm_rates
         self.references = dict(zip(names, info.references or [None] * len(names), strict=True))
-        self.monitors, self.not_tested = {}, {}
-        for name, of_category, rate in zip(names, scores, rates, strict=True):
+        of_single_images = info.single_scores or [None] * len(names)
+        self.not_tested, begin = {}, {}
+        for name, of_category, single, rate in zip(names, scores, of_single_images, rates, strict=True):
             features, self.not_tested[name] = embedding_reference(self.references[name], rate)
             options = {"with_feedback": with_feedback, "defers_embeddings": True, "reference_features": features}
-            self.monitors[name] = DriftMonitor(of_category, rate, level / len(names), **options)
+            begin[name] = partial(DriftMonitor, of_category, rate, level / len(names), single_scores=single, **options)
+        self.monitors = {name: of_category() for name, of_category in begin.items()}
         self.rejected = {name: RejectedParts() for name in names} if with_feedback else {}
         settings = (info, level, with_feedback) if with_feedback else (info, level)
         if not all(self.not_tested.values()):
             settings = (*settings, "embeddings")
+        if any(of_single_images):
+            LOG.warning("the monitor: %s", GROUPED)
+            settings = (*settings, tuple(of_single_images))
         self.key = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
-        for name, state in saved.get(self.key, {}).items():
-            self.monitors[name or None].restore(state)
-            if with_feedback:
-                self.rejected[name or None] = _restored(state)
+        self.damage: str | None = None
+        if self.key in saved:
+            try:
+                self._restore(saved[self.key])
+            except StateError as error:
+                self.damage = str(error)
+                self.monitors = {name: of_category() for name, of_category in begin.items()}
         self._said = {name: set(monitor.alarms) for name, monitor in self.monitors.items()}
         if saved and self.key not in saved:
             LOG.warning("the monitor begins anew: %s", self._why_anew(saved))
+
+    def _restore(self, saved: Mapping[str, dict]) -> None:
+        """Goes on from a state. Some monitors may have done so when it raises.
+
+        Raises:
+            StateError: if that of a category is damaged.
+        """
+        if {name or "" for name in self.monitors} != saved.keys():
+            raise DamagedStateError(f"it has the categories {', '.join(map(repr, saved))}")
+        rejected = {name: _rejected_parts(saved[name or ""]) for name in self.rejected}
+        for name, monitor in self.monitors.items():
+            monitor.restore(saved[name or ""])
+        self.rejected = rejected
 
     def _why_anew(self, saved: Mapping[str, dict]) -> str:
         """What its settings were when a state of these calibration scores was saved last, or that there is none."""
         for of_model in reversed(saved.values()):
             for name, state in of_model.items():
                 monitor = self.monitors.get(name or None)
-                if monitor is not None and state["identity"] in (monitor.identity, monitor.identity_of_scores):
-                    return monitor.other_settings(state) or "another model with the same calibration scores"
+                with suppress(KeyError, AttributeError):  # a damaged state of another model
+                    if monitor is not None and state["identity"] in (monitor.identity, monitor.identity_of_scores):
+                        return monitor.other_settings(state) or "another model with the same calibration scores"
         return "no state of this model was saved"
 
     def update(self, rows: Sequence[dict], features: Sequence[np.ndarray | None] | None = None) -> None:
@@ -105,16 +125,16 @@ class CategoryMonitors:
     def _explain(self, name: str | None, images: Sequence[SentImage], alarms: Sequence[str]) -> None:
         monitor = self.monitors[name]
         read = (read_image(io.BytesIO(image.data), image.name) for image in images)
-        monitor.explain(suggested_changes(self.references[name], read), len(alarms))
-        changes = "; ".join(map(str, monitor.suggestions)) or "nothing that statistics tell"
-        LOG.warning("changed in the latest images%s (%s): %s", _of_category(name), ", ".join(alarms), changes)
+        found = suggested_changes(self.references[name], read)
+        monitor.explain(found, len(alarms))
+        LOG.warning("%s", explanation_line(alarms, found, name))
 
     def _say_alarms(self) -> None:
         """Logs each alarm once, also where nothing can explain it; called in the server's own thread."""
         for name, monitor in self.monitors.items():
             for test in [test for test in list(monitor.alarms) if test not in self._said[name]]:
                 self._said[name].add(test)
-                LOG.warning("ALARM of the monitor%s (%s): production is not as calibrated", _of_category(name), test)
+                LOG.warning("%s", alarm_line(test, name))
 
     def take_feedback(self, feedback: FeedbackList) -> None:
         """Takes the operators' latest words on parts that were judged before."""
@@ -165,72 +185,14 @@ class CategoryMonitors:
 
     def state(self) -> dict:
         """All that parts have changed, as values JSON can hold."""
-        return {
-            name or "": monitor.to_dict() | ({"rejected": self.rejected[name].to_dict()} if self.rejected else {})
-            for name, monitor in self.monitors.items()
-        }
+        states = {name or "": monitor.to_dict() for name, monitor in self.monitors.items()}
+        for name, rejected in self.rejected.items():
+            states[name or ""] = with_digest(states[name or ""] | {"rejected": rejected.to_dict()})
+        return states
 
 
-def _of_category(name: str | None) -> str:
-    return "" if name is None else f" of {name}"
-
-
-def _restored(state: dict) -> RejectedParts:
+def _rejected_parts(state: dict) -> RejectedParts:
     try:
-        return RejectedParts(**state["rejected"])
-    except (KeyError, TypeError) as error:
-        raise StateError(f"damaged ({type(error).__name__}: {error})") from error
-
-
-class SavedStates:
-    """States of monitors by the keys of their models, in a file.
-
-    Args:
-        path: of the file, which need not exist; None keeps them in memory.
-
-    Raises:
-        ValueError: if the file holds something else.
-    """
-
-    def __init__(self, path: Path | None):
-        self.path = path
-        self.of_models = {} if path is None else read_states(path)
-        self._written = dict(self.of_models)
-
-    def take(self, drift: CategoryMonitors) -> None:
-        """Takes the state of the model that serves, in the thread that changes it.
-
-        Those of other models keep no features that wait for a comparison, so that the file stays small.
-        """
-        for key, of_model in self.of_models.items():
-            self.of_models[key] = {name: without_waiting(state) for name, state in of_model.items()}
-        self.of_models[drift.key] = drift.state()
-
-    def write(self) -> None:
-        """Writes the file, whole or not at all, if a state is new; a full disk is logged."""
-        if self.path is None or self.of_models == self._written:
-            return
-        states = dict(self.of_models)
-        try:
-            write_text(self.path, json.dumps({"format": FORMAT, "models": states}) + "\n")
-            self._written = states
-        except OSError as error:
-            LOG.error("the monitor's state could not be saved: %s", error)
-
-
-def read_states(path: Path) -> dict[str, dict]:
-    """States of each model's monitors by category.
-
-    Raises:
-        ValueError: if the file holds something else.
-    """
-    if not path.exists():
-        return {}
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        states = [state for of_model in saved["models"].values() for state in of_model.values()]
-        if saved["format"] > FORMAT or not all({"identity", "settings"} <= set(state) for state in states):
-            raise ValueError("not the state of a server")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path}: can't be read ({one_line(error)}); name another --monitor-state, or remove it") from None
-    return saved["models"]
+        return RejectedParts.restored(state["rejected"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DamagedStateError(f"{type(error).__name__}: {error}") from error

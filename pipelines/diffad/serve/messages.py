@@ -58,6 +58,7 @@ class ModelInfo:
         calibration_scores: of each category, behind its threshold.
         false_alarm_rates: of each category.
         references: of each category what its calibration images look like, where that is known.
+        single_scores: of each category, where its threshold counts groups of images, of one image drawn of each group.
     """
 
     digest: str
@@ -66,6 +67,7 @@ class ModelInfo:
     calibration_scores: tuple[tuple[float, ...], ...]
     false_alarm_rates: tuple[float, ...]
     references: tuple[ReferenceParts | None, ...] = field(default=(), compare=False, repr=False)
+    single_scores: tuple[tuple[float, ...] | None, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ async def serve(load: Load, path: str, settings: ServeSettings, listening: socke
     """Loads the model, then serves until SIGTERM or SIGINT; accepted requests are answered before it returns.
 
     Raises:
-        ValueError: if the model can't be loaded, or the monitor's state not be used.
+        ValueError: if the model can't be loaded, or the file of feedback holds something else.
     """
     service = Service(load, path, settings)
     try:

@@ -9,16 +9,16 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Any
 
-from ..monitoring.drift_monitor import StateError
 from ..monitoring.feedback import FeedbackRecord, append_feedback
 from ..monitoring.feedback_list import FeedbackList, read_feedback_so_far
 from .batcher import Batcher
 from .computing import Load
-from .drift import CategoryMonitors, SavedStates
+from .drift import CategoryMonitors
 from .messages import Job
 from .metrics import Metrics
 from .model_slot import ModelSlot, ServedModel
 from .refusal import Refusal
+from .saved_states import SavedStates
 from .settings import ServeSettings
 from .shadow import Comparison, RecentImage, RecentImages
 
@@ -34,8 +34,8 @@ class Service:
         path: of the first model.
 
     Raises:
-        ValueError: if the file of the monitor's state, or that of feedback, holds something else.
-        OSError: if one can't be read.
+        ValueError: if the file of feedback holds something else.
+        OSError: if it, or that of the monitor's state, can't be read.
     """
 
     def __init__(self, load: Load, path: str, settings: ServeSettings):
@@ -55,14 +55,9 @@ class Service:
 
         Raises:
             WorkerError: if it can't be loaded.
-            ValueError: if the monitor's state of it is damaged.
         """
         await self.slot.open()
-        try:
-            self._watch(self.slot.model)
-        except StateError as error:
-            await self.slot.close()
-            raise ValueError(f"{self.states.path}: can't go on from it: {error}; name another --monitor-state") from None
+        self._watch(self.slot.model)
 
     async def run(self) -> None:
         """Begins to compute."""
@@ -168,6 +163,8 @@ class Service:
             self.states.write()
         with_feedback = self.settings.feedback is not None
         self.drift = CategoryMonitors(model.worker.info, self.settings.level, self.states.of_models, with_feedback)
+        if self.drift.damage is not None:
+            self.states.begin_anew(self.drift.damage, self.drift.key)
         self.drift.take_feedback(self.feedback)
         self._drift_version = model.version
 

@@ -105,6 +105,8 @@ class Inspection:
                 if ended:
                     break
         self._stop.set()
+        if self.drift is not None:
+            self.drift.finish()
         reader.join(timeout=10)
         for delivery in self._deliveries:
             delivery.stop()
@@ -140,7 +142,7 @@ class Inspection:
         if self.drift is not None:
             self.drift.keep(result["number"])
         if result["number"] % FORGETTING_EVERY == 0:
-            self.journal.forget(KEPT_RESULTS)
+            self.journal.forget(KEPT_RESULTS, None if self.drift is None else self.drift.saved_number)
         return True
 
     def _until_it_works(self, action: Callable, cause: Cause, expected: type[Exception]):

@@ -5,12 +5,15 @@ import os
 import sqlite3
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ..monitoring.state_digest import DamagedStateError
+from ..system.differences import differences
 from ..system.text import one_line
 from .sources.part import PartKey
 
@@ -24,7 +27,8 @@ CREATE TABLE IF NOT EXISTS parts (
 CREATE TABLE IF NOT EXISTS sinks (address TEXT PRIMARY KEY, delivered INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS features (number INTEGER PRIMARY KEY, vector BLOB NOT NULL);
 """
-SOURCE, IDENTITY, FORGOTTEN, MONITOR = "source", "identity", "forgotten", "monitor"  # names in `about`
+# Names in `about`; SETTINGS are those of the latest run
+SOURCE, IDENTITY, FORGOTTEN, MONITOR, SETTINGS = "source", "identity", "forgotten", "monitor", "settings"
 
 
 class JournalError(OSError):
@@ -126,10 +130,31 @@ class PartJournal:
         with self._transaction() as run:
             run("UPDATE sinks SET delivered = ? WHERE address = ?", (number, address))
 
+    def begin_run(self, settings: Mapping[str, Any]) -> str:
+        """Keeps what parts are judged with from now on; what the latest run judged with otherwise, empty for nothing.
+
+        Args:
+            settings: by their names, values that JSON can hold.
+        """
+        found = self._one("SELECT value FROM about WHERE name = ?", (SETTINGS,))
+        former = settings
+        if found is not None and self._last > 0:
+            with suppress(DamagedStateError):  # nothing is said then
+                former = _read_object(found[0])
+        with self._transaction() as run:
+            run("INSERT OR REPLACE INTO about VALUES (?, ?)", (SETTINGS, json.dumps(settings)))
+        return differences(former, settings)
+
     def saved_monitor(self) -> dict | None:
-        """What [`PartJournal.save_monitor`] was given last."""
-        found = self._one("SELECT value FROM about WHERE name = ?", (MONITOR,))
-        return None if found is None else json.loads(found[0])
+        """What [`PartJournal.save_monitor`] was given last.
+
+        Raises:
+            DamagedStateError: if it can't be read.
+        """
+        found = self._one("SELECT CAST(value AS BLOB) FROM about WHERE name = ?", (MONITOR,))  # may be no text any more
+        if found is None:
+            return None
+        return _read_object(found[0])
 
     def save_monitor(self, state: dict) -> None:
         """Keeps the state of a drift monitor; `state["number"]` is that of the last part in it."""
@@ -137,12 +162,23 @@ class PartJournal:
             run("INSERT OR REPLACE INTO about VALUES (?, ?)", (MONITOR, json.dumps(state)))
             run("DELETE FROM features WHERE number <= ?", (state["number"],))
 
-    def forget(self, keep: int) -> None:
-        """Drops results that all sinks of this run and the monitor have got, but for the latest `keep`; keys stay."""
+    def set_monitor_aside(self) -> str:
+        """Keeps a state that can't be used under another name in the table `about`, for people to look at; that name."""
+        kept = self._about_number("SELECT count(*) FROM about WHERE name LIKE 'kept monitor %'")
+        name = f"kept monitor {kept + 1}"
+        with self._transaction() as run:
+            run("UPDATE about SET name = ? WHERE name = ?", (name, MONITOR))
+        return name
+
+    def forget(self, keep: int, monitored: int | None = None) -> None:
+        """Drops results that all sinks and the monitor of this run have got, but for the latest `keep`; keys stay.
+
+        Args:
+            monitored: number of the last part in the saved state of the monitor; None where nothing is monitored.
+        """
         with self._lock:
             marks = [self.delivered(address) for address in self._sinks]
-            monitor = self.saved_monitor()
-            limit = min([self._last - keep, *marks, *([] if monitor is None else [monitor["number"]])])
+            limit = min([self._last - keep, *marks, *([] if monitored is None else [monitored])])
             start = self._about_number("SELECT value FROM about WHERE name = 'forgotten'")
             if limit <= start:
                 return
@@ -193,6 +229,16 @@ class PartJournal:
             yield
         except sqlite3.Error as error:
             raise JournalError(f"{self.path}: {one_line(error)}") from error
+
+
+def _read_object(text: str | bytes) -> dict:
+    try:
+        found = json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DamagedStateError(f"{type(error).__name__}: {one_line(error)}") from None
+    if not isinstance(found, dict):
+        raise DamagedStateError("not an object of JSON")
+    return found
 
 
 def _stored(key: PartKey) -> tuple[bytes, int, int]:
