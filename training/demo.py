@@ -31,7 +31,7 @@ PICTURE_CELLS = 4  # of which the picture shows the middle two
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--max_train_steps", type=int, default=400)
+    parser.add_argument("--max_train_steps", type=int, default=250)
     options = parser.parse_args()
     started = time.perf_counter()
 
