@@ -1,29 +1,28 @@
-"""Optimizers of the UNet, by name."""
+"""Optimizers of a diffusion model, by name."""
 
 import torch
-from timm.optim import Muon
+from diffad_training.muon import Muon
 
 # Layers whose weights are no map between hidden channels: orthogonal updates suit them badly, of the feature head most.
 ENDS = ("conv_in.", "conv_out.", "feature_head.", "time_embedding.", "class_embedding.")
 SHARE_OF_ENDS = 0.5  # of the learning rate, for what AdamW updates
 
 
-def build_optimizer(name: str, unet: torch.nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """An optimizer of all weights of a UNet.
+def build_optimizer(
+    name: str, model: torch.nn.Module, learning_rate: float, weight_decay: float, precision: str
+) -> torch.optim.Optimizer:
+    """An optimizer of all weights of a model.
 
     Args:
-        name: `adamw`, or `muon`, whose updates of a weight matrix, made orthogonal, have the root mean
-            square of AdamW's (Jordan et al. 2024; Liu et al. 2025).
+        name: `adamw`, or `muon`, which leaves first and last layers, embeddings and vectors to AdamW at half the rate.
         learning_rate, weight_decay: of the hidden layers.
+        precision: of the training; where that is `bf16` Muon's products are, too, and else in float32.
     """
     if name == "adamw":
-        return torch.optim.AdamW(unet.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    hidden, others = [], []  # weights between hidden layers, each a matrix of its output channels; all else
-    for name, values in unet.named_parameters():
-        is_hidden = values.ndim > 1 and not name.startswith(ENDS)
-        (hidden if is_hidden else others).append(values)
-    groups = [
-        {"params": hidden, "use_muon": True},
-        {"params": others, "use_muon": False, "lr": SHARE_OF_ENDS * learning_rate},
-    ]
-    return Muon(groups, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.999))
+        return torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    hidden, others = [], []
+    for weight_name, weight in model.named_parameters():
+        is_hidden = weight.ndim > 1 and not weight_name.startswith(ENDS)
+        (hidden if is_hidden else others).append(weight)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    return Muon(hidden, others, learning_rate, SHARE_OF_ENDS * learning_rate, weight_decay, dtype)

@@ -164,7 +164,8 @@ def run(
     # 4. Optimization
     steps = training_steps(config, len(train_indices), accelerator.num_processes)
     names = [name for name, _ in unet.named_parameters()]
-    optimizer = build_optimizer(config.optimizer, unet, config.learning_rate, config.weight_decay)
+    precision = accelerator.mixed_precision
+    optimizer = build_optimizer(config.optimizer, unet, config.learning_rate, config.weight_decay, precision)
     # accelerate steps the schedule once per process and update
     warmup = config.lr_warmup_steps * accelerator.num_processes
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, steps * accelerator.num_processes)
