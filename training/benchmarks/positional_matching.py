@@ -4,10 +4,10 @@ As in RAD, nothing is trained: the vectors of all good images are kept. A test i
 most like it as a whole. Each of its vectors is compared with theirs at the same place and around it, on several levels of the
 backbone. The levels' maps are averaged.
 
-What differs from RAD, as anomalib 2.7 has it: the levels are those of a convolutional network and not blocks of a DINOv3
-transformer. So every level has a grid of its own, on which the places around are counted, and is resized to the image before the
-levels are averaged; the mean vector of the deepest level stands for the class token; images are 256x256, not 448x448. Vectors
-are compared by their Euclidean distance per channel and not by their angle.
+What differs from RAD, as anomalib 2.7 has it: the levels are those of a convolutional network, not blocks of a DINOv3
+transformer, so that every level has a grid of its own, on which the places around are counted, and is resized to the image
+before the levels are averaged; the mean vector of the deepest level stands for the class token; images are 256x256, not
+448x448; vectors are compared by their Euclidean distance per channel, not by their angle.
 """
 
 from types import SimpleNamespace

@@ -4,9 +4,10 @@
     python training/benchmarks/stronger_peers.py --data_root DATA --categories grid --peers STFPM
 
 Needs `pip install 'diffad[peers,demo]'`. As in peers.py all good training images are fitted, test images are only scored, and
-every peer sees 256x256 images and EfficientNet-lite0. STFPM, SuperSimpleNet and PatchCore are anomalib's code (trained_peers.py;
-of PatchCore see `fit_large_coreset`); positional_matching.py is ours. Appends one line for each category and peer, once it is
-measured, to results/stronger_peers.jsonl beside this file, and renders the table of model_cards/benchmark.md.
+every peer sees 256x256 images and EfficientNet-lite0. STFPM, SuperSimpleNet and PatchCore are anomalib's code;
+trained_peers.py and `coreset` say what is changed for a CPU. positional_matching.py is ours. Appends one line for each category
+and peer, once it is measured, to results/stronger_peers.jsonl beside this file, and renders the table of
+model_cards/benchmark.md.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from diffad_training.benchmarks import detection, peers, records
 from diffad_training.benchmarks.positional_matching import PositionalMatching
 from diffad_training.benchmarks.trained_peers import stfpm, supersimplenet
 
-RESULTS = detection.ROOT / "training" / "benchmarks" / "results" / "stronger_peers.jsonl"
+RESULTS = detection.RESULTS.with_name("stronger_peers.jsonl")
 CARD = detection.ROOT / "model_cards" / "benchmark.md"
 IDENTITY = ("category", "peer", "seed")
 METRICS = ("aupro_30", "pixel_ap", "image_auroc")
@@ -38,6 +39,7 @@ CANDIDATES = 100_000
 
 
 def positional_matching(samples: Sequence[Sample], seed: int) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """Positional matching with all good images; no choice is random."""
     model = peers.shown(PositionalMatching.with_lite0(), samples, "fitting")
     model.fit()
     return model, {}
@@ -55,8 +57,8 @@ def large_patchcore(samples: Sequence[Sample], seed: int) -> tuple[torch.nn.Modu
 def coreset(patches: torch.Tensor, count: int) -> torch.Tensor:
     """The patches `(count, C)` of `(P, C)` that anomalib's greedy choice takes.
 
-    A step of anomalib's subtracts the chosen patch from all others, in memory of the size of all patches; here it is one product
-    of a matrix and a vector, which gives the same distances.
+    A step of anomalib's subtracts the chosen patch from all others, in memory of the size of all patches; here it is one
+    product of a matrix and a vector, which gives the same distances.
     """
     from anomalib.models.components.sampling.k_center_greedy import KCenterGreedy
 

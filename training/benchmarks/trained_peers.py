@@ -38,8 +38,8 @@ def stfpm(samples: Sequence[Sample], seed: int) -> tuple[torch.nn.Module, dict[s
 def supersimplenet(samples: Sequence[Sample], seed: int) -> tuple[torch.nn.Module, dict[str, Any]]:
     """Heads that have learned to find noise in lite0's features of good images, and how they were trained.
 
-    The noise has anomalib's deviation of 0.015; lite0's features are larger than those of a ResNet, so they are divided by their
-    deviation on the good images.
+    The noise has anomalib's deviation of 0.015; lite0's features are larger than those of a ResNet, so they are divided by
+    their deviation on the good images.
     """
     from anomalib.models import Supersimplenet
 
