@@ -145,8 +145,6 @@ def update_table(card: Path, kept: Path) -> None:
 def table(results: list[dict], ours: list[dict], peers_figures: dict) -> str:
     """Markdown: AUPRO, pixel AP and image AUROC of each detector by category, in percent, and what it costs.
 
-    The mean is over the categories that every one of the stronger peers has been measured on.
-
     Args:
         results: of the stronger peers.
         ours: of one diffad model for each category, as detection.py keeps them; of several seeds the mean is taken.
@@ -163,19 +161,16 @@ def table(results: list[dict], ours: list[dict], peers_figures: dict) -> str:
         if isinstance(of_categories, dict):
             places = [peers_figures["columns"].index(metric) for metric in METRICS]
             figures[name] = {c: np.array(of_categories[c])[places] for c in categories}
-    stronger = list(dict.fromkeys(result["peer"] for result in results))
-    for name in stronger:
+    for name in dict.fromkeys(result["peer"] for result in results):
         own = [result for result in results if result["peer"] == name]
         figures[name] = {r["category"]: np.array([100 * r["metrics"][m] for m in METRICS]) for r in own}
-    common = [c for c in categories if all(c in figures[name] for name in stronger)]
-    columns = ["AUPRO / pixel AP / image AUROC", *categories, f"mean of {len(common)}", "minutes to fit", "images/s"]
+    columns = ["AUPRO / pixel AP / image AUROC", *categories, "minutes to fit", "images/s"]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for name, of_categories in figures.items():
         cells = [cell(of_categories.get(category)) for category in categories]
-        mean = cell(np.mean([of_categories[category] for category in common], axis=0) if common else None)
         costs = [result["cost"] for result in results if result["peer"] == name]
         label = f"**{name}**" if name == detection.OURS else name
-        lines.append("| " + " | ".join([label, *cells, mean, *cost_cells(costs)]) + " |")
+        lines.append("| " + " | ".join([label, *cells, *cost_cells(costs)]) + " |")
     return "\n".join(lines) + "\n"
 
 
