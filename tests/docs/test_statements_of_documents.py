@@ -49,6 +49,7 @@ from diffad_training.benchmarks import (
     serving,
     speed,
     speed_tables,
+    stronger_peers,
     update,
 )
 from diffad_training.config import TrainingConfig
@@ -216,6 +217,7 @@ def test_tables_are_those_of_the_kept_results(tmp_path, monkeypatch):
     audit.update_table(tmp_path / "model_cards/audit.md", kept / "audit.jsonl")
     robustness.update_tables(tmp_path / "model_cards/robustness.md", kept / "robustness.jsonl")
     few_images.update_tables(tmp_path / "model_cards/few_images.md", kept / "few_images.jsonl")
+    stronger_peers.update_table(tmp_path / "model_cards/benchmark.md", kept / "stronger_peers.jsonl")
     reference_content.update_table(tmp_path / "model_cards/repair.md", kept / "reference_content.jsonl")
     repair_confidence.update_table(tmp_path / "model_cards/repair.md", kept / "repair_confidence.jsonl")
     repair_region.update_table(tmp_path / "model_cards/repair.md", kept / "repair_region.jsonl")
@@ -232,6 +234,6 @@ def test_every_table_is_rendered_by_a_benchmark():
         cards |= {"speed": speed.CARD, "precisions": precisions.CARD, "cascade": cascade.CARD}
         cards |= {"monitoring": monitoring.CARD, "audit": audit.CARD, "reference_content": reference_content.CARD}
         cards |= {"repair_confidence": repair_confidence.CARD, "repair_region": repair_region.CARD}
-        cards |= {"few_images": few_images.CARD}
+        cards |= {"few_images": few_images.CARD, "stronger_peers": stronger_peers.CARD}
         cards |= {"scaling": scaling.CARD, "serving": serving.CARD, "update": update.CARD, "robustness": robustness.CARD}
         assert all(cards[kind].name == document.path.name for kind in kinds), document.name

