@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-# Of odd polynomials, one after the other, that take singular values from (0, 1] to about 1; timm's defaults, which follow Jordan
-# et al. (2024).
+# Of odd polynomials, one after the other, that take singular values from (0, 1] to about 1: timm's defaults, after those of
+# Jordan et al. (2024).
 COEFFICIENTS = (
     (4.0848, -6.8946, 2.9270),
     (3.9505, -6.3029, 2.6377),
