@@ -12,13 +12,14 @@ from diffad_training.batch_losses import categories_of, training_targets
 from diffad_training.components import choose_precision
 from diffad_training.config import TrainingConfig
 from diffad_training.dataset import BalancedSampler, CachedDataset
+from diffad_training.optimizers import build_optimizer
 from diffusers import DDPMScheduler
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-LEARNING_RATE = 1e-3
+LEARNING_RATES = {"adamw": 1e-3, "muon": 2e-3}
 WARMUP_STEPS = 50
 EMA_DECAY = 0.995
 STATISTICS_IMAGES = 64  # of each category, from which colours are standardised
@@ -46,11 +47,13 @@ def train_feature_denoiser(
     generator = torch.Generator(device).manual_seed(config.seed)
     sampler = BalancedSampler(train_groups, config.seed)
     loader = DataLoader(cached, batch_size=config.train_batch_size, sampler=sampler)
-    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=LEARNING_RATE, weight_decay=config.weight_decay)
+    precision = choose_precision(config)
+    learning_rate = LEARNING_RATES[config.optimizer]
+    optimizer = build_optimizer(config.optimizer, denoiser, learning_rate, config.weight_decay, precision)
     schedule = get_cosine_schedule_with_warmup(optimizer, min(WARMUP_STEPS, steps // 4), steps)
     ema = EMAModel(denoiser.parameters(), decay=EMA_DECAY, use_ema_warmup=True, power=0.75, foreach=True)
     denoiser.set_pixel_statistics(*_pixel_statistics(cached, train_groups))
-    in_bf16 = torch.autocast(device.type, torch.bfloat16, enabled=choose_precision(config) == "bf16")
+    in_bf16 = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
     denoiser.train()
     step, epoch = 0, 0
     with tqdm(total=steps, desc="training the feature denoiser", mininterval=2, disable=None) as progress:

@@ -4,7 +4,7 @@ import torch
 from diffad_training.muon import Muon
 
 # Layers whose weights are no map between hidden channels: orthogonal updates suit them badly, of the feature head most.
-ENDS = ("conv_in.", "conv_out.", "feature_head.", "time_embedding.", "class_embedding.")
+ENDS = ("conv_in.", "conv_out.", "feature_head.", "time_embedding.", "class_embedding.", "category_embedding.")
 SHARE_OF_ENDS = 0.5  # of the learning rate, for what AdamW updates
 
 

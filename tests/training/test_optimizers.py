@@ -7,7 +7,7 @@ import importlib
 import pytest
 import timm.optim
 import torch
-from diffad import JointUNet2DModel
+from diffad import FeatureDenoiser, JointUNet2DModel
 from diffad_training.muon import COEFFICIENTS, Muon, orthogonalized
 from diffad_training.optimizers import build_optimizer
 from tiny_training import TINY_UNET
@@ -92,6 +92,14 @@ def test_muon_is_for_weights_between_hidden_layers(precision, dtype):
     assert ends.isdisjoint(name.split(".")[0] for name in hidden) and ends <= {name.split(".")[0] for name in others}
     assert [group["lr"] for group in optimizer.param_groups] == [RATE, RATE / 2]
     assert {group["weight_decay"] for group in optimizer.param_groups} == {DECAY}
+
+
+def test_ends_of_the_feature_denoiser_are_left_to_adamw():
+    denoiser = FeatureDenoiser(3, (4, 4), width=16, num_blocks=1, num_classes=2)
+    optimizer = build_optimizer("muon", denoiser, RATE, DECAY, "no")
+    hidden = {id(weight) for weight in optimizer.param_groups[0]["params"]}
+    found = {name.split(".")[0] for name, weight in denoiser.named_parameters() if id(weight) in hidden}
+    assert found == {"resnets"}
 
 
 def test_adamw_is_that_of_torch():
