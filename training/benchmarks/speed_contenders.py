@@ -11,9 +11,11 @@ from pathlib import Path
 import torch
 from diffad import DiffADPipeline
 from diffad.diffusion.denoiser import Denoiser
+from diffad.imaging.maps import enlarge_and_smooth_map
 from diffad.scoring.config import DENOISER_TERMS
 from diffad.scoring.inputs import ImageBatch, InputReader
 from diffad.scoring.scorer import Scorer
+from diffad.scoring.terms import mahalanobis_distance
 from diffad_training.benchmarks.speed_graphs import UNetPass, load_graph, save_unet
 from diffad_training.benchmarks.speed_timing import Contender, computing_in, counted_flops
 
@@ -182,7 +184,9 @@ def parts(pipe: DiffADPipeline, work: Work) -> Iterator[Contender]:
             continue
         values = of_scale.get(scale, enlarged.fine)
         calls[f"Gaussian: {scale}"] = lambda scale=scale, values=values: scorer.multiscale(scale, values, category)
-    calls["square root, resizing and smoothing of a map"] = lambda: scorer.smoothed_distance_map(distance, size)
+    calls["square root, resizing and smoothing of a map"] = lambda: enlarge_and_smooth_map(
+        mahalanobis_distance(distance), size, scorer.config.smoothing_sigma
+    )
     calls["fusion of all maps, image score"] = fuse
     for name, call in calls.items():
         call = without_gradients(call)

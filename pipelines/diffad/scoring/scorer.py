@@ -179,10 +179,6 @@ class Scorer(torch.nn.Module):
         means = torch.cat([self.feature_extractor(part).mean(dim=(2, 3)) for part in parts])  # (B tiles, D)
         return means.unflatten(0, (len(images), -1)).mean(dim=1)
 
-    def smoothed_distance_map(self, squared_distance: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """Squared distances `(B, h, w)` to good parts as a term map `(B, *size)`."""
-        return self._smoothed(score_terms.mahalanobis_distance(squared_distance), size)
-
     def _smoothed(self, term_map: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         if self.config.fusion != "tails":  # models that diffad 0.1 trained keep their scores to the last digit
             return smooth_map_by_square_kernel(resize_map(term_map, size), self.config.smoothing_sigma)
